@@ -1,0 +1,50 @@
+"""Random draws that do not depend on how the batch is spread over devices.
+
+Under `jit` every array is global, and a draw of shape `[batch, ...]` is the same on any number of devices.
+Under `pmap` a step sees only its own rows. These functions then draw for the global batch and keep the rows
+of this device, so that `jit` and `pmap` train on the same noise (JAX's threefry makes the bits of an entry
+from the key and the entry's position, and XLA computes only the entries that are kept).
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+
+def rows(draw: Callable, shape: Sequence[int], axis_name: str | None, axis: int = 0) -> jax.Array:
+  """Returns `draw(global_shape)`, or this device's part of it along `axis`.
+
+  Args:
+    draw: maps a shape to an array of that shape; must use the same key on every device.
+    shape: the local shape; `shape[axis]` is the number of rows that this device sees.
+    axis_name: name of the `pmap` axis, `None` outside of one.
+    axis: the batch dimension.
+  """
+  shape = tuple(shape)
+  if axis_name is None:
+    return draw(shape)
+  local = shape[axis]
+  devices = jax.lax.axis_size(axis_name)
+  whole = draw((*shape[:axis], local * devices, *shape[axis + 1 :]))
+  return jax.lax.dynamic_slice_in_dim(whole, jax.lax.axis_index(axis_name) * local, local, axis)
+
+
+def normal(key, shape, axis_name=None, axis=0) -> jax.Array:
+  """Standard normal float32 `shape`; arguments as in `rows`."""
+  return rows(lambda s: jax.random.normal(key, s), shape, axis_name, axis)
+
+
+def uniform(key, shape, axis_name=None, axis=0, low=0.0, high=1.0) -> jax.Array:
+  """Uniform float32 in [low, high) of `shape`; arguments as in `rows`."""
+  return rows(lambda s: jax.random.uniform(key, s, jnp.float32, low, high), shape, axis_name, axis)
+
+
+def integers(key, shape, low, high, axis_name=None, axis=0) -> jax.Array:
+  """Uniform int32 in [low, high) of `shape`; arguments as in `rows`."""
+  return rows(lambda s: jax.random.randint(key, s, low, high), shape, axis_name, axis)
+
+
+def bernoulli(key, p, shape, axis_name=None, axis=0) -> jax.Array:
+  """Boolean `shape`, true with probability `p`; arguments as in `rows`."""
+  return rows(lambda s: jax.random.bernoulli(key, p, s), shape, axis_name, axis)
