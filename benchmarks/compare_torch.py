@@ -1,0 +1,269 @@
+"""Speed of gen_jax's training steps against the same steps in PyTorch, on this machine.
+
+    python -m pip install -r requirements.txt -r benchmarks/requirements.txt
+    python benchmarks/compare_torch.py                            # all cases, 20 minutes on two cores
+    python benchmarks/compare_torch.py --cases gan_mnist --rounds 3
+
+One process trains with gen_jax, one with PyTorch, one with PyTorch and torch.compile, where that exists. They
+work in turns: ours, theirs, compiled, ours, theirs, ... A turn is some seconds of steps, each of which is waited
+for, and gives their median. The speed-up is the median of theirs / ours, against the faster of PyTorch's two
+forms; in brackets its smallest and largest value over rounds. Times to the first step run from the start of a
+process, without caches of compiled code. Nothing else should run on the machine meanwhile: compare the load.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+CASES = {  # config -> batch size
+  'gan_mnist': 64,
+  'dcgan_fashion_mnist': 64,
+  'wgan_gp_mnist': 64,
+  'ddpm_cifar': 8,
+}
+NAMES = {'jax': 'gen_jax', 'torch': 'PyTorch', 'compiled': 'PyTorch, torch.compile'}
+
+
+# --- Workers: `make(case) -> (step, parameters)`, where step() trains one step and waits for it -----
+
+
+def load(case, batch_size):
+  """The checked config of a case, and the shape of its batch: [(minibatches,) b, h, w, c]."""
+  from gen_jax import config as configs
+  from gen_jax.systems import find_system
+
+  loaded = configs.load(
+    str(ROOT / 'configs' / f'{case}.py'), [('train.batch_size', str(batch_size))]
+  )
+  config = configs.check(loaded, find_system(loaded.system).FIELDS)
+  k = {'gan': 'd_steps', 'wgan_gp': 'n_critic'}.get(config.system)
+  k = () if k is None else (config.loss[k],)
+  return config, (*k, batch_size, *config.data.shape)
+
+
+def make_jax(case, batch_size):
+  """gen_jax: the step as the training loop compiles it."""
+  import jax
+  import jax.numpy as jnp
+
+  from gen_jax.systems import find_system
+
+  config, shape = load(case, batch_size)
+  system = find_system(config.system)
+  init_key, data_key, step_key = jax.random.split(jax.random.key(config.seed), 3)
+  batch = {'image': jnp.clip(0.5 * jax.random.normal(data_key, shape), -1, 1)}
+  init = jax.jit(lambda key: system.init_state(key, batch, config=config))
+  train_step = jax.jit(
+    lambda state, batch, key: system.train_step(state, batch, key, config=config), donate_argnums=0
+  )
+  state = init(init_key)
+  players = [player for player in vars(state).values() if hasattr(player, 'params')]
+  parameters = [sum(leaf.size for leaf in jax.tree.leaves(p.params)) for p in players]
+
+  def step():
+    nonlocal state
+    state, metrics = train_step(state, batch, step_key)
+    return [float(m) for m in jax.device_get(jax.block_until_ready((state, metrics))[1]).values()]
+
+  return step, parameters
+
+
+def make_torch(case, batch_size, compiled=False):
+  """PyTorch, eager or with its nets compiled."""
+  import torch
+  import torch_nets
+
+  torch.set_num_threads(len(os.sched_getaffinity(0)))
+  torch.set_flush_denormal(True)  # as XLA does; the nets' near-zero initial weights make many
+  config, shape = load(case, batch_size)
+  torch.manual_seed(config.seed)
+  train_step, nets = torch_nets.STEPS[config.system](config, compiled)
+  x = torch.randn(shape).mul_(0.5).clamp_(-1, 1)
+  x = x.movedim(-1, -3)  # the memory stays channels-last
+  parameters = [sum(p.numel() for p in net.parameters()) for net in nets]
+  return lambda: [float(m) for m in train_step(x)], parameters
+
+
+MAKE = {
+  'jax': make_jax,
+  'torch': make_torch,
+  'compiled': lambda case, batch_size: make_torch(case, batch_size, compiled=True),
+}
+
+
+def work(side, case):
+  """Trains the first step, tells the parent, then trains for as many seconds as each line of stdin says."""
+  replies = os.fdopen(os.dup(1), 'w', buffering=1)
+  os.dup2(2, 1)  # whatever a library prints is no reply
+  try:
+    step, parameters = MAKE[side](case, CASES[case])
+  except NotImplementedError as e:
+    print(json.dumps({'unable': str(e)}), file=replies)
+    return
+  first = step()
+  print(json.dumps({'parameters': parameters, 'metrics': first}), file=replies)
+  for line in sys.stdin:
+    seconds, times, metrics = float(line), [], []
+    while sum(times) < seconds or len(times) < 3:
+      start = time.perf_counter()
+      metrics = step()
+      times.append(time.perf_counter() - start)
+    reply = {
+      'seconds': statistics.median(times),
+      'steps': len(times),
+      'metrics': metrics,
+      'cpu': time.process_time(),
+      'peak': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,  # GiB
+    }
+    print(json.dumps(reply), file=replies)
+
+
+# --- The parent ---------------------------------------------------------------------------------------
+
+
+class Worker:
+  """A process that trains one side of a case when told to, and sleeps otherwise."""
+
+  def __init__(self, side, case):
+    self.side, self.replies = side, []
+    env = os.environ | {
+      'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]),
+      'JAX_PLATFORMS': 'cpu',
+      'JAX_ENABLE_COMPILATION_CACHE': 'false',
+      'TORCHINDUCTOR_FORCE_DISABLE_CACHES': '1',
+    }
+    start = time.perf_counter()
+    self.process = subprocess.Popen(
+      [sys.executable, __file__, '--worker', side, case],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+      env=env,
+    )
+    reply = self.read()
+    self.first_step = time.perf_counter() - start
+    self.unable = reply.get('unable')
+    self.parameters = reply.get('parameters')
+
+  def read(self):
+    line = self.process.stdout.readline()
+    if not line:
+      raise SystemExit(f'error: the {NAMES[self.side]} process ended (status {self.process.wait()})')
+    return json.loads(line)
+
+  def turn(self, seconds):
+    print(seconds, file=self.process.stdin, flush=True)
+    self.replies.append(self.read())
+    return self.replies[-1]
+
+  def seconds(self):
+    return statistics.median(reply['seconds'] for reply in self.replies)
+
+  def close(self):
+    self.process.stdin.close()
+    self.process.wait()
+
+
+def compare(case, sides, rounds, seconds):
+  """Measures a case and returns its rows of the table."""
+  workers, rows = [], []
+  try:
+    for side in sides:
+      print(f'{case}: starting {NAMES[side]}', file=sys.stderr)
+      worker = Worker(side, case)
+      if worker.unable:
+        print(f'{case}: without {NAMES[side]} ({worker.unable})', file=sys.stderr)
+        worker.close()
+        continue
+      workers.append(worker)
+      if worker.parameters != workers[0].parameters:
+        raise SystemExit(
+          f'error: {case}: {workers[0].parameters} parameters, but {worker.parameters} in {NAMES[side]}'
+        )
+    for worker in workers:
+      worker.turn(seconds / 4)  # warm-up
+      worker.replies.clear()
+    for i in range(rounds):
+      times = [f'{NAMES[w.side]} {1e3 * w.turn(seconds)["seconds"]:.1f} ms' for w in workers]
+      print(f'{case}: round {i + 1} of {rounds}: {", ".join(times)}', file=sys.stderr)
+  finally:
+    for worker in workers:
+      worker.close()
+
+  ours, *theirs = workers
+  peer = min(theirs, key=Worker.seconds)
+  for worker in workers:
+    ratios = [
+      b['seconds'] / a['seconds'] for a, b in zip(ours.replies, worker.replies, strict=True)
+    ]
+    note = '' if worker is ours else f'{worker.seconds() / ours.seconds():.2f}'
+    note += '' if worker is ours else f' ({min(ratios):.2f} to {max(ratios):.2f})'
+    rows.append(
+      [
+        case if worker is ours else '',
+        f'{CASES[case]}' if worker is ours else '',
+        f'{sum(ours.parameters):,}' if worker is ours else '',
+        NAMES[worker.side],
+        f'{1e3 * worker.seconds():.1f}',
+        f'**{note}**' if worker is peer else note,
+        f'{worker.first_step:.0f}',
+        f'{max(r["peak"] for r in worker.replies):.1f}',
+      ]
+    )
+  return rows
+
+
+def machine():
+  """One line: commit, processor, cores, versions, load."""
+
+  def output(*command):
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+  models = [
+    line.partition(':')[2].strip()
+    for line in Path('/proc/cpuinfo').read_text().splitlines()
+    if line.startswith('model name')
+  ]
+  versions = ', '.join(f'{name} {importlib.metadata.version(name)}' for name in ('jax', 'torch'))
+  changed = ' with changes' if output('git', 'status', '--porcelain', '--', 'gen_jax') else ''
+  return (
+    f'Commit {output("git", "rev-parse", "--short", "HEAD")}{changed}; {models[0]}, '
+    f'{len(os.sched_getaffinity(0))} cores, float32; {versions}, Python {platform.python_version()}; '
+    f'load before: {os.getloadavg()[0]:.1f}.'
+  )
+
+
+def main():
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--cases', nargs='+', choices=CASES, default=list(CASES), metavar='CASE')
+  parser.add_argument('--rounds', type=int, default=5)
+  parser.add_argument('--seconds', type=float, default=4.0, help='of a turn, at least 3 steps')
+  parser.add_argument('--no-compile', action='store_true', help='PyTorch without torch.compile only')
+  parser.add_argument('--worker', nargs=2, help=argparse.SUPPRESS)
+  args = parser.parse_args()
+  if args.worker:
+    return work(*args.worker)
+
+  sides = ['jax', 'torch'] if args.no_compile else list(NAMES)
+  header = ['case', 'batch', 'parameters', 'side', 'step, ms', 'speed-up', 'first step, s', 'GiB']
+  print(machine(), flush=True)
+  print('', f'| {" | ".join(header)} |', f'|{" --- |" * len(header)}', sep='\n', flush=True)
+  for case in args.cases:
+    for row in compare(case, sides, args.rounds, args.seconds):
+      print(f'| {" | ".join(row)} |', flush=True)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,370 @@
+"""The PyTorch side of compare_torch.py: the nets and training steps of gen_jax, as a PyTorch user writes them.
+
+Same function, parameter count, losses, optimiser and random draws as gen_jax, in PyTorch's fast forms:
+channels-last maps, fused Adam, scaled_dot_product_attention. A SAME convolution with stride 2 puts the odd zero
+after the map, PyTorch's `padding` puts it before; so these nets see the mirror image of what ours see, which
+saves PyTorch a copy per layer. Maps are flattened in the order (h, w, c), which costs nothing in channels-last.
+"""
+
+import copy
+import functools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+
+def maps(x, size, channels):
+  """[b, size * size * channels] -> [b, channels, size, size], a channels-last view."""
+  return x.view(-1, size, size, channels).permute(0, 3, 1, 2)
+
+
+def rows(x):
+  """[b, c, h, w] -> [b, h * w * c], a view of a channels-last tensor."""
+  return x.permute(0, 2, 3, 1).flatten(1)
+
+
+# --- Nets -------------------------------------------------------------------------------------------
+
+
+def mlp_generator(latent, shape, features, negative_slope):
+  """gen_jax.nets.mlp.Generator."""
+  widths = [latent, *features]
+  hidden = [
+    layer
+    for a, b in zip(widths, widths[1:], strict=False)
+    for layer in (nn.Linear(a, b), nn.LeakyReLU(negative_slope, inplace=True))
+  ]
+  h, w, c = shape
+  last = nn.Linear(widths[-1], h * w * c)
+  return nn.Sequential(*hidden, last, nn.Tanh(), nn.Unflatten(1, (c, h, w)))
+
+
+def mlp_discriminator(shape, features, negative_slope, dropout):
+  """gen_jax.nets.mlp.Discriminator."""
+  widths = [math.prod(shape), *features]
+  hidden = [
+    layer
+    for a, b in zip(widths, widths[1:], strict=False)
+    for layer in (
+      nn.Linear(a, b),
+      nn.LeakyReLU(negative_slope, inplace=True),
+      nn.Dropout(dropout),
+    )
+  ]
+  return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(widths[-1], 1), nn.Flatten(0))
+
+
+class DCGANGenerator28(nn.Module):
+  """gen_jax.nets.dcgan.Generator28."""
+
+  def __init__(self, latent, shape, features):
+    super().__init__()
+    a, b = self.features = features
+    self.dense = nn.Linear(latent, 7 * 7 * a)
+    self.norm1, self.norm2 = nn.BatchNorm2d(a), nn.BatchNorm2d(b)
+    self.up1 = nn.ConvTranspose2d(a, b, 4, 2, padding=1)
+    self.up2 = nn.ConvTranspose2d(b, shape[-1], 4, 2, padding=1)
+
+  def forward(self, z):
+    x = F.relu(self.norm1(maps(self.dense(z), 7, self.features[0])))
+    x = F.relu(self.norm2(self.up1(x)))
+    return torch.tanh(self.up2(x))
+
+
+class DCGANDiscriminator28(nn.Module):
+  """gen_jax.nets.dcgan.Discriminator28."""
+
+  def __init__(self, shape, features, negative_slope, dropout):
+    super().__init__()
+    a, b = features
+    self.negative_slope, self.dropout = negative_slope, dropout
+    self.down1 = nn.Conv2d(shape[-1], a, 4, 2, padding=1)
+    self.down2 = nn.Conv2d(a, b, 4, 2, padding=1)
+    self.dense = nn.Linear(7 * 7 * b, 1)
+
+  def forward(self, x):
+    for conv in (self.down1, self.down2):
+      x = F.dropout(F.leaky_relu(conv(x), self.negative_slope), self.dropout)
+    return self.dense(rows(x))[:, 0]
+
+
+class WGANGenerator28(nn.Module):
+  """gen_jax.nets.wgan_gp.Generator28."""
+
+  def __init__(self, latent, shape, features):
+    super().__init__()
+    self.features = features
+    up = functools.partial(
+      nn.ConvTranspose2d, kernel_size=5, stride=2, padding=2, output_padding=1
+    )
+    self.dense = nn.Linear(latent, 4 * 4 * 4 * features)
+    self.up1, self.up2 = up(4 * features, 2 * features), up(2 * features, features)
+    self.up3 = up(features, shape[-1])
+
+  def forward(self, z):
+    x = maps(F.relu(self.dense(z)), 4, 4 * self.features)
+    x = F.relu(self.up1(x))[:, :, 1:, 1:]  # 8x8 to 7x7, the mirror image of ours
+    x = F.relu(self.up2(x))
+    return torch.tanh(self.up3(x) / 2)
+
+
+class WGANCritic28(nn.Module):
+  """gen_jax.nets.wgan_gp.Critic28."""
+
+  def __init__(self, shape, features, negative_slope):
+    super().__init__()
+    self.negative_slope = negative_slope
+    widths = [shape[-1], features, 2 * features, 4 * features]
+    self.convs = nn.ModuleList(
+      nn.Conv2d(a, b, 5, 2, padding=2) for a, b in zip(widths, widths[1:], strict=False)
+    )
+    self.dense = nn.Linear(4 * 4 * widths[-1], 1)
+
+  def forward(self, x):
+    for conv in self.convs:
+      x = F.leaky_relu(conv(x), self.negative_slope)
+    return self.dense(rows(x))[:, 0]
+
+
+class ResBlock(nn.Module):
+  """gen_jax.nets.unet.ResBlock."""
+
+  def __init__(self, inputs, features, temb, groups, dropout):
+    super().__init__()
+    self.norm1, self.norm2 = (nn.GroupNorm(groups, n, eps=1e-6) for n in (inputs, features))
+    self.conv1 = nn.Conv2d(inputs, features, 3, padding=1)
+    self.temb = nn.Linear(temb, features)
+    self.dropout = nn.Dropout(dropout)
+    self.conv2 = nn.Conv2d(features, features, 3, padding=1)
+    nn.init.xavier_uniform_(self.conv2.weight, gain=1e-5)
+    self.shortcut = nn.Identity() if inputs == features else nn.Conv2d(inputs, features, 1)
+
+  def forward(self, x, temb):
+    h = self.conv1(F.silu(self.norm1(x)))
+    h = h + self.temb(F.silu(temb))[:, :, None, None]
+    h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+    return self.shortcut(x) + h
+
+
+class Attention(nn.Module):
+  """gen_jax.nets.unet.Attention."""
+
+  def __init__(self, features, groups):
+    super().__init__()
+    self.norm = nn.GroupNorm(groups, features, eps=1e-6)
+    self.q, self.k, self.v, self.out = (nn.Linear(features, features) for _ in range(4))
+    nn.init.xavier_uniform_(self.out.weight, gain=1e-5)
+
+  def forward(self, x):
+    b, c, h, w = x.shape
+    y = self.norm(x).permute(0, 2, 3, 1).reshape(b, 1, h * w, c)
+    y = self.out(F.scaled_dot_product_attention(self.q(y), self.k(y), self.v(y)))
+    return x + y.view(b, h, w, c).permute(0, 3, 1, 2)
+
+
+class UNet(nn.Module):
+  """gen_jax.nets.unet.UNet without classes; blocks keep the names they have there."""
+
+  def __init__(self, shape, features, multipliers, blocks, attention, dropout, groups):
+    super().__init__()
+    self.features, self.blocks, self.levels = features, blocks, len(multipliers)
+    widths = [features * m for m in multipliers]
+    size, channels = shape[0], shape[-1]
+    block = functools.partial(ResBlock, temb=4 * features, groups=groups, dropout=dropout)
+    self.temb1 = nn.Linear(features, 4 * features)
+    self.temb2 = nn.Linear(4 * features, 4 * features)
+    self.net = nn.ModuleDict({'conv_in': nn.Conv2d(channels, features, 3, padding=1)})
+    skips = [width := features]
+    for level, new in enumerate(widths):
+      for i in range(blocks):
+        self.net[f'down{level}_{i}'] = block(width, new)
+        if size in attention:
+          self.net[f'down{level}_{i}_attention'] = Attention(new, groups)
+        skips.append(width := new)
+      if level < self.levels - 1:
+        self.net[f'down{level}'] = nn.Conv2d(new, new, 3, 2, padding=1)
+        skips.append(new)
+        size //= 2
+    self.net['mid1'], self.net['mid2'] = block(width, width), block(width, width)
+    self.net['mid_attention'] = Attention(width, groups)
+    for level, new in reversed(list(enumerate(widths))):
+      for i in range(blocks + 1):
+        self.net[f'up{level}_{i}'] = block(width + skips.pop(), new)
+        if size in attention:
+          self.net[f'up{level}_{i}_attention'] = Attention(new, groups)
+        width = new
+      if level > 0:
+        self.net[f'up{level}'] = nn.Conv2d(new, new, 3, padding=1)
+        size *= 2
+    self.norm_out = nn.GroupNorm(groups, width, eps=1e-6)
+    self.conv_out = nn.Conv2d(width, channels, 3, padding=1)
+    nn.init.xavier_uniform_(self.conv_out.weight, gain=1e-5)
+
+  def block(self, name, x, temb):
+    x = self.net[name](x, temb)
+    name = f'{name}_attention'
+    return self.net[name](x) if name in self.net else x
+
+  def forward(self, x, t):
+    half = self.features // 2
+    freqs = torch.exp(-math.log(10000.0) * torch.arange(half) / (half - 1))
+    angles = t.float()[:, None] * freqs
+    temb = torch.cat([angles.sin(), angles.cos()], 1)
+    temb = self.temb2(F.silu(self.temb1(temb)))
+
+    x = self.net['conv_in'](x)
+    skips = [x]
+    for level in range(self.levels):
+      for i in range(self.blocks):
+        x = self.block(f'down{level}_{i}', x, temb)
+        skips.append(x)
+      if level < self.levels - 1:
+        x = self.net[f'down{level}'](x)
+        skips.append(x)
+    x = self.block('mid1', x, temb)
+    x = self.net['mid_attention'](x)
+    x = self.block('mid2', x, temb)
+    for level in reversed(range(self.levels)):
+      for i in range(self.blocks + 1):
+        x = self.block(f'up{level}_{i}', torch.cat([x, skips.pop()], 1), temb)
+      if level > 0:
+        x = self.net[f'up{level}'](F.interpolate(x, scale_factor=2))
+    return self.conv_out(F.silu(self.norm_out(x)))
+
+
+NETS = {
+  'mlp.Generator': mlp_generator,
+  'mlp.Discriminator': mlp_discriminator,
+  'dcgan.Generator28': DCGANGenerator28,
+  'dcgan.Discriminator28': DCGANDiscriminator28,
+  'wgan_gp.Generator28': WGANGenerator28,
+  'wgan_gp.Critic28': WGANCritic28,
+  'unet.UNet': UNet,
+}
+
+
+def make_net(spec, **given):
+  """The module of a config's net group; `given` are arguments that the config has elsewhere."""
+  arguments = {k: v for k, v in spec.items() if k not in ('name', 'num_classes')}
+  net = NETS[spec['name']](**arguments, **given)
+  return net.to(memory_format=torch.channels_last)
+
+
+# --- Training steps ---------------------------------------------------------------------------------
+
+
+def make_adam(net, c):
+  """Fused Adam of a config's optimiser group (no decay of rate or weights), and its warm-up."""
+  adam = torch.optim.Adam(net.parameters(), c.lr, (c.b1, c.b2), c.eps, fused=True)
+  return adam, torch.optim.lr_scheduler.LambdaLR(
+    adam, lambda step: min((step + 1) / max(c.warmup_steps, 1), 1)
+  )
+
+
+def grad_norm(net):
+  """Global norm of the gradient, which gen_jax logs for every net."""
+  return torch.nn.utils.get_total_norm([p.grad for p in net.parameters()])
+
+
+def gan_step(config, compiled):
+  """(step, nets) of gen_jax.systems.gan with the non-saturating loss; step(x) -> metrics."""
+  G = make_net(config.generator, latent=config.latent.dim, shape=config.data.shape)
+  D = make_net(config.discriminator, shape=config.data.shape)
+  (g_adam, _), (d_adam, _) = make_adam(G, config.optim.G), make_adam(D, config.optim.D)
+  g, d = (torch.compile(G), torch.compile(D)) if compiled else (G, D)
+
+  def step(x):  # [k, b, c, h, w]
+    b = x.shape[1]
+    for x_real in x:
+      with torch.no_grad():
+        x_fake = g(torch.randn(b, config.latent.dim))
+      d_loss = 0.5 * (F.softplus(-d(x_real)).mean() + F.softplus(d(x_fake)).mean())
+      d_adam.zero_grad()
+      d_loss.backward()
+      d_norm = grad_norm(D)
+      d_adam.step()
+
+    D.requires_grad_(False)
+    g_loss = F.softplus(-d(g(torch.randn(b, config.latent.dim)))).mean()
+    g_adam.zero_grad()
+    g_loss.backward()
+    g_norm = grad_norm(G)
+    g_adam.step()
+    D.requires_grad_(True)
+    return d_loss, g_loss, d_norm, g_norm
+
+  return step, (G, D)
+
+
+def wgan_gp_step(config, compiled):
+  """(step, nets) of gen_jax.systems.wgan_gp; step(x) -> metrics.
+
+  Raises:
+    NotImplementedError: compiled; torch.compile has no second-order gradients.
+  """
+  if compiled:
+    raise NotImplementedError('torch.compile has no second-order gradients')
+  G = make_net(config.generator, latent=config.latent.dim, shape=config.data.shape)
+  D = make_net(config.critic, shape=config.data.shape)
+  (g_adam, _), (d_adam, _) = make_adam(G, config.optim.G), make_adam(D, config.optim.D)
+
+  def step(x):  # [n_critic, b, c, h, w]
+    b = x.shape[1]
+    for x_real in x:
+      with torch.no_grad():
+        x_fake = G(torch.randn(b, config.latent.dim))
+      real, fake = D(torch.cat([x_real, x_fake])).view(2, b).mean(1)
+      x_hat = torch.lerp(x_real, x_fake, torch.rand(b, 1, 1, 1)).requires_grad_()
+      (grads,) = torch.autograd.grad(D(x_hat).sum(), x_hat, create_graph=True)
+      penalty = ((grads.flatten(1).norm(dim=1) - 1) ** 2).mean()
+      d_loss = fake - real + config.loss.penalty * penalty
+      d_adam.zero_grad()
+      d_loss.backward()
+      d_norm = grad_norm(D)
+      d_adam.step()
+
+    D.requires_grad_(False)
+    g_loss = -D(G(torch.randn(b * config.loss.g_batch, config.latent.dim))).mean()
+    g_adam.zero_grad()
+    g_loss.backward()
+    g_norm = grad_norm(G)
+    g_adam.step()
+    D.requires_grad_(True)
+    return d_loss, g_loss, d_norm, g_norm
+
+  return step, (G, D)
+
+
+def ddpm_step(config, compiled):
+  """(step, nets) of gen_jax.systems.ddpm; step(x) -> metrics."""
+  net = make_net(config.net, shape=config.data.shape)
+  ema = copy.deepcopy(net).requires_grad_(False)
+  adam, warm_up = make_adam(net, config.optim)
+  average = get_ema_multi_avg_fn(config.ema_decay)
+  d = config.diffusion
+  betas = torch.linspace(d.beta_min, d.beta_max, d.steps, dtype=torch.float64)
+  alpha_bars = torch.cumprod(1 - betas, 0).float()
+  predict = torch.compile(net) if compiled else net
+
+  def step(x_0):  # [b, c, h, w]
+    t = torch.randint(d.steps, (len(x_0),))
+    eps = torch.randn_like(x_0)
+    alpha_bar = alpha_bars[t].view(-1, 1, 1, 1)
+    x_t = alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * eps
+    loss = F.mse_loss(predict(x_t, t), eps)
+    adam.zero_grad()
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(net.parameters(), config.optim.clip_norm)
+    adam.step()
+    warm_up.step()
+    with torch.no_grad():
+      average(list(ema.parameters()), list(net.parameters()), None)
+    return loss, norm
+
+  return step, (net,)
+
+
+STEPS = {'gan': gan_step, 'wgan_gp': wgan_gp_step, 'ddpm': ddpm_step}

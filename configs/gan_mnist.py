@@ -1,0 +1,101 @@
+"""GAN on MNIST with the lecture's fully connected nets ("StandardGAN").
+
+Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661.
+
+    python launch.py --config=configs/gan_mnist.py
+
+TIME_GM
+Out come grids of handwritten digits in runs/gan_mnist/samples/.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg=''):
+  """The whole config; `arg` is '' or 'smoke'."""
+  if arg not in ('', 'smoke'):
+    raise ValueError(f'argument {arg!r}: only smoke is known')
+  config = ConfigDict()
+  config.system = 'gan'  # file in gen_jax/systems
+  config.seed = 0  # of everything random in the run
+  config.data = dict(
+    name='mnist',  # from tensorflow-datasets, prepared on first use
+    path=None,  # TFDS's folder; None: ~/tensorflow_datasets or $TFDS_DATA_DIR
+    split='train',  # part of the data set
+    shape=(28, 28, 1),  # height, width, channels
+    num_classes=None,  # classes of the labels; None leaves labels unused
+    flip=0.0,  # probability of a horizontal flip
+    dequantize='none',  # none: x / 127.5 - 1; uniform: noise of one grey level, 2 (x + u) / 256 - 1
+    storage='auto',  # device, stream, or auto: on the device if it fits
+    bad_files='error',  # folder only: error or skip
+    fit='exact',  # folder only: exact, or crop to fit the shape
+    read_threads=8,  # that read ahead when streaming
+    prefetch=8,  # batches read ahead when streaming
+  )
+  config.generator = dict(
+    name='mlp.Generator',  # file.Class in gen_jax/nets, or a dotted path to a Flax module
+    features=(256, 512, 1024),  # widths of the hidden layers
+    negative_slope=0.2,  # of LeakyReLU
+  )
+  config.discriminator = dict(
+    name='mlp.Discriminator',  # likewise
+    features=(1024, 512, 256, 128),  # widths of the hidden layers
+    negative_slope=0.2,  # of LeakyReLU
+    dropout=0.3,  # after every hidden layer
+  )
+  config.latent = dict(
+    dim=30,  # entries of z
+    distribution='normal',  # normal or uniform in [-1, 1]
+  )
+  config.loss = dict(
+    generator='non_saturating',  # minimax, non_saturating or maximum_likelihood
+    real_target=1.0,  # one-sided label smoothing: target for real examples
+    d_steps=1,  # updates of D per update of G
+  )
+  config.optim = dict(
+    G=dict(
+      lr=2e-4,  # learning rate of Adam
+      b1=0.5,  # decay of Adam's first moment
+      b2=0.999,  # decay of Adam's second moment
+      eps=1e-8,  # of Adam
+      warmup_steps=0,  # the rate grows linearly over so many steps
+      decay_steps=None,  # then falls linearly to 0 at this step; None: never
+      l2=0.0,  # weight decay, added to the gradient
+      clip_norm=None,  # global norm that gradients are cut to; None: never
+    ),
+    D=dict(
+      lr=2e-4,  # learning rate of Adam
+      b1=0.5,  # decay of Adam's first moment
+      b2=0.999,  # decay of Adam's second moment
+      eps=1e-8,  # of Adam
+      warmup_steps=0,  # the rate grows linearly over so many steps
+      decay_steps=None,  # then falls linearly to 0 at this step; None: never
+      l2=0.0,  # weight decay, added to the gradient
+      clip_norm=None,  # global norm that gradients are cut to; None: never
+    ),
+  )
+  config.train = dict(
+    steps=30000,  # updates of G, 32 epochs
+    batch_size=64,  # examples per step, over all devices
+    log_steps=100,  # between lines of metrics.jsonl and of the console
+    sample_steps=5000,  # between pictures
+    checkpoint_steps=5000,  # between checkpoints
+    keep_checkpoints=2,  # the newest ones
+  )
+  config.sample = dict(
+    num_images=64,  # pictures in the grid, and for --mode=sample
+    batch_size=64,  # drawn at once
+    seed=0,  # of --mode=sample
+  )
+  config.parallel = dict(
+    mode='jit',  # jit over a mesh of devices, or pmap
+    data=None,  # devices that share a batch; None: all
+  )
+  if arg == 'smoke':
+    # The same program for a laptop's minute: small nets, made-up pictures, no download.
+    config.data.name = 'shapes'
+    config.generator.features = (32,)
+    config.discriminator.features = (32,)
+    config.train.update(steps=20, batch_size=8, log_steps=5, sample_steps=20, checkpoint_steps=10)
+    config.sample.update(num_images=8, batch_size=8)
+  return config

@@ -1,0 +1,494 @@
+"""Checkpoints: the whole state, exactly, or an error that says what is wrong.
+
+One checkpoint is one folder, `checkpoints/<step>`, that appears by a single rename when everything
+in it is on disk:
+
+  arrays/           the leaves of the state, written by orbax
+  config.json       the resolved config of the run
+  manifest.json     size and SHA-256 of every file above, shape and dtype of every leaf,
+                    data fingerprint, environment, format version
+  manifest.sha256   the SHA-256 of the manifest itself, as `sha256sum -c` reads it
+
+Orbax does not check the bytes of arrays: one flipped bit is restored without a word. The manifest
+catches it. Everything is JSON or arrays; nothing is unpickled.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import json
+import logging
+import os
+import pathlib
+import platform
+import re
+import shutil
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import serialization, traverse_util
+
+from gen_jax.errors import UserError
+from gen_jax.workdir import sync_directory
+
+FORMAT = 1
+_TEMPORARY = '.tmp-'
+_SEAL = ('manifest.json', 'manifest.sha256')
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+  """What a checkpoint says about itself.
+
+  Attributes:
+    step: number of finished steps.
+    path: the folder.
+    config: the resolved config; JSON has turned tuples into lists.
+    data_fingerprint: names the data and their order.
+    leaves: `{path: (shape, dtype)}`, e.g. `{'net/params/dense/kernel': ((3, 4), 'float32')}`.
+    environment: what the bits of a step may depend on besides the program, as strings.
+    format: version of the layout of the folder.
+  """
+
+  step: int
+  path: pathlib.Path
+  config: dict
+  data_fingerprint: str
+  leaves: dict[str, tuple[tuple[int, ...], str]]
+  environment: dict[str, str]
+  format: int
+
+
+class _Damaged(Exception):
+  """One checkpoint does not verify; the message says which file and why."""
+
+
+class Checkpointer:
+  """Saves and restores the state of a run; one process writes to a `directory` at a time.
+
+  Making one touches no disk, so that a run in progress can be read by others.
+
+  Args:
+    directory: where the checkpoints are, e.g. `Workdir.checkpoints`.
+    config: plain dict of the resolved config; must be JSON.
+    data_fingerprint: names the data and their order.
+    keep: how many of the newest checkpoints stay, at least 1.
+  """
+
+  def __init__(self, directory, *, config: dict, data_fingerprint: str, keep: int):
+    self._directory = pathlib.Path(directory).absolute()
+    self._config = json.dumps(config, indent=2).encode()
+    self._data_fingerprint = data_fingerprint
+    self._keep = keep
+    self._arrays = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+    self._worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix='checkpoint')
+    self._pending: concurrent.futures.Future | None = None
+    self._prepared = False
+    self._written: set[int] = set()
+    self._damaged: set[int] = set()
+
+  def steps(self) -> list[int]:
+    """The steps of all finished checkpoints, ascending, damaged ones included."""
+    try:
+      names = os.listdir(self._directory)
+    except FileNotFoundError:
+      return []
+    except OSError as error:
+      raise UserError(f'cannot read checkpoints in {self._directory}: {error.strerror}') from error
+    return sorted(int(name) for name in names if name.isdecimal() and name == _name(int(name)))
+
+  def save(self, step: int, state) -> None:
+    """Saves `state`, any pytree of arrays, in the background.
+
+    The arrays are copied on their devices first, so the caller may donate them right afterwards.
+    A step that this object has saved before is not written again. Waits for the save before it.
+
+    Raises:
+      ValueError: a leaf holds NaN or infinity; the message names it. Nothing is written.
+      UserError: the save before this one could not be written.
+    """
+    self.wait()
+    if step in self._written:
+      return
+    leaves = _leaves(state)
+    _check_finite(leaves)
+    copies = {
+      k: jnp.copy(x) if isinstance(x, jax.Array) else np.array(x) for k, x in leaves.items()
+    }
+    self._pending = self._worker.submit(self._write, step, copies)
+
+  def wait(self) -> None:
+    """Returns when all that was saved is on disk.
+
+    Raises:
+      UserError: it could not be written; names the path and the cause.
+    """
+    pending, self._pending = self._pending, None
+    if pending is not None:
+      pending.result()
+
+  def close(self) -> None:
+    """`wait`, then lets go of threads. The object cannot save any more."""
+    try:
+      self.wait()
+    finally:
+      self._worker.shutdown()
+      self._arrays.close()
+
+  def latest(self, step: int | None = None) -> Manifest | None:
+    """The newest checkpoint that verifies, or the one of `step`.
+
+    Every byte is read and compared with the manifest. Damaged checkpoints are logged in one line
+    each and left alone. None means that there is no checkpoint at all.
+
+    Raises:
+      UserError: there are checkpoints but none verifies, or that of `step` is missing or damaged.
+    """
+    self.wait()
+    steps = self.steps()
+    if step is not None:
+      if step not in steps:
+        raise UserError(f'no checkpoint of step {step} in {self._directory}; steps: {steps}')
+      try:
+        return _verify(self._directory / _name(step))
+      except _Damaged as damage:
+        raise UserError(f'checkpoint {damage}; steps: {steps}') from None
+    for candidate in reversed(steps):
+      manifest = self._verified(candidate)
+      if manifest is not None:
+        return manifest
+    if left := self._left_over():
+      raise UserError(
+        f'{self._directory} holds checkpoints ({", ".join(left)}) but none is intact; '
+        'move the folder away to start again from step 0, or choose another --workdir'
+      )
+    return None
+
+  def restore(self, manifest: Manifest, target):
+    """The state in a checkpoint that `latest` has verified.
+
+    Args:
+      manifest: from `latest`.
+      target: a pytree like the state, of arrays or `jax.ShapeDtypeStruct`; a leaf that has a
+        sharding is restored to it, others to the default device, numpy arrays to numpy arrays.
+
+    Raises:
+      UserError: a leaf is missing, left over, or has another shape or dtype.
+    """
+    wanted = _leaves(target)
+    _compare(manifest, _table(wanted))
+    here = environment()
+    if here != manifest.environment:
+      names = sorted(here.keys() | manifest.environment.keys())
+      pairs = [(n, manifest.environment.get(n), here.get(n)) for n in names]
+      changes = ', '.join(f'{n} {old} -> {new}' for n, old, new in pairs if old != new)
+      _log.warning(
+        'checkpoint of step %d comes from another environment (%s): '
+        'the resume is exact in value, perhaps not in bits',
+        manifest.step,
+        changes,
+      )
+    default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    specs = {}
+    for key, leaf in wanted.items():
+      if not isinstance(leaf, np.ndarray):
+        sharding = getattr(leaf, 'sharding', None) or default
+        leaf = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+      specs[key] = leaf
+    filled = {k: x for k, x in specs.items() if _has_data(x)}
+    restored = traverse_util.flatten_dict(
+      self._arrays.restore(
+        manifest.path / 'arrays',
+        args=ocp.args.StandardRestore(traverse_util.unflatten_dict(filled)),
+      )
+    )
+    for key in specs.keys() - filled.keys():
+      empty = np.zeros(specs[key].shape, specs[key].dtype)
+      is_numpy = isinstance(specs[key], np.ndarray)
+      restored[key] = empty if is_numpy else jax.device_put(empty, specs[key].sharding)
+    nodes = _flatten(target)
+    return serialization.from_state_dict(target, traverse_util.unflatten_dict(nodes | restored))
+
+  def _verified(self, step: int) -> Manifest | None:
+    path = self._directory / _name(step)
+    try:
+      return _verify(path)
+    except _Damaged as damage:
+      # The writer of the run may have deleted an old checkpoint while this process was reading it.
+      if path.exists():
+        if step not in self._damaged:
+          _log.warning('checkpoint %s; it is left alone', damage)
+        self._damaged.add(step)
+      return None
+
+  def _left_over(self) -> list[str]:
+    try:
+      return sorted(name for name in os.listdir(self._directory) if name[:1].isdecimal())
+    except FileNotFoundError:
+      return []
+
+  def _write(self, step: int, leaves: dict) -> None:
+    final = self._directory / _name(step)
+    temporary = self._directory / f'{_TEMPORARY}{_name(step)}'
+    try:
+      self._prepare()
+      temporary.mkdir()
+      data = traverse_util.unflatten_dict({k: x for k, x in leaves.items() if _has_data(x)})
+      with _without_orbax_tracebacks():
+        self._arrays.save(temporary / 'arrays', args=ocp.args.StandardSave(data))
+      _write_durably(temporary / 'config.json', self._config)
+      manifest = dict(
+        format=FORMAT,
+        step=step,
+        data_fingerprint=self._data_fingerprint,
+        environment=environment(),
+        leaves={k: [list(shape), dtype] for k, (shape, dtype) in _table(leaves).items()},
+        files={name: _digest(temporary / name, durable=True) for name in _files(temporary)},
+      )
+      text = json.dumps(manifest, indent=1).encode()
+      _write_durably(temporary / 'manifest.json', text)
+      _write_durably(temporary / 'manifest.sha256', _checksum_line(text))
+      for folder, _, _ in os.walk(temporary):
+        sync_directory(folder)
+      if final.exists():
+        # Damaged, or of a run that was wound back: never delete what may be wanted.
+        aside = next(p for n in itertools.count(1) if not (p := _aside(final, n)).exists())
+        _log.warning('checkpoint %s exists; the old one is kept as %s', final, aside.name)
+        os.rename(final, aside)
+        self._damaged.discard(step)
+      os.rename(temporary, final)
+      sync_directory(self._directory)
+    except Exception as error:
+      shutil.rmtree(temporary, ignore_errors=True)
+      cause = _storage_cause(error)
+      if cause is None:
+        raise
+      raise UserError(f'checkpoint {final} cannot be written: {cause}') from error
+    self._written.add(step)
+    try:
+      self._delete_old()
+    except (OSError, UserError) as error:
+      _log.warning('old checkpoints in %s cannot be deleted: %s', self._directory, error)
+
+  def _prepare(self) -> None:
+    if self._prepared:
+      return
+    self._directory.mkdir(parents=True, exist_ok=True)
+    for path in self._directory.glob(f'{_TEMPORARY}*'):
+      shutil.rmtree(path)
+    sync_directory(self._directory.parent)
+    self._prepared = True
+
+  def _delete_old(self) -> None:
+    intact = [step for step in reversed(self.steps()) if step not in self._damaged]
+    for step in intact[self._keep :]:
+      if self._verified(step) is None:
+        continue
+      # Half deleted under its own name it would look damaged after a crash.
+      rubbish = self._directory / f'{_TEMPORARY}delete-{_name(step)}'
+      os.rename(self._directory / _name(step), rubbish)
+      shutil.rmtree(rubbish)
+
+
+def environment() -> dict[str, str]:
+  """What the bits of a compiled step may depend on besides the program and its inputs."""
+  device = jax.devices()[0]
+  return dict(
+    jax=jax.__version__,
+    jaxlib=jaxlib.__version__,
+    backend=jax.default_backend(),
+    device=device.device_kind,
+    devices=str(jax.device_count()),
+    processes=str(jax.process_count()),
+    cpu=_cpu_name(),
+    cpu_cores=str(
+      len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    ),
+    matmul_precision=str(jax.config.jax_default_matmul_precision),
+    random_bits=str(jax.config.jax_default_prng_impl),
+    xla_flags=os.environ.get('XLA_FLAGS', ''),
+  )
+
+
+def _cpu_name() -> str:
+  with contextlib.suppress(OSError):
+    for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
+      if line.startswith('model name'):
+        return line.partition(':')[2].strip()
+  return platform.machine()
+
+
+def _name(step: int) -> str:
+  return f'{step:010d}'
+
+
+def _aside(path: pathlib.Path, number: int) -> pathlib.Path:
+  return path.with_name(f'{path.name}.replaced-{number}')
+
+
+def _flatten(state) -> dict:
+  # A None or an empty node holds no array but belongs to the structure.
+  return traverse_util.flatten_dict(serialization.to_state_dict(state), keep_empty_nodes=True)
+
+
+def _leaves(state) -> dict:
+  """`{path: array}` with paths as tuples of strings."""
+  leaves = {}
+  for key, leaf in _flatten(state).items():
+    if leaf is None or leaf is traverse_util.empty_node:
+      continue
+    if not isinstance(leaf, jax.Array | np.ndarray | jax.ShapeDtypeStruct):
+      raise TypeError(f'{"/".join(key)} is a {type(leaf).__name__}; a state is made of arrays')
+    leaves[key] = leaf
+  return leaves
+
+
+def _has_data(leaf) -> bool:
+  # Orbax refuses arrays of size zero; shape and dtype in the manifest say all there is to say.
+  return 0 not in leaf.shape
+
+
+def _table(leaves: dict) -> dict[str, tuple[tuple[int, ...], str]]:
+  return {'/'.join(key): (tuple(x.shape), str(x.dtype)) for key, x in leaves.items()}
+
+
+@jax.jit
+def _all_finite(arrays: list) -> jax.Array:
+  return jnp.stack([jnp.isfinite(x).all() for x in arrays])
+
+
+def _check_finite(leaves: dict) -> None:
+  floats = {k: x for k, x in leaves.items() if jnp.issubdtype(x.dtype, jnp.inexact)}
+  if not floats:
+    return
+  for key, finite in zip(floats, np.asarray(_all_finite(list(floats.values()))), strict=True):
+    if not finite:
+      raise ValueError(f'{"/".join(key)} holds NaN or infinity; such a state is not saved')
+
+
+def _compare(manifest: Manifest, wanted: dict) -> None:
+  found = manifest.leaves
+  where = f'checkpoint {manifest.path} does not fit this model'
+  if missing := sorted(wanted.keys() - found.keys()):
+    raise UserError(f'{where}: it lacks {_some(missing)}')
+  if extra := sorted(found.keys() - wanted.keys()):
+    raise UserError(f'{where}: the model lacks {_some(extra)}')
+  for leaf, new in wanted.items():
+    if found[leaf] != new:
+      raise UserError(
+        f'{where}: {leaf} is {_array(found[leaf])} in it and {_array(new)} in the model'
+      )
+
+
+def _some(names: list[str]) -> str:
+  return names[0] if len(names) == 1 else f'{names[0]} and {len(names) - 1} more'
+
+
+def _array(leaf) -> str:
+  shape, dtype = leaf
+  return f'{dtype}[{",".join(map(str, shape))}]'
+
+
+def _files(folder: pathlib.Path) -> list[str]:
+  """Names of all files below `folder`, relative to it, with `/`, sorted."""
+  names = []
+  for parent, folders, files in os.walk(folder):
+    names += [os.path.join(parent, name) for name in files]
+    # A link to a folder: not followed by `walk`, and never ours.
+    names += [p for name in folders if os.path.islink(p := os.path.join(parent, name))]
+  return sorted(pathlib.Path(name).relative_to(folder).as_posix() for name in names)
+
+
+def _digest(path: pathlib.Path, durable: bool = False) -> dict:
+  with open(path, 'rb') as file:
+    digest = hashlib.file_digest(file, 'sha256').hexdigest()
+    if durable:
+      os.fsync(file.fileno())
+    return dict(size=os.fstat(file.fileno()).st_size, sha256=digest)
+
+
+def _checksum_line(manifest: bytes) -> bytes:
+  return f'{hashlib.sha256(manifest).hexdigest()}  manifest.json\n'.encode()
+
+
+def _write_durably(path: pathlib.Path, data: bytes) -> None:
+  with open(path, 'wb') as file:
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _verify(path: pathlib.Path) -> Manifest:
+  """Reads the manifest and compares every byte with it; raises `_Damaged`."""
+  try:
+    found = _files(path)
+    for name in _SEAL:
+      if name not in found:
+        raise _Damaged(f'{path} is damaged: {name} is missing')
+    for name in found:
+      if (path / name).is_symlink() or not (path / name).is_file():
+        raise _Damaged(f'{path} is damaged: {name} is no plain file')
+    text = (path / 'manifest.json').read_bytes()
+    if (path / 'manifest.sha256').read_bytes() != _checksum_line(text):
+      raise _Damaged(f'{path} is damaged: manifest.json does not match manifest.sha256')
+    manifest = json.loads(text)
+    if manifest['format'] != FORMAT:
+      raise UserError(
+        f'checkpoint {path} has format {manifest["format"]}, this version of gen_jax reads {FORMAT}'
+      )
+    if _name(manifest['step']) != path.name:
+      raise _Damaged(f'{path} is damaged: its manifest is that of step {manifest["step"]}')
+    listed = manifest['files']
+    for name in sorted(listed.keys() ^ set(found).difference(_SEAL)):
+      fault = 'is missing' if name in listed else 'does not belong to it'
+      raise _Damaged(f'{path} is damaged: {name} {fault}')
+    # Sizes first: a truncated file is found without reading gigabytes.
+    for name, file in listed.items():
+      if (size := (path / name).stat().st_size) != file['size']:
+        raise _Damaged(f'{path} is damaged: {name} has {size} bytes instead of {file["size"]}')
+    for name, file in listed.items():
+      if _digest(path / name) != file:
+        raise _Damaged(f'{path} is damaged: the checksum of {name} is wrong')
+    return Manifest(
+      step=manifest['step'],
+      path=path,
+      config=json.loads((path / 'config.json').read_bytes()),
+      data_fingerprint=manifest['data_fingerprint'],
+      leaves={k: (tuple(shape), dtype) for k, (shape, dtype) in manifest['leaves'].items()},
+      environment=manifest['environment'],
+      format=manifest['format'],
+    )
+  except OSError as error:
+    raise _Damaged(f'{path} cannot be read: {error.strerror}') from error
+
+
+def _storage_cause(error: Exception) -> str | None:
+  """Why the disk refused, in words; None if `error` is not about storage."""
+  if isinstance(error, OSError):
+    return error.strerror or str(error)
+  # TensorStore raises ValueError with a paragraph; the code of the system is the part that helps.
+  if code := re.search(r"os_error_code='(\d+)'", str(error)):
+    return os.strerror(int(code.group(1)))
+  if re.match('[A-Z_]+: ', str(error)):
+    return str(error)[:300]
+  return None
+
+
+@contextlib.contextmanager
+def _without_orbax_tracebacks():
+  # Orbax logs the traceback of each of its threads; the same error is raised to us.
+  def keep(record):
+    return not (record.exc_info and 'orbax' in record.pathname)
+
+  logger = logging.getLogger('absl')
+  logger.addFilter(keep)
+  try:
+    yield
+  finally:
+    logger.removeFilter(keep)

@@ -1,0 +1,85 @@
+"""What the verbs (train, sample) know of a system: its contract.
+
+A system is a module in gen_jax.systems with
+
+    FIELDS                                                         {dotted path: rule} of its config groups
+    init_state(rng, batch, *, config)                              -> State
+    train_step(state, batch, rng, *, config, axis_name=None)       -> (State, {'player/name': scalar})
+    sample(state, batch, rng, *, config)                           -> {'image': float32 [n, ...] in [-1, 1]}
+
+and, where it needs them, `minibatches(config) -> int` (leaves of the batch are then [k, b, ...]) and
+`check(config)`, which raises a UserError for fields that contradict one another.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from gen_jax import config as configs
+from gen_jax.errors import UserError
+from gen_jax.systems import find_system
+
+
+def check(config):
+  """Checks what can be checked without data, and returns the module of the system.
+
+  Raises:
+    UserError: a field contradicts another one, the devices or the nets.
+  """
+  system = find_system(config.system)
+  configs.check_devices(config, jax.device_count())
+  getattr(system, 'check', lambda config: None)(config)
+  state = abstract_state(config, system)
+  count = config.sample.batch_size
+  batch = conditions(config, count)
+  made = jax.eval_shape(lambda s: system.sample(s, batch, jax.random.key(0), config=config), state)
+  shape = made['image'].shape
+  if shape != (count, *config.data.shape):
+    raise UserError(
+      f'config.data.shape={tuple(config.data.shape)}, but the nets of this config make {shape[1:]}; '
+      'set config.data.shape to that, or change the nets'
+    )
+  return system
+
+
+def describe(config) -> str:
+  """A table of the parameters of every net: number and shape of each group, and totals."""
+  state = abstract_state(config, check(config))
+  lines = []
+  for name, player in vars(state).items():
+    if not hasattr(player, 'params'):
+      continue
+    for group, leaves in player.params.items():
+      lines.append((f'{name}/{group}', _count(leaves)))
+    lines.append((f'{name} in all', _count(player.params)))
+  width = max(len(name) for name, _ in lines)
+  return '\n'.join(f'{name:{width}}  {count:>12,} parameters' for name, count in lines)
+
+
+def _count(tree) -> int:
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def abstract_state(config, system):
+  """Shapes and dtypes of a state, without computing one."""
+  k = minibatches(config, system)
+  rows = (config.train.batch_size,) if k is None else (k, config.train.batch_size)
+  batch = {'image': jax.ShapeDtypeStruct((*rows, *config.data.shape), jnp.float32)}
+  if config.data.num_classes is not None:
+    batch['label'] = jax.ShapeDtypeStruct(rows, jnp.int32)
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  return jax.eval_shape(lambda key, batch: system.init_state(key, batch, config=config), key, batch)
+
+
+def minibatches(config, system) -> int | None:
+  """Minibatches that one step takes; None: batches have no minibatch axis."""
+  return system.minibatches(config) if hasattr(system, 'minibatches') else None
+
+
+def conditions(config, n: int) -> dict:
+  """The batch that `sample` is given: `index` int32 [n] and, for labelled data, `label`, the classes in turn."""
+  batch = {'index': jnp.arange(n, dtype=jnp.int32)}
+  if config.data.num_classes is not None:
+    batch['label'] = batch['index'] % config.data.num_classes
+  return batch

@@ -1,0 +1,67 @@
+"""Data sets by name, and batches that are a pure function of seed and step."""
+
+from gen_jax.data import toys
+from gen_jax.data.pipeline import Batches, finish
+from gen_jax.data.shapes import shapes
+from gen_jax.data.sources import Source, digits
+from gen_jax.errors import UserError
+
+__all__ = ['Batches', 'Source', 'finish', 'open_source']
+
+_OWN_NAMES = ('digits', 'shapes', *toys.NAMES, 'folder')
+
+
+def open_source(config) -> Source:
+  """Opens `config.data.name`, prepares it first if need be, and checks it against `config.data`.
+
+  Raises:
+    UserError: if the data cannot be had or are not what the config says.
+  """
+  data = config.data
+  if data.name in toys.NAMES:
+    _check_points(data)
+    source = toys.toy(data.name, data.split)
+  elif data.name == 'digits':
+    source = digits(data.split)
+  elif data.name == 'shapes':
+    source = shapes(data.shape, data.split)
+  elif data.name == 'folder':
+    from gen_jax.data.folder import FolderSource
+
+    source = FolderSource(config)
+  else:
+    # Imported where it is needed: it takes a second.
+    from gen_jax.data.tfds_source import TFDSSource
+
+    source = TFDSSource(config, _OWN_NAMES)
+  _check(source, data)
+  return source
+
+
+def _check_points(data) -> None:
+  for field, neutral in (('flip', 0.0), ('dequantize', 'none')):
+    if data[field] != neutral:
+      raise UserError(
+        f'config.data.{field}={data[field]!r}, but {data.name} has points, not images: set it to '
+        f'{neutral!r}'
+      )
+
+
+def _check(source: Source, data) -> None:
+  if tuple(data.shape) != tuple(source.shape):
+    resize = " (config.data.fit='crop' resizes)" if source.name not in _OWN_NAMES else ''
+    raise UserError(
+      f'config.data.shape={tuple(data.shape)}, but the examples of {source.name} are '
+      f'{tuple(source.shape)}{resize}'
+    )
+  if data.num_classes is None:
+    return
+  if source.num_classes is None:
+    raise UserError(
+      f'config.data.num_classes={data.num_classes}, but {source.name} has no labels: set it to None'
+    )
+  if source.num_classes > data.num_classes:
+    raise UserError(
+      f'config.data.num_classes={data.num_classes}, but {source.name} has labels up to '
+      f'{source.num_classes - 1}: set it to {source.num_classes}'
+    )

@@ -1,0 +1,231 @@
+"""A folder of PNG, JPEG and WebP images; its sub-folders, if it has any, are the classes.
+
+Every file is decoded once before training starts, so that a truncated file or one of another size
+is named at once and not after a night. What nobody can find: a JPEG with one flipped bit usually
+decodes without an error.
+"""
+
+import io
+import math
+import os
+import pathlib
+import re
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from gen_jax.data.sources import Source, content_hash, only_train, resident
+from gen_jax.errors import UserError
+
+SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp')
+FORMATS = ('PNG', 'JPEG', 'WEBP')
+# A file of a few kilobytes can claim gigabytes of pixels; nobody trains on more than 8192x8192.
+MAX_PIXELS = 2**26
+_BAR_FROM = 2_000
+_NAMED = 3
+# Conversions that lose nothing. Others (CMYK, 16-bit grey, float) need a decision of the user's.
+_MODES = {
+  '1': 'L',
+  'L': 'L',
+  'P': 'RGB',
+  'RGB': 'RGB',
+  'LA': 'RGBA',
+  'PA': 'RGBA',
+  'RGBA': 'RGBA',
+}
+_CHANNELS = {'L': 1, 'RGB': 3, 'RGBA': 4}
+
+
+class BadImage(ValueError):
+  """Why a file is no image that this run can use, as the end of a sentence about the file."""
+
+
+def fit_image(image: Image.Image, shape: tuple[int, int, int], fit: str) -> np.ndarray:
+  """Returns a loaded image as uint8 `shape`.
+
+  With `fit='exact'`, size and channels must be those of `shape`. With `'crop'` the largest centred
+  part of the right aspect is resized (bicubic, antialiased); grey is repeated into RGB, and a
+  missing alpha is opaque.
+
+  Raises:
+    BadImage: if the image does not fit.
+  """
+  height, width, channels = shape
+  mode = _MODES.get(image.mode)
+  if mode is None:
+    raise BadImage(f'has pixels of type {image.mode} (8-bit grey, RGB or RGBA are needed)')
+  if image.mode == 'P' and 'transparency' in image.info:
+    mode = 'RGBA'
+  if fit == 'crop' and _CHANNELS[mode] < channels:
+    mode = {3: 'RGB', 4: 'RGBA'}[channels]
+  found = (image.height, image.width, _CHANNELS[mode])
+  if found[2] != channels or (fit == 'exact' and found != shape):
+    raise BadImage('is ' + 'x'.join(map(str, found)))
+  if image.mode != mode:
+    image = image.convert(mode)
+  if image.size != (width, height):
+    image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+  return np.asarray(image).reshape(shape)
+
+
+def decode(data: bytes, shape: tuple[int, int, int], fit: str) -> np.ndarray:
+  """Decodes a PNG, JPEG or WebP file to uint8 `shape`, upright by its EXIF data; see `fit_image`.
+
+  Raises:
+    BadImage: if it is damaged, animated or too large, or does not fit.
+  """
+  try:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+      if image.width * image.height > MAX_PIXELS:
+        raise BadImage(f'is {image.height}x{image.width}, above the limit of {MAX_PIXELS} pixels')
+      if getattr(image, 'is_animated', False):
+        raise BadImage('is animated')
+      image.load()
+      ImageOps.exif_transpose(image, in_place=True)
+      return fit_image(image, shape, fit)
+  except BadImage:
+    raise
+  except Image.UnidentifiedImageError:
+    raise BadImage('is no PNG, JPEG or WebP image') from None
+  # All of these come out of Pillow on damaged input (SyntaxError: a broken PNG chunk).
+  except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    raise BadImage(f'cannot be decoded ({error})') from None
+
+
+def natural(name: str) -> list:
+  """Sort key that puts `img2` before `img10`."""
+  parts = re.split(r'(\d+)', name)
+  return [*((int(part), '') if part.isdecimal() else (-1, part) for part in parts), (-1, name)]
+
+
+def find_images(root: pathlib.Path) -> list[pathlib.PurePosixPath]:
+  """Returns the image files below `root`, relative to it, in natural order; none that is hidden."""
+  found, visited = [], set()
+  for folder, folders, files in os.walk(root, followlinks=True):
+    real = os.path.realpath(folder)
+    if real in visited:  # A link to a folder above would never end.
+      folders.clear()
+      continue
+    visited.add(real)
+    folders[:] = sorted(name for name in folders if not name.startswith('.'))
+    relative = pathlib.Path(folder).relative_to(root)
+    for name in files:
+      if not name.startswith('.') and name.lower().endswith(SUFFIXES):
+        found.append(pathlib.PurePosixPath((relative / name).as_posix()))
+  return sorted(found, key=lambda path: [natural(part) for part in path.parts])
+
+
+class FolderSource(Source):
+  """The images below `config.data.path`, in natural order of their names.
+
+  Attributes:
+    classes: names of the sub-folders in natural order, index = label; empty for a flat folder.
+
+  Raises:
+    UserError: for a folder without images, one with images both in it and in sub-folders, and, if
+      `config.data.bad_files='error'`, for bad files.
+  """
+
+  name = 'folder'
+
+  def __init__(self, config):
+    data = config.data
+    only_train(self.name, data.split)
+    where = f'config.data.path={data.path!r}'
+    if data.path is None:
+      raise UserError(f'{where}, but folder needs a folder of images')
+    self._root = pathlib.Path(data.path).expanduser()
+    if not self._root.is_dir():
+      raise UserError(f'{where} is not a folder')
+    self.shape = tuple(data.shape)
+    if len(self.shape) != 3 or self.shape[2] not in _CHANNELS.values():
+      raise UserError(
+        f'config.data.shape={self.shape}: images need (height, width, channels) with 1, 3 or 4 '
+        'channels'
+      )
+    self._fit = data.fit
+    files = find_images(self._root)
+    if not files:
+      raise UserError(f'{where} holds no image, that is, no file *{" *".join(SUFFIXES)}')
+    flat = [path for path in files if len(path.parts) == 1]
+    if flat and len(flat) < len(files):
+      raise UserError(
+        f'{where} holds images both directly (such as {flat[0]}) and in sub-folders; sub-folders '
+        'are classes: put every image into one, or none'
+      )
+    self._decoded = None
+    self._files = self._checked(files, data)
+    classes = [] if flat else [path.parts[0] for path in self._files]
+    self.classes = tuple(dict.fromkeys(classes))
+    self.num_classes = len(self.classes) or None
+    self._labels = np.array([self.classes.index(name) for name in classes], np.int32)
+
+  def _checked(self, files, data) -> list[pathlib.PurePosixPath]:
+    """Decodes every file once and returns the good ones; sets the fingerprint."""
+    keep = resident(len(files) * math.prod(self.shape), data.storage)
+    good, bad, digests, decoded = [], [], [], []
+
+    def examine(path):
+      try:
+        content = (self._root / path).read_bytes()
+        image = decode(content, self.shape, self._fit)
+      except OSError as error:
+        return f'cannot be read ({error.strerror})', None, None
+      except BadImage as error:
+        return str(error), None, None
+      return None, content_hash(content), image if keep else None
+
+    with ThreadPoolExecutor(data.read_threads) as pool:
+      results = pool.map(examine, files)
+      hidden = True if len(files) < _BAR_FROM else None  # None: hidden unless on a terminal
+      bar = tqdm(results, 'Checking images', len(files), disable=hidden, unit='image')
+      for path, (problem, digest, image) in zip(files, bar, strict=True):
+        if problem:
+          bad.append(f'{path} {problem}')
+        else:
+          good.append(path)
+          digests.append(digest)
+          decoded.append(image)
+    if bad:
+      count = f'{len(bad)} of {len(files)} images in config.data.path={data.path!r}'
+      more = [f'and {len(bad) - _NAMED} more'] if len(bad) > _NAMED else []
+      named = '; '.join(bad[:_NAMED] + more)
+      if data.bad_files == 'error' or not good:
+        raise UserError(
+          f'config.data.shape={self.shape} with config.data.fit={self._fit!r}, but {count} cannot '
+          f"be used: {named}. Mend them, change the shape, set config.data.fit='crop' to cut and "
+          "resize, or config.data.bad_files='skip'"
+        )
+      warnings.warn(f'{count} are skipped: {named}', stacklevel=4)
+    if keep:
+      self._decoded = np.stack(decoded)
+    lines = zip(good, digests, strict=True)
+    content = content_hash(*(f'{path} {digest}'.encode() for path, digest in lines))
+    self.fingerprint = f'{self.name}/{data.split}/{len(good)}/{content}'
+    return good
+
+  def __len__(self):
+    return len(self._files)
+
+  def _image(self, index: int) -> np.ndarray:
+    path = self._root / self._files[index]
+    try:
+      return decode(path.read_bytes(), self.shape, self._fit)
+    except (BadImage, OSError) as error:
+      raise UserError(f'{path} was good when the run started, but now: {error}') from error
+
+  def read(self, indices):
+    indices = np.asarray(indices)
+    if self._decoded is None:
+      batch = {'image': np.stack([self._image(i) for i in indices])}
+    else:
+      batch = {'image': self._decoded[indices]}
+    return batch | ({'label': self._labels[indices]} if self.classes else {})
+
+  def arrays(self):
+    if self._decoded is None:
+      return super().arrays()
+    return {'image': self._decoded} | ({'label': self._labels} if self.classes else {})

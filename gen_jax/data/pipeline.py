@@ -1,0 +1,135 @@
+"""From a source to the batches of a training run.
+
+A batch is a pure function of `(config.seed, step)`. The examples stand in one endless order, epoch
+after epoch, each a permutation of its own; step n takes the n-th run of `minibatches * batch_size`
+of them, so that resuming needs the step and nothing else. Both storages share this order. With
+`device` the whole set lies on the device and the host feeds indices; with `stream` Grain's threads
+read uint8 batches ahead. `finish` does the rest inside the compiled step.
+
+A permutation is the sorting order of random words, made once per epoch. Grain's own shuffle works
+out one index at a time in Python, 2 ms for a batch of 128 where this takes 0.02 ms, and gives seed
+s + 1 the epochs of seed s, one epoch later.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Iterator
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gen_jax import draws
+from gen_jax.data.sources import Source, resident
+from gen_jax.errors import UserError
+
+
+@functools.lru_cache(maxsize=4)
+def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
+  """Returns the order of one epoch: int32 [n], a permutation of 0 .. n-1.
+
+  Philox's raw words and a stable sort are the same in every version of NumPy, which the stream of
+  `Generator.permutation` need not be.
+  """
+  words = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(n)
+  order = np.argsort(words, kind='stable').astype(np.int32)
+  order.flags.writeable = False  # It is shared through the cache.
+  return order
+
+
+class Batches:
+  """The batches of one run, by step.
+
+  Attributes:
+    storage: `device` or `stream`; `config.data.storage='auto'` chooses by size.
+    resident: host arrays that belong on the device for the whole run; `{}` with `stream`.
+  """
+
+  def __init__(self, source: Source, config, *, minibatches: int | None):
+    """`minibatches`: leaves are `[minibatches, batch_size, ...]`; `None`: `[batch_size, ...]`.
+
+    Raises:
+      UserError: if the source has fewer examples than `config.train.batch_size`.
+    """
+    batch_size = config.train.batch_size
+    if len(source) < batch_size:
+      raise UserError(
+        f'config.train.batch_size={batch_size}, but {source.name} has only {len(source)} examples '
+        f'in config.data.split={config.data.split!r}: at most that many make a batch'
+      )
+    self._source = source
+    self._seed = config.seed
+    self._shape = (batch_size,) if minibatches is None else (minibatches, batch_size)
+    self._threads = config.data.read_threads
+    self._prefetch = config.data.prefetch
+    self.storage = 'device' if resident(source.nbytes, config.data.storage) else 'stream'
+    self.resident = source.arrays() if self.storage == 'device' else {}
+
+  def _indices(self, step: int) -> np.ndarray:
+    n, count = len(self._source), math.prod(self._shape)
+    epoch, start = divmod(step * count, n)
+    parts = []
+    while count:
+      parts.append(permutation(self._seed, epoch, n)[start : start + count])
+      count -= len(parts[-1])
+      epoch, start = epoch + 1, 0
+    return np.concatenate(parts)
+
+  def fed(self, step: int) -> dict[str, np.ndarray]:
+    """Returns what the host feeds: `index` int32 (`device`) or `image`, `label` (`stream`)."""
+    indices = self._indices(int(step))
+    batch = {'index': indices} if self.storage == 'device' else self._source.read(indices)
+    return {key: value.reshape(self._shape + value.shape[1:]) for key, value in batch.items()}
+
+  def iterate(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
+    """Yields `fed(start_step)`, `fed(start_step + 1)`, ... without end.
+
+    `stream` reads `config.data.prefetch` batches ahead with `config.data.read_threads` threads;
+    `close()` the generator to stop them.
+    """
+    if self.storage == 'device':
+      yield from map(self.fed, itertools.count(start_step))
+    # A thread makes a whole batch: more threads than batches ahead would have nothing to do.
+    options = grain.ReadOptions(min(self._threads, self._prefetch), self._prefetch)
+    steps = grain.MapDataset.range(start_step, 2**62).map(self.fed)
+    batches = iter(steps.to_iter_dataset(options))
+    try:
+      yield from batches
+    finally:
+      batches.close()
+
+
+def finish(resident, fed, rng, *, config, axis_name=None) -> dict[str, jax.Array]:
+  """Makes the batch of a step inside the compiled step: gather, scale, flip.
+
+  Args:
+    resident: `Batches.resident`, on the device.
+    fed: `Batches.fed(step)`; under `pmap`, this device's part of it.
+    rng: key for this batch, the same on every device.
+    config: the run's config; `config.data` is used.
+    axis_name: name of the `pmap` axis, `None` outside of one.
+
+  Returns:
+    `image` float32 in [-1, 1] and, where there are labels, `label` int32, with the leading axes of
+    `fed`: `[b, ...]` or `[k, b, ...]`.
+  """
+  batch = dict(fed)
+  if 'index' in fed:
+    index = batch.pop('index')
+    batch = {key: jnp.take(value, index, axis=0, mode='clip') for key, value in resident.items()}
+  if len(config.data.shape) == 1:
+    return batch
+  x = batch['image'].astype(jnp.float32)
+  batch_axis = x.ndim - len(config.data.shape) - 1
+  u_key, flip_key = jax.random.split(rng)
+  if config.data.dequantize == 'uniform':
+    x = 2 * (x + draws.uniform(u_key, x.shape, axis_name, batch_axis)) / 256 - 1
+  else:
+    x = (x - 127.5) / 127.5  # x / 127.5 - 1 gives 1 + 1e-7: XLA multiplies by the reciprocal.
+  if config.data.flip > 0:
+    leading = x.shape[: batch_axis + 1]
+    flip = draws.bernoulli(flip_key, config.data.flip, leading, axis_name, batch_axis)
+    x = jnp.where(flip[..., None, None, None], x[..., ::-1, :], x)
+  return batch | {'image': x}

@@ -1,0 +1,89 @@
+"""Prepares one TFDS data set as array_record: `python -m gen_jax.data.prepare_tfds NAME DATA_DIR`.
+
+The only module that needs TensorFlow. It runs in a process of its own, so that a training process
+never imports TensorFlow. Progress goes to stderr; when something fails, the reason is the one line
+on stdout and the exit status is 1. TFDS writes into a folder `incomplete.*` and renames it at the
+very end: a preparation that was cut off is never taken for a complete one.
+"""
+
+import contextlib
+import importlib.util
+import json
+import pathlib
+import sys
+
+from absl import logging
+
+SECONDS_TO_ANSWER = 5.0
+
+
+def _cached_urls(downloads: pathlib.Path) -> set[str]:
+  """Addresses whose archives TFDS has downloaded before; an `.INFO` file stands beside each."""
+  urls = set()
+  for path in downloads.glob('**/*.INFO'):
+    with contextlib.suppress(OSError, ValueError, KeyError):
+      urls.update(json.loads(path.read_text())['urls'])
+  return urls
+
+
+def _check_network(builder) -> None:
+  """Raises ConnectionError within seconds where TFDS would go on trying for minutes."""
+  import requests
+
+  urls = {url for url in builder.url_infos if url.startswith('http')}
+  cached = urls & _cached_urls(pathlib.Path(builder.data_dir_root) / 'downloads')
+  # TFDS lists the archives of all configs together, and also those that people fetch by hand.
+  if builder.MANUAL_DOWNLOAD_INSTRUCTIONS or (builder.BUILDER_CONFIGS and cached) or urls == cached:
+    return
+  url = min(urls - cached)
+  try:
+    requests.head(url, timeout=SECONDS_TO_ANSWER)
+  except requests.RequestException as error:
+    raise ConnectionError(f'no network, {url} cannot be reached') from error
+
+
+def prepare(name: str, data_dir: str | None) -> None:
+  """Downloads and prepares the TFDS data set `name` under `data_dir` (`None`: TFDS's default).
+
+  Does nothing if it is prepared. Raises ImportError without TensorFlow, ConnectionError without a
+  network, and whatever TFDS raises.
+  """
+  import tensorflow_datasets as tfds
+
+  logging.set_verbosity(logging.ERROR)
+  if not sys.stderr.isatty():
+    tfds.disable_progress_bar()
+  builder = tfds.builder(name, data_dir=data_dir, file_format='array_record')
+  if builder.is_prepared():
+    return
+  # What can fail at once comes before the import of TensorFlow, which takes seconds.
+  if importlib.util.find_spec('tensorflow') is None:
+    raise ModuleNotFoundError(name='tensorflow')
+  pathlib.Path(builder.data_dir_root).mkdir(parents=True, exist_ok=True)
+  _check_network(builder)
+  builder.download_and_prepare()
+
+
+def main(name: str, data_dir: str | None = None) -> int:
+  """Runs `prepare` and turns any failure into one line on stdout; returns the exit status."""
+  try:
+    with contextlib.redirect_stdout(sys.stderr):
+      prepare(name, data_dir)
+  except ModuleNotFoundError as error:
+    package = str(error.name).split('.')[0]
+    print(f'preparing needs the Python package {package}, which is missing: pip install {package}')
+    return 1
+  except ConnectionError as error:
+    print(error)
+    return 1
+  except Exception as error:  # The parent shows one line; TFDS's traceback would help nobody.
+    print(' '.join(f'{type(error).__name__}: {error}'.split())[:300])
+    return 1
+  except KeyboardInterrupt:
+    print('interrupted')
+    return 1
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main(*sys.argv[1:3]))

@@ -1,0 +1,40 @@
+"""Made-up pictures of any size, for trying a config where its data are not at hand."""
+
+import numpy as np
+
+from gen_jax.data.sources import ArraySource, content_hash, only_train
+from gen_jax.errors import UserError
+
+NUM_IMAGES = 1024
+
+
+def shapes(shape, split: str = 'train') -> ArraySource:
+  """Returns 1,024 pictures uint8 [h, w, c] of a bright disc (label 0) or square (label 1) on black.
+
+  Args:
+    shape: (h, w, c), as in config.data.shape.
+    split: only 'train' exists.
+
+  Raises:
+    UserError: `shape` is not that of an image.
+  """
+  only_train('shapes', split)
+  if len(shape) != 3:
+    raise UserError(
+      f'config.data.shape={tuple(shape)}: shapes makes images, (height, width, channels)'
+    )
+  h, w, c = shape
+  rng = np.random.RandomState(0)  # the one generator whose stream NumPy promises to keep
+  label = rng.randint(2, size=NUM_IMAGES).astype(np.int32)
+  radius = rng.uniform(0.15, 0.35, NUM_IMAGES) * min(h, w)
+  y, x = (rng.uniform(0.35, 0.65, NUM_IMAGES) * size for size in (h, w))
+  color = rng.randint(128, 256, size=(NUM_IMAGES, 1, 1, c))
+  dy = np.abs(np.arange(h)[None, :, None] + 0.5 - y[:, None, None])
+  dx = np.abs(np.arange(w)[None, None, :] + 0.5 - x[:, None, None])
+  r = radius[:, None, None]
+  inside = np.where(label[:, None, None] == 0, dy**2 + dx**2 < r**2, np.maximum(dy, dx) < r)
+  image = (inside[..., None] * color).astype(np.uint8)
+  content = content_hash(f'shapes {h}x{w}x{c} {NUM_IMAGES} v1'.encode())
+  return ArraySource(
+    'shapes', {'image': image, 'label': label}, 2, f'shapes/{split}/{NUM_IMAGES}/{content}'
+  )

@@ -1,0 +1,1 @@
+"""What diffusion models share: noise schedules, the Gaussian process, samplers."""

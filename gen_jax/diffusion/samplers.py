@@ -1,0 +1,131 @@
+"""Samplers: each turns noise into data with a function `eps(x, t)` that predicts the noise in x.
+
+All have one signature, `sampler(eps, x, rng, process, ..., keep=0) -> (x_0, kept)`: `x` is the starting noise
+[b, ...], and `kept` holds `keep` evenly spaced pictures of the way, [keep, b, ...], the last one included. The
+whole trajectory is one `lax.scan`.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gen_jax.diffusion.process import Process, at, eps_to_x0, posterior_mean
+
+
+def ancestral(
+  eps: Callable,
+  x,
+  rng,
+  process: Process,
+  *,
+  variance: str = 'large',
+  clip: bool = True,
+  keep: int = 0,
+):
+  """Ancestral sampling (Ho et al. 2020, Algorithm 2, with x_0 clipped as in the released code).
+
+  Args:
+    eps: maps x [b, ...] and t int32 [b] to the predicted noise [b, ...].
+    x: x_T, standard normal [b, ...].
+    rng: key of the noise of all steps.
+    process: tables of the T steps.
+    variance: 'large' (sigma_t^2 = beta_t) or 'small' (beta_tilde_t).
+    clip: cut the predicted x_0 to [-1, 1].
+    keep: number of intermediate pictures to return.
+  """
+  log_variance = {'large': process.log_variance_large, 'small': process.log_variance_small}[
+    variance
+  ]
+  steps = len(process.betas)
+
+  def step(x, t):
+    times = jnp.full(x.shape[0], t)
+    x_0 = eps_to_x0(process, x, times, eps(x, times))
+    if clip:
+      x_0 = jnp.clip(x_0, -1, 1)
+    mean = posterior_mean(process, x_0, x, times)
+    noise = jax.random.normal(jax.random.fold_in(rng, t), x.shape)
+    sigma = jnp.exp(0.5 * at(log_variance, times, x.ndim))
+    return mean + jnp.where(t > 0, sigma, 0) * noise
+
+  return _run(step, x, (jnp.arange(steps)[::-1],), keep)
+
+
+def ddim_times(total: int, steps: int, spacing: str) -> np.ndarray:
+  """The sub-sequence tau of time indices, ascending int32 [steps] (Song et al. 2020, appendix D.2).
+
+  'uniform' takes every (total // steps)-th index from 0; 'quadratic' squares an even grid up to
+  sqrt(0.8 total), as the released code does, and repeats small indices for many steps.
+  """
+  if spacing == 'uniform':
+    return np.arange(steps, dtype=np.int32) * (total // steps)
+  return (np.linspace(0, np.sqrt(total * 0.8), steps) ** 2).astype(np.int32)
+
+
+def ddim(
+  eps: Callable,
+  x,
+  rng,
+  process: Process,
+  *,
+  steps: int,
+  spacing: str = 'uniform',
+  eta: float = 0.0,
+  clip: bool = False,
+  keep: int = 0,
+):
+  """DDIM (Song, Meng and Ermon 2020, Eq. 12 and 16): `steps` evaluations of the net.
+
+    x_{tau-} = sqrt(alpha_bar_{tau-}) x_0 + sqrt(1 - alpha_bar_{tau-} - sigma^2) eps + sigma noise
+
+  Args:
+    eps, x, rng, process, keep: as in `ancestral`.
+    steps: length of the sub-sequence, 1..T.
+    spacing: 'uniform' or 'quadratic', see `ddim_times`.
+    eta: 0 is deterministic; 1 has the variance of the DDPM posterior.
+    clip: cut the predicted x_0 to [-1, 1] (the published numbers are without).
+  """
+  times = ddim_times(len(process.betas), steps, spacing)
+  bars = np.asarray(process.alpha_bars)[times]
+  bars_prev = np.append(np.float32(1), bars[:-1])
+
+  def step(x, inputs):
+    t, bar, bar_prev = inputs
+    noise_hat = eps(x, jnp.full(x.shape[0], t))
+    x_0 = (x - jnp.sqrt(1 - bar) * noise_hat) / jnp.sqrt(bar)
+    if clip:
+      x_0 = jnp.clip(x_0, -1, 1)
+    # Where an index repeats (quadratic spacing), bar == bar_prev and the step changes nothing.
+    sigma = eta * jnp.sqrt((1 - bar_prev) / (1 - bar) * jnp.maximum(1 - bar / bar_prev, 0))
+    direction = jnp.sqrt(jnp.maximum(1 - bar_prev - sigma**2, 0)) * noise_hat
+    return jnp.sqrt(bar_prev) * x_0 + direction, sigma
+
+  def noisy(x, inputs):
+    i, *rest = inputs
+    mean, sigma = step(x, rest)
+    return mean + sigma * jax.random.normal(jax.random.fold_in(rng, i), x.shape) if eta else mean
+
+  order = (np.arange(steps), times, bars, bars_prev)
+  return _run(noisy, x, tuple(jnp.asarray(o[::-1]) for o in order), keep)
+
+
+def _run(step, x, inputs, keep):
+  """Scans `step` over `inputs`; also returns x after `keep` evenly spaced steps."""
+  total = len(inputs[0])
+  # slots[i]: where the picture after step i goes; `keep` (out of bounds, dropped) for most.
+  slots = np.full(total, keep, np.int32)
+  if keep:
+    ends = np.round(np.linspace(total / keep, total, keep)).astype(int) - 1
+    slots[ends] = np.arange(keep)
+
+  def body(carry, scanned):
+    x, kept = carry
+    slot, inputs = scanned
+    x = step(x, inputs if len(inputs) > 1 else inputs[0])
+    return (x, kept.at[slot].set(x, mode='drop') if keep else kept), None
+
+  kept = jnp.zeros((keep, *x.shape), x.dtype)
+  (x, kept), _ = jax.lax.scan(body, (x, kept), (jnp.asarray(slots), inputs))
+  return x, kept

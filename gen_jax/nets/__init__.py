@@ -1,0 +1,85 @@
+"""Networks: Flax (linen) modules, and the one place that turns a config's net into a module.
+
+A config names a net and sets its attributes, `config.generator = dict(name='dcgan.Generator', features=64)`.
+The name is looked up in this package; a dotted path to any importable Flax module, or, in a script, the
+class itself, works as well, so that a net of your own needs no edit here.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import pkgutil
+
+import flax.linen as nn
+
+from gen_jax.errors import UserError
+
+
+def find(name, field: str = 'config.net') -> type[nn.Module]:
+  """Returns the module class that `name` stands for: 'file.Class' of this package, a dotted path, or a class.
+
+  Raises:
+    UserError: nothing importable has that name, or it is no Flax module.
+  """
+  if isinstance(name, type):
+    found = name
+  else:
+    file, _, attribute = name.rpartition('.')
+    home = __name__ if file in _files() else None
+    try:
+      found = getattr(importlib.import_module(f'{home}.{file}' if home else file), attribute)
+    except (ImportError, AttributeError, ValueError) as e:
+      near = difflib.get_close_matches(name, known(), n=1)
+      hint = (
+        f'did you mean {near[0]}?' if near else f'one of {", ".join(known())}, or a dotted path'
+      )
+      raise UserError(f'{field}.name={name!r} cannot be imported ({e}); {hint}') from e
+  if not (isinstance(found, type) and issubclass(found, nn.Module)):
+    raise UserError(f'{field}.name={name!r} is no subclass of flax.linen.Module')
+  return found
+
+
+def make(spec, field: str = 'config.net', **offered) -> nn.Module:
+  """Builds the module of `spec`, a mapping with `name` and the module's attributes.
+
+  Args:
+    spec: a config's net group.
+    field: the group's dotted name, for messages.
+    **offered: attributes that a system sets on modules that declare them (`shape`, `axis_name`), and leaves
+      out on the others. The spec wins over an offer.
+
+  Raises:
+    UserError: unknown name, unknown attribute, or a value that the module refuses.
+  """
+  attributes = {k: v for k, v in spec.items() if k != 'name'}
+  module = find(spec['name'], field)
+  names = [f.name for f in dataclasses.fields(module) if f.name not in ('parent', 'name')]
+  for attribute in attributes:
+    if attribute not in names:
+      near = difflib.get_close_matches(attribute, names, n=1)
+      hint = f'did you mean {field}.{near[0]}?' if near else f'it has {", ".join(names)}'
+      raise UserError(f'{field}.{attribute} is no attribute of {spec["name"]}; {hint}')
+  offered = {k: v for k, v in offered.items() if k in names}
+  try:
+    return module(**(offered | attributes))
+  except TypeError as e:
+    raise UserError(f'{field}: {spec["name"]} cannot be built ({e})') from e
+
+
+def _files() -> list[str]:
+  return [m.name for m in pkgutil.iter_modules(__path__)]
+
+
+def known() -> list[str]:
+  """The nets of this package, as 'file.Class'."""
+  names = []
+  for file in _files():
+    module = importlib.import_module(f'{__name__}.{file}')
+    names += [
+      f'{file}.{name}'
+      for name, value in vars(module).items()
+      if isinstance(value, type)
+      and issubclass(value, nn.Module)
+      and value.__module__ == module.__name__
+    ]
+  return names

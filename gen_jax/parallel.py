@@ -1,0 +1,85 @@
+"""Devices: how many, what lies where, and how a step is compiled for them."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from gen_jax.errors import UserError
+
+AXIS = 'data'
+
+
+def make_mesh(config) -> Mesh:
+  """A mesh with the axis `data` over config.parallel.data devices (None: all).
+
+  Raises:
+    UserError: there are fewer devices.
+  """
+  devices = jax.devices()
+  wanted = config.parallel.data or len(devices)
+  if wanted > len(devices):
+    raise UserError(
+      f'config.parallel.data={wanted} but this machine has {len(devices)} {devices[0].platform} '
+      f'device(s); at most {len(devices)} is possible'
+    )
+  return jax.make_mesh(
+    (wanted,), (AXIS,), devices=devices[:wanted], axis_types=(jax.sharding.AxisType.Auto,)
+  )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """Every device holds the whole array."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def by_rows(mesh: Mesh, *, minibatches: bool = False) -> NamedSharding:
+  """The batch axis, the first or, after a minibatch axis, the second, is spread over the devices."""
+  return NamedSharding(mesh, PartitionSpec(None, AXIS) if minibatches else PartitionSpec(AXIS))
+
+
+def compile_once(f: Callable, mesh: Mesh) -> Callable:
+  """Compiles a function that runs once, such as an initialiser; its result is whole on every device.
+
+  On CPU it is compiled quickly rather than well: with full optimisation the random draws of a U-Net's
+  parameters take longer to compile than its whole training step.
+  """
+  cpu = mesh.devices.flat[0].platform == 'cpu'
+  options = {'xla_backend_optimization_level': 0} if cpu else None
+  return jax.jit(f, out_shardings=replicated(mesh), compiler_options=options)
+
+
+def compile_step(step: Callable, mesh: Mesh, *, mode: str, minibatches: bool) -> Callable:
+  """Compiles `step(state, fed, resident, rng, *, axis_name) -> (state, metrics)` for the mesh.
+
+  Args:
+    step: pure; `state` is donated, `fed` has the global batch, `resident` and `rng` are whole everywhere.
+    mesh: where to run.
+    mode: 'jit', one program on global arrays, or 'pmap', one program per device on its own rows.
+    minibatches: leaves of `fed` have a minibatch axis before the batch axis.
+  """
+  if mode == 'jit':
+    whole, rows = replicated(mesh), by_rows(mesh, minibatches=minibatches)
+    return jax.jit(
+      functools.partial(step, axis_name=None),
+      in_shardings=(whole, rows, whole, whole),
+      out_shardings=whole,
+      donate_argnums=0,
+    )
+
+  axis = 1 if minibatches else 0
+  devices = mesh.size
+  mapped = jax.pmap(
+    functools.partial(step, axis_name=AXIS),
+    axis_name=AXIS,
+    in_axes=(None, axis, None, None),
+    out_axes=(None, None),
+    devices=list(mesh.devices.flat),
+  )
+
+  def split(leaf):
+    rows = leaf.shape[axis] // devices
+    return leaf.reshape(*leaf.shape[:axis], devices, rows, *leaf.shape[axis + 1 :])
+
+  return lambda state, fed, resident, rng: mapped(state, jax.tree.map(split, fed), resident, rng)

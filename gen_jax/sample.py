@@ -1,0 +1,118 @@
+"""Pictures from a trained state: `run(config, workdir)`, and what the training loop draws on its way."""
+
+import jax
+import numpy as np
+import tqdm
+
+from gen_jax import checkpoint, contract, data, writers
+from gen_jax import config as configs
+from gen_jax.errors import UserError
+from gen_jax.workdir import Workdir
+
+
+def make_sampler(config, system):
+  """Returns `draw(state, rng, n, stop=None) -> {name: numpy array}`, which draws n examples in batches.
+
+  Every batch has config.sample.batch_size rows, so that one program serves all and batch statistics, where a net
+  uses them, are those of a whole batch. With `stop` (a `signals.Stop`), None comes back when a stop is requested.
+  """
+  size = config.sample.batch_size
+  sample = jax.jit(lambda state, batch, rng: system.sample(state, batch, rng, config=config))
+
+  def draw(state, rng, n, stop=None):
+    parts = []
+    for i in tqdm.trange(-(-n // size), desc='samples', disable=stop is not None or n <= size):
+      batch = contract.conditions(config, size)
+      made = sample(state, batch, jax.random.fold_in(rng, i))
+      if stop is not None and not stop.wait_ready(made):
+        return None
+      parts.append(jax.device_get(made))
+    # 'trajectory' is [steps, n, ...], everything else [n, ...].
+    axes = {name: int(name == 'trajectory') for name in parts[0]}
+    joined = {name: np.concatenate([p[name] for p in parts], axes[name]) for name in parts[0]}
+    return {name: np.take(value, range(n), axes[name]) for name, value in joined.items()}
+
+  return draw
+
+
+def write(writer, step: int, made: dict, source):
+  """Writes a picture of drawn examples through `Writers`; returns its path.
+
+  Images become a grid, two-dimensional points a plot over real ones from `source`.
+  """
+  image = made['image']
+  if image.ndim == 2:
+    path = writer.image_path(step, 'samples')
+    writers.scatter_plot(_points(source, len(image)), image, path)
+    return writer.image(step, 'samples', path)
+  if 'trajectory' in made:
+    writer.image(step, 'trajectory', _trajectory_grid(made))
+  return writer.image(step, 'samples', writers.image_grid(image))
+
+
+def _points(source, n: int) -> np.ndarray:
+  """The first n examples of a source of points."""
+  return source.read(range(min(n, len(source))))['image']
+
+
+def _trajectory_grid(made) -> np.ndarray:
+  """A grid with one row for each of the first 8 examples, from noise to data."""
+  rows = np.swapaxes(made['trajectory'], 0, 1)[:8]  # [8, steps, h, w, c]
+  return writers.image_grid(rows.reshape(-1, *rows.shape[2:]), columns=rows.shape[1])
+
+
+def run(config, workdir, step: int | None = None) -> int:
+  """Draws config.sample.num_images examples from a run, finished or not, and writes them as PNG files.
+
+  They go to `samples/step_<step>_seed_<config.sample.seed>/` in the workdir: one file each, a grid, and for
+  two-dimensional points a plot and `points.npy`.
+
+  Args:
+    config: checked config; it may differ from the run's in fields that are safe to change (`sample.*`).
+    workdir: folder of the run.
+    step: which checkpoint; None: the newest that is intact.
+
+  Returns:
+    The exit status, 0.
+
+  Raises:
+    UserError: no checkpoint, or one of another config.
+  """
+  system = contract.check(config)
+  folder = Workdir(workdir)
+  saver = checkpoint.Checkpointer(
+    folder.checkpoints, config=configs.to_dict(config), data_fingerprint='', keep=1
+  )
+  try:
+    manifest = saver.latest(step)
+    if manifest is None:
+      raise UserError(
+        f'no checkpoint in {folder.checkpoints}; train first, or give another --workdir'
+      )
+    configs.check_resumable(manifest.config, configs.to_dict(config), folder.path)
+    state = saver.restore(manifest, contract.abstract_state(config, system))
+  finally:
+    saver.close()
+
+  n, seed = config.sample.num_images, config.sample.seed
+  draw = make_sampler(config, system)
+  made = draw(state, jax.random.key(seed), n)
+  out = folder.samples / f'step_{manifest.step:07d}_seed_{seed}'
+  try:
+    out.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(f'{out} cannot be written: {error.strerror}') from error
+  image = made['image']
+  if image.ndim == 2:
+    np.save(out / 'points.npy', image)
+    real = _points(data.open_source(config), n)
+    writers.scatter_plot(real, image, out / 'plot.png')
+    print(out / 'plot.png')
+    return 0
+  for i in range(n):
+    writers.save_png(out / f'{i:05d}.png', writers.to_pixels(image[i]))
+  writers.save_png(out / 'grid.png', writers.image_grid(image[:256]))
+  if 'trajectory' in made:
+    writers.save_png(out / 'trajectory.png', _trajectory_grid(made))
+  print(out / 'grid.png')
+  return 0

@@ -1,0 +1,119 @@
+"""Players: a network's parameters with all that training them needs, and the one place that updates them."""
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+
+from gen_jax import config as rules
+
+
+@flax.struct.dataclass
+class Player:
+  """One network in training: `G`, `D`, or the single `net` of a diffusion model."""
+
+  params: Any
+  stats: Any  # Flax's `batch_stats`; an empty dict without batch norm
+  opt_state: Any
+  ema: Any = None  # exponential moving average of params; None when none is kept
+
+  def variables(self, params=None) -> dict:
+    """Flax variables with these statistics, and `params` in place of the player's own where given."""
+    return {'params': self.params if params is None else params, 'batch_stats': self.stats}
+
+
+# One optimiser as a config writes it; a system puts these under `optim`, or `optim.G` and `optim.D`.
+OPTIMIZER = {
+  'lr': rules.number(above=0),  # learning rate of Adam
+  'b1': rules.number(low=0, below=1),  # decay of Adam's first moment
+  'b2': rules.number(low=0, below=1),  # decay of Adam's second moment
+  'eps': rules.number(above=0),  # added to the root of the second moment
+  'warmup_steps': rules.integer(low=0),  # the rate grows linearly to lr over so many steps
+  'decay_steps': rules.integer(
+    low=1, optional=True
+  ),  # then falls linearly to 0 at this step; None: never
+  'l2': rules.number(low=0),  # added to the gradient as l2 * params (not decoupled)
+  'clip_norm': rules.number(
+    above=0, optional=True
+  ),  # global norm that gradients are cut to; None: never
+}
+
+
+def make_optimizer(config) -> optax.GradientTransformation:
+  """Adam with warm-up, linear decay, L2 and clipping, as the group `OPTIMIZER` describes."""
+
+  def rate(step):
+    factor = jnp.minimum((step + 1) / max(config.warmup_steps, 1), 1)
+    if config.decay_steps is not None:
+      factor *= jnp.maximum(0, 1 - step / config.decay_steps)
+    return config.lr * factor
+
+  constant = config.warmup_steps == 0 and config.decay_steps is None
+  return optax.chain(
+    optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm),
+    optax.add_decayed_weights(config.l2) if config.l2 else optax.identity(),
+    optax.adam(config.lr if constant else rate, config.b1, config.b2, config.eps),
+  )
+
+
+def init_player(variables, optimizer, *, ema: bool = False) -> Player:
+  """A player from Flax's initial variables (`params` and, with batch norm, `batch_stats`)."""
+  params = variables['params']
+  return Player(
+    params=params,
+    stats=variables.get('batch_stats', {}),
+    opt_state=optimizer.init(params),
+    # A copy: the step donates its state, and one buffer cannot be donated twice.
+    ema=jax.tree.map(jnp.copy, params) if ema else None,
+  )
+
+
+def apply_gradients(player, grads, optimizer, *, stats=None, ema_decay=None, axis_name=None):
+  """One update of a player: gradients averaged over devices, optimiser, moving average.
+
+  Args:
+    player: the `Player` to update.
+    grads: gradients of its loss, shaped like `player.params`.
+    optimizer: the transformation whose state the player holds.
+    stats: new batch statistics; None keeps the old ones.
+    ema_decay: decay of the moving average (scalar, may be traced); it sees the new parameters.
+    axis_name: the `pmap` axis to average over; under `jit` the loss is a global mean already.
+
+  Returns:
+    The new player, and the global norm of the averaged gradient (before any clipping), float32.
+  """
+  if axis_name is not None:
+    grads = jax.lax.pmean(grads, axis_name)
+  updates, opt_state = optimizer.update(grads, player.opt_state, player.params)
+  params = optax.apply_updates(player.params, updates)
+  ema = player.ema
+  if ema is not None:
+    ema = optax.incremental_update(params, ema, 1 - ema_decay)
+  new = player.replace(
+    params=params,
+    stats=player.stats if stats is None else stats,
+    opt_state=opt_state,
+    ema=ema,
+  )
+  return new, optax.tree.norm(grads)
+
+
+def average(metrics: dict, axis_name) -> dict:
+  """Means of a step's metrics over the `pmap` axis (unchanged without one)."""
+  return metrics if axis_name is None else jax.lax.pmean(metrics, axis_name)
+
+
+def step_keys(rng, step, *names: str) -> dict:
+  """One key per use, `{name: key}`, for a step: `fold_in(rng, step)`, split once.
+
+  `rng` is the constant run key; the keys are the same on every device, see `gen_jax.draws`.
+  """
+  keys = jax.random.split(jax.random.fold_in(rng, step), len(names))
+  return {name: keys[i] for i, name in enumerate(names)}
+
+
+def batch_size(batch) -> int:
+  """Number of rows of a batch without minibatch axis."""
+  return jax.tree.leaves(batch)[0].shape[0]

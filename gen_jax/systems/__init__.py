@@ -1,0 +1,26 @@
+"""One file per generative system; `config.system` names the file."""
+
+import importlib
+import pkgutil
+from types import ModuleType
+
+from gen_jax.config import did_you_mean
+from gen_jax.errors import UserError
+
+
+def names() -> list[str]:
+  """Returns the systems there are, in alphabetical order, without importing them."""
+  return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def find_system(name: str) -> ModuleType:
+  """Imports the module of a system.
+
+  Raises:
+    UserError: there is no system of this name.
+  """
+  known = names()
+  if name not in known:
+    hint = did_you_mean(str(name), known)
+    raise UserError(f'config.system={name!r}: one of {", ".join(known)} is needed{hint}')
+  return importlib.import_module(f'{__name__}.{name}')

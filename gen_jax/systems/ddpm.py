@@ -1,0 +1,179 @@
+r"""Denoising diffusion probabilistic models (Ho, Jain and Abbeel 2020, arXiv 2006.11239).
+
+Data are destroyed by noise in T small steps, x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps (Eq. 4), and a
+net learns to undo a step. Writing its mean through a prediction of eps turns the variational bound, less its weights,
+into (Eq. 14, Algorithm 1)
+
+    L_simple = E_{t, x_0, eps} || eps - eps_theta(sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps, t) ||^2
+
+Sampling runs the learned steps from pure noise (Algorithm 2), or fewer of them, without or with less noise (DDIM:
+Song, Meng and Ermon 2020, arXiv 2010.02502). The process and both samplers stand in gen_jax.diffusion.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gen_jax import config as rules
+from gen_jax import draws, nets
+from gen_jax.diffusion import samplers
+from gen_jax.diffusion.process import Process, make_betas, make_process, q_sample
+from gen_jax.errors import UserError
+from gen_jax.state import (
+  OPTIMIZER,
+  Player,
+  apply_gradients,
+  average,
+  batch_size,
+  init_player,
+  make_optimizer,
+  step_keys,
+)
+
+FIELDS = {
+  'net': rules.NET,
+  'diffusion.steps': rules.integer(low=1),  # T
+  'diffusion.schedule': rules.one_of('linear', 'cosine'),
+  'diffusion.beta_min': rules.number(above=0, below=1),  # of the linear schedule
+  'diffusion.beta_max': rules.number(above=0, below=1),
+  'ema_decay': rules.number(low=0, below=1),
+  **{f'optim.{name}': field for name, field in OPTIMIZER.items()},
+  'sample.sampler': rules.one_of('ancestral', 'ddim'),
+  'sample.variance': rules.one_of('large', 'small'),  # of the ancestral sampler
+  'sample.steps': rules.integer(low=1),  # of DDIM
+  'sample.spacing': rules.one_of('uniform', 'quadratic'),  # of DDIM
+  'sample.eta': rules.number(low=0, high=1),  # of DDIM: 0 deterministic, 1 as random as DDPM
+  'sample.clip': rules.one_of(True, False),  # cut the predicted x_0 to [-1, 1]
+  'sample.intermediates': rules.integer(low=0),  # pictures of the way to return
+  'sample.weights': rules.one_of('ema', 'raw'),
+}
+
+
+@flax.struct.dataclass
+class State:
+  """Everything that a step changes."""
+
+  step: jax.Array  # int32
+  net: Player
+
+
+class Model(NamedTuple):
+  """The module, optimiser and process of a config."""
+
+  net: nn.Module
+  optimizer: Any
+  process: Process
+
+
+def build(config, axis_name=None) -> Model:
+  """Module, optimiser and tables; cheap, so it is done anew in every trace."""
+  return Model(
+    net=nets.make(config.net, 'config.net', shape=config.data.shape, axis_name=axis_name),
+    optimizer=make_optimizer(config.optim),
+    process=make_process(make_betas(config)),
+  )
+
+
+def check(config) -> None:
+  """Checks what no single field shows.
+
+  Raises:
+    UserError: more sampling steps than the process has, or a conditional net for data without labels.
+  """
+  steps, total = config.sample.steps, config.diffusion.steps
+  if steps > total:
+    raise UserError(
+      f'config.sample.steps={steps}: at most config.diffusion.steps={total} is possible'
+    )
+  classes = config.net.get('num_classes')
+  if classes is not None and classes != config.data.num_classes:
+    raise UserError(
+      f'config.net.num_classes={classes} but config.data.num_classes={config.data.num_classes}; '
+      'they must be equal, or config.net.num_classes None'
+    )
+
+
+def loss_fn(params, x_0, label, t, eps, key, *, model, config):
+  """L_simple: x_0 and eps float32 [b, ...], t int32 [b]; the mean over all dimensions, then over examples."""
+  x_t = q_sample(model.process, x_0, t, eps)
+  eps_hat = model.net.apply({'params': params}, x_t, t, label, train=True, rngs={'dropout': key})
+  loss = jnp.mean((eps - eps_hat) ** 2)
+  return loss, {'net/loss': loss}
+
+
+# --- The contract -----------------------------------------------------------------------------------
+
+
+def init_state(rng, batch, *, config) -> State:
+  """A fresh net for data like batch['image'] [b, ...]."""
+  model = build(config)
+  one = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype), dict(batch))
+  t = jnp.zeros((1,), jnp.int32)
+  variables = model.net.init(rng, one['image'], t, one.get('label'), train=False)
+  return State(step=jnp.zeros((), jnp.int32), net=init_player(variables, model.optimizer, ema=True))
+
+
+def train_step(state, batch, rng, *, config, axis_name=None):
+  """Algorithm 1: one gradient step on L_simple.
+
+  Args:
+    state: the `State`.
+    batch: `image` float32 [b, ...] in [-1, 1]; `label` int32 [b] where the net is conditional.
+    rng: the constant run key; the step number is folded in here.
+    config: hashable config with the groups of `FIELDS`.
+    axis_name: `pmap` axis, or None.
+
+  Returns:
+    The new state, and metrics, float32 scalars: the loss and the gradient norm (before clipping).
+  """
+  model = build(config, axis_name)
+  keys = step_keys(rng, state.step, 't', 'eps', 'dropout')
+  x_0 = batch['image']
+  t = draws.integers(keys['t'], (len(x_0),), 0, config.diffusion.steps, axis_name)
+  eps = draws.normal(keys['eps'], x_0.shape, axis_name)
+  (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+    state.net.params,
+    x_0,
+    batch.get('label'),
+    t,
+    eps,
+    keys['dropout'],
+    model=model,
+    config=config,
+  )
+  # The first average is the first set of trained parameters, not the initial ones, as in the released code.
+  decay = jnp.where(state.step == 0, 0.0, config.ema_decay)
+  net, norm = apply_gradients(
+    state.net, grads, model.optimizer, ema_decay=decay, axis_name=axis_name
+  )
+  metrics |= {'net/grad_norm': norm}
+  return State(state.step + 1, net), average(metrics, axis_name)
+
+
+def sample(state, batch, rng, *, config) -> dict:
+  """Generated examples, one for each row of `batch`, by the sampler that `config.sample` names.
+
+  Returns:
+    {'image': float32 [n, ...] in [-1, 1]}, and with config.sample.intermediates = m also 'trajectory' [m, n, ...],
+    evenly spaced pictures from noise to data.
+  """
+  model = build(config)
+  params = state.net.ema if config.sample.weights == 'ema' else state.net.params
+  noise_key, steps_key = jax.random.split(rng)
+  x = draws.normal(noise_key, (batch_size(batch), *config.data.shape))
+
+  def eps(x, t):
+    return model.net.apply({'params': params}, x, t, batch.get('label'), train=False)
+
+  c = config.sample
+  sampler = {
+    'ancestral': functools.partial(samplers.ancestral, variance=c.variance),
+    'ddim': functools.partial(samplers.ddim, steps=c.steps, spacing=c.spacing, eta=c.eta),
+  }[c.sampler]
+  x, kept = sampler(eps, x, steps_key, model.process, clip=c.clip, keep=c.intermediates)
+  images = {'image': jnp.clip(x, -1, 1)}
+  return images | {'trajectory': jnp.clip(kept, -1, 1)} if c.intermediates else images

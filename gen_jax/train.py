@@ -1,0 +1,184 @@
+"""The loop that trains every system: `run(config, workdir)`.
+
+It restores the run in the workdir or starts one, compiles the step, and then steps, logs, samples and saves,
+each on its own cadence, the last step always included. It knows systems by their contract only (gen_jax.contract).
+"""
+
+import logging
+import math
+import sys
+import time
+
+import jax
+
+from gen_jax import checkpoint, contract, data, parallel, signals, writers
+from gen_jax import config as configs
+from gen_jax import sample as sampling
+from gen_jax.errors import UserError
+from gen_jax.workdir import open_workdir
+
+
+class Diverged(Exception):
+  """A loss or a gradient norm is not finite; the message says which, of which net, and when."""
+
+
+def run(config, workdir) -> int:
+  """Trains until config.train.steps, or until a signal; going on where the run in `workdir` stopped.
+
+  Args:
+    config: checked config (`gen_jax.config.check`).
+    workdir: folder of the run; made if need be.
+
+  Returns:
+    0: finished. 1: stopped by a loss that is not finite. 128 + n: saved and stopped by signal n.
+
+  Raises:
+    UserError: something in the config, the data or the workdir has to be put right first.
+  """
+  logging.basicConfig(format='%(message)s', level=logging.WARNING)
+  system = contract.check(config)
+  with open_workdir(workdir) as folder, signals.Stop() as stop:
+    source = data.open_source(config)
+    saver = checkpoint.Checkpointer(
+      folder.checkpoints,
+      config=configs.to_dict(config),
+      data_fingerprint=source.fingerprint,
+      keep=config.train.keep_checkpoints,
+    )
+    try:
+      return _train(config, system, source, folder, saver, stop)
+    except Diverged as error:
+      print(f'error: {error}', file=sys.stderr)
+      return 1
+    finally:
+      saver.close()
+
+
+def itstime(step: int, every: int, total: int) -> bool:
+  """Whether a cadence of `every` steps is due after `step` of `total` steps; the last one always is."""
+  return step % every == 0 or step == total
+
+
+def _train(config, system, source, folder, saver, stop) -> int:
+  started = time.monotonic()
+  k = contract.minibatches(config, system)
+  total = config.train.steps
+  batches = data.Batches(source, config, minibatches=k)
+  mesh = parallel.make_mesh(config)
+  whole = parallel.replicated(mesh)
+  # The run key is constant: a step folds its own number in, so that resuming needs no saved key.
+  init_key, data_key, step_key, sample_key = jax.random.split(jax.random.key(config.seed), 4)
+
+  def init(fed, resident):
+    batch = data.finish(resident, fed, jax.random.fold_in(data_key, 0), config=config)
+    return system.init_state(init_key, batch, config=config)
+
+  def step(state, fed, resident, keys, *, axis_name):
+    key = jax.random.fold_in(keys['data'], state.step)
+    batch = data.finish(resident, fed, key, config=config, axis_name=axis_name)
+    return system.train_step(state, batch, keys['step'], config=config, axis_name=axis_name)
+
+  # Restore or initialise.
+  resident = jax.device_put(batches.resident, whole)
+  manifest = saver.latest()
+  init = parallel.compile_once(init, mesh)
+  if manifest is None:
+    start, state = 0, init(batches.fed(0), resident)
+  else:
+    start = manifest.step
+    configs.check_resumable(manifest.config, configs.to_dict(config), folder.path)
+    if manifest.data_fingerprint != source.fingerprint:
+      raise UserError(
+        f'config.data: the run in {folder.path} was trained on {manifest.data_fingerprint}, now the data are '
+        f'{source.fingerprint}; give it the same data or choose another --workdir'
+      )
+    target = jax.eval_shape(init, batches.fed(0), resident)
+    target = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), target
+    )
+    state = saver.restore(manifest, target)
+  if start >= total:
+    print(
+      f'{folder.path} is finished: step {start} of {total}; pictures in {folder.samples}. '
+      f'A larger --config.train.steps goes on.'
+    )
+    return 0
+  folder.write_config(configs.to_dict(config))
+  if start:
+    print(f'{folder.path}: going on from step {start} of {total}', file=sys.stderr)
+
+  keys = {'data': data_key, 'step': step_key}
+  step = parallel.compile_step(step, mesh, mode=config.parallel.mode, minibatches=k is not None)
+  draw = sampling.make_sampler(config, system)
+  writer = writers.Writers(
+    folder,
+    total_steps=total,
+    images_per_step=config.train.batch_size * (k or 1),
+    start_step=start,
+  )
+  picture = None
+
+  def settle(done, metrics):
+    """Waits for the metrics of step `done`, stops the run if one is not finite, logs them if it is time."""
+    metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    for name, value in metrics.items():
+      if not math.isfinite(value):
+        net, _, what = name.partition('/')
+        last = saver.steps()
+        saved = f'step {last[-1]} is saved' if last else 'nothing is saved yet'
+        raise Diverged(
+          f'{what} of {net} is {value} at step {done}: training has diverged and is stopped ({saved} in '
+          f'{folder.path}); a smaller learning rate is the usual cure'
+        )
+    if itstime(done, config.train.log_steps, total):
+      writer.scalars(done, metrics)
+    if done == start + 1 or itstime(done, config.train.log_steps, total):
+      writer.progress(done, metrics)
+    return metrics
+
+  def save(done, state):
+    try:
+      saver.save(done, state)
+    except ValueError as error:  # names the leaf that is not finite
+      raise Diverged(f'after step {done} the state cannot be saved: {error}') from error
+
+  feed = batches.iterate(start)
+  try:
+    pending = None
+    for done, fed in zip(range(start + 1, total + 1), feed, strict=False):
+      state, metrics = step(state, fed, resident, keys)
+      # The metrics of the step before are fetched while this one runs.
+      if pending is not None:
+        settle(*pending)
+      pending = (done, metrics)
+      if done == start + 1:
+        settle(*pending)
+        pending = None
+        print(f'first step after {time.monotonic() - started:.1f} s', file=sys.stderr)
+
+      saves = itstime(done, config.train.checkpoint_steps, total)
+      shows = itstime(done, config.train.sample_steps, total)
+      if (saves or shows) and pending is not None:
+        settle(*pending)
+        pending = None
+      if saves:
+        save(done, state)
+      if shows:
+        images = draw(state, sample_key, config.sample.num_images, stop)
+        if images is not None:
+          picture = sampling.write(writer, done, images, source)
+      # The stop may have come in any line above: this step is done, and no later one starts.
+      if stop.requested is not None:
+        if pending is not None:
+          settle(*pending)
+        save(done, state)
+        saver.wait()
+        print(f'{folder.path}: saved at step {done} of {total}', file=sys.stderr)
+        return 128 + stop.requested
+    saver.wait()
+  finally:
+    if hasattr(feed, 'close'):
+      feed.close()
+    writer.close()
+  print(f'{folder.path} is finished after {total} steps; pictures: {picture}')
+  return 0

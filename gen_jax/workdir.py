@@ -1,0 +1,130 @@
+"""The folder of one run: who may write to it, and where things are in it."""
+
+import contextlib
+import datetime
+import fcntl
+import json
+import logging
+import os
+import pathlib
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+
+from gen_jax.errors import UserError
+
+# A killed process may need a moment to let go (device memory is freed first), and the winner of a
+# race needs one to write its name, so the lock is tried for a while before the run is refused.
+LOCK_SECONDS = 1.0
+_log = logging.getLogger(__name__)
+
+
+def sync_directory(path) -> None:
+  """Makes renames and new names in directory `path` durable."""
+  fd = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(fd)
+  finally:
+    os.close(fd)
+
+
+def write_atomic(path, data: bytes) -> None:
+  """Replaces file `path` by `data`; a crash leaves all of the old bytes or all of the new."""
+  path = pathlib.Path(path)
+  temporary = path.with_name(f'.tmp-{path.name}')
+  with open(temporary, 'wb') as file:
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(temporary, path)
+  sync_directory(path.parent)
+
+
+class Workdir:
+  """Where the files of a run are. Making one touches no disk."""
+
+  def __init__(self, path):
+    self.path = pathlib.Path(path)
+    self.config = self.path / 'config.json'
+    self.checkpoints = self.path / 'checkpoints'
+    self.samples = self.path / 'samples'
+    self.metrics = self.path / 'metrics.jsonl'
+    self.tensorboard = self.path / 'tensorboard'
+    self.lock = self.path / '.lock'
+
+  def write_config(self, config: Mapping) -> None:
+    """Writes the resolved config, a plain dict, to `config.json`."""
+    write_atomic(self.config, (json.dumps(config, indent=2) + '\n').encode())
+
+
+@contextlib.contextmanager
+def open_workdir(path) -> Iterator[Workdir]:
+  """Makes the folder `path` and holds it for this process until the block ends.
+
+  The kernel lets go of the lock when the process dies, however it dies.
+
+  Raises:
+    UserError: the folder cannot be made or written, or another process holds it.
+  """
+  workdir = Workdir(path)
+  with contextlib.ExitStack() as stack:
+    try:
+      workdir.path.mkdir(parents=True, exist_ok=True)
+      # An old lock file would open even where no new file can be made.
+      tempfile.TemporaryFile(dir=workdir.path).close()
+      lock = stack.enter_context(open(workdir.lock, 'a+'))
+    except (OSError, ValueError) as error:
+      reason = getattr(error, 'strerror', None) or error
+      raise UserError(
+        f'workdir {str(path)!r} cannot be written: {reason}; choose another --workdir'
+      ) from error
+    _acquire(lock, path)
+    try:
+      owner = dict(
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        since=datetime.datetime.now().astimezone().isoformat(' ', 'seconds'),
+      )
+      _rewrite(lock, json.dumps(owner))
+    except OSError as error:
+      raise UserError(f'{workdir.lock} cannot be written: {error.strerror}') from error
+    try:
+      yield workdir
+    finally:
+      # The next holder must not be announced by the name of this one.
+      with contextlib.suppress(OSError):
+        _rewrite(lock, '')
+
+
+def _acquire(lock, path) -> None:
+  deadline = time.monotonic() + LOCK_SECONDS
+  while True:
+    try:
+      return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      if time.monotonic() < deadline:
+        time.sleep(0.05)
+        continue
+      raise UserError(
+        f'workdir {path} is in use by {_owner(lock)}; stop it or choose another --workdir'
+      ) from None
+    except OSError as error:
+      _log.warning('no lock on workdir %s (%s): let no other run write to it', path, error.strerror)
+      return None
+
+
+def _owner(lock) -> str:
+  try:
+    lock.seek(0)
+    owner = json.loads(lock.read())
+    return f'process {owner["pid"]} on host {owner["host"]} since {owner["since"]}'
+  except (ValueError, KeyError, TypeError):
+    return 'another process'
+
+
+def _rewrite(file, text: str) -> None:
+  file.seek(0)
+  file.truncate()
+  file.write(text)
+  file.flush()

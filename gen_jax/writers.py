@@ -1,0 +1,256 @@
+"""What a run writes for people: metrics, pictures, progress."""
+
+import io
+import json
+import logging
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Mapping
+
+import numpy as np
+import tensorboardX
+import tqdm
+from PIL import Image
+
+from gen_jax.workdir import Workdir, write_atomic
+
+READABLE_PIXELS = 48
+_log = logging.getLogger(__name__)
+
+
+class Writers:
+  """The outputs of a run: `metrics.jsonl`, TensorBoard, `samples/`, and progress on stderr.
+
+  A run that resumes at `start_step` first forgets what a killed run wrote about later steps, so
+  that an interrupted run leaves the same metrics as one that was never stopped.
+
+  Args:
+    workdir: a `Workdir` whose folder exists.
+    total_steps: the step at which the run ends.
+    images_per_step: size of the global batch.
+    start_step: number of steps done before, 0 for a fresh run.
+    process_is_primary: False makes every method do nothing (one host of several writes).
+  """
+
+  def __init__(
+    self,
+    workdir: Workdir,
+    *,
+    total_steps: int,
+    images_per_step: int,
+    start_step: int,
+    process_is_primary: bool = True,
+  ):
+    self._workdir = workdir
+    self._primary = process_is_primary
+    self._total_steps = total_steps
+    self._images_per_step = images_per_step
+    self._bar = None
+    if not self._primary:
+      return
+    workdir.samples.mkdir(exist_ok=True)
+    _forget(workdir.metrics, start_step)
+    self._metrics = open(workdir.metrics, 'a', encoding='utf-8')
+    # TensorBoard hides what earlier event files say about this step and later ones.
+    self._board = tensorboardX.SummaryWriter(str(workdir.tensorboard), purge_step=start_step + 1)
+    if _has_terminal():
+      self._bar = tqdm.tqdm(
+        total=total_steps,
+        initial=start_step,
+        file=sys.stderr,
+        dynamic_ncols=True,
+        bar_format='{n_fmt}/{total_fmt} |{bar}| {postfix}',
+      )
+    self._first = None
+    self._last = (start_step, time.monotonic())
+
+  def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    """Writes one line of `metrics.jsonl` and one point per value to TensorBoard.
+
+    NaN and infinity, which JSON does not have, become null.
+    """
+    if not self._primary:
+      return
+    values = {name: float(value) for name, value in values.items()}
+    line = dict(step=step, time=time.time())
+    line |= {name: value if math.isfinite(value) else None for name, value in values.items()}
+    self._metrics.write(json.dumps(line, allow_nan=False) + '\n')
+    self._metrics.flush()
+    for name, value in values.items():
+      self._board.add_scalar(name, value, step)
+
+  def progress(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Shows step, images per second, losses and time left: a bar on a terminal, else one line.
+
+    Call it on the log cadence, and once when the first step is done: the time of that first call
+    holds the compilation and is left out of the rates that follow.
+    """
+    if not self._primary:
+      return
+    now = time.monotonic()
+    last_step, last_time = self._last
+    first_step, first_time = self._first or self._last
+    rate = (step - last_step) * self._images_per_step / max(now - last_time, 1e-9)
+    left = (now - first_time) / max(step - first_step, 1) * (self._total_steps - step)
+    self._last = (step, now)
+    self._first = self._first or self._last
+    losses = [f'{name} {float(metrics[name]):.4g}' for name in metrics if 'loss' in name][:4]
+    text = '  '.join([f'{rate:.1f} img/s', *losses, f'left {_clock(left)}'])
+    if self._bar is None:
+      print(f'step {step}/{self._total_steps}  {text}', file=sys.stderr, flush=True)
+    else:
+      self._bar.n = step
+      self._bar.set_postfix_str(text, refresh=False)
+      self._bar.refresh()
+
+  def image_path(self, step: int, name: str) -> pathlib.Path:
+    """Where the picture `name` of `step` belongs."""
+    return self._workdir.samples / f'{step:07d}_{name.replace("/", "_")}.png'
+
+  def image(self, step: int, name: str, picture) -> pathlib.Path:
+    """Writes a picture to `samples/` and to TensorBoard; returns its path.
+
+    Args:
+      step: number of finished steps.
+      name: what it shows, e.g. 'samples'.
+      picture: uint8 [h, w, c] with c = 1 or 3, or the path of a PNG.
+    """
+    path = self.image_path(step, name)
+    if not self._primary:
+      return path
+    if isinstance(picture, str | os.PathLike):
+      with Image.open(picture, formats=('PNG',)) as file:
+        picture, source = np.asarray(file.convert('RGB')), pathlib.Path(picture)
+      if source != path:
+        write_atomic(path, source.read_bytes())
+    else:
+      save_png(path, picture)
+    self._board.add_image(name, picture, step, dataformats='HWC')
+    return path
+
+  def close(self) -> None:
+    """Flushes everything."""
+    if not self._primary:
+      return
+    if self._bar is not None:
+      self._bar.close()
+    self._metrics.close()
+    self._board.close()
+
+
+def to_pixels(images) -> np.ndarray:
+  """Float [-1, 1] to uint8 of the same shape, the inverse of v / 127.5 - 1; the rest is clipped.
+
+  Raises:
+    ValueError: there is a NaN.
+  """
+  images = np.asarray(images, np.float64)
+  if bad := int(np.isnan(images).sum()):
+    raise ValueError(f'{bad} of {images.size} values are NaN')
+  # Level v stands for [v - 1/2, v + 1/2): a half is rounded up.
+  return np.floor(np.clip(images * 127.5 + 128, 0, 255)).astype(np.uint8)
+
+
+def image_grid(images, columns: int | None = None, pad: int = 2) -> np.ndarray:
+  """Arranges images row by row on white; returns uint8 [H, W, c].
+
+  Small images are enlarged by a whole factor, so that a person can read them.
+
+  Args:
+    images: float [n, h, w, c] in [-1, 1], c = 1 or 3; values outside are clipped.
+    columns: images per row; None makes the grid about square.
+    pad: pixels between images and around them.
+
+  Raises:
+    ValueError: another shape, or a NaN.
+  """
+  images = np.asarray(images)
+  if images.ndim != 4 or not images.shape[0] or images.shape[3] not in (1, 3):
+    raise ValueError(f'images have shape {images.shape}, not [n, h, w, 1] or [n, h, w, 3]')
+  pixels = to_pixels(images)
+  factor = max(1, math.ceil(READABLE_PIXELS / max(pixels.shape[1:3])))
+  pixels = pixels.repeat(factor, axis=1).repeat(factor, axis=2)
+  n, h, w, c = pixels.shape
+  columns = min(n, columns or math.ceil(math.sqrt(n)))
+  rows = math.ceil(n / columns)
+  grid = np.full((rows * (h + pad) + pad, columns * (w + pad) + pad, c), 255, np.uint8)
+  for i, image in enumerate(pixels):
+    top = pad + i // columns * (h + pad)
+    left = pad + i % columns * (w + pad)
+    grid[top : top + h, left : left + w] = image
+  return grid
+
+
+def save_png(path, picture) -> None:
+  """Writes uint8 [h, w, c], c = 1 or 3, to a PNG file; the file is never half-written."""
+  picture = np.asarray(picture)
+  if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] not in (1, 3):
+    raise ValueError(f'a picture is uint8 [h, w, 1 or 3], not {picture.dtype} {picture.shape}')
+  buffer = io.BytesIO()
+  Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture).save(buffer, 'PNG')
+  write_atomic(path, buffer.getvalue())
+
+
+def scatter_plot(real, generated, path, limit: float | None = None) -> None:
+  """Plots generated points over real ones; writes a PNG of 600 x 600 pixels.
+
+  Args:
+    real: [n, 2].
+    generated: [m, 2]; points that fall outside of the axes are counted in the legend.
+    path: the file.
+    limit: both axes show [-limit, limit]; None takes it from `real` alone, rounded up to halves,
+      so that the axes do not move from one plot to the next.
+  """
+  from matplotlib.figure import Figure  # 0.5 s that only runs on points need.
+
+  real, generated = np.asarray(real), np.asarray(generated)
+  if limit is None:
+    limit = math.ceil(2 * 1.2 * float(np.abs(real).max(initial=0.1))) / 2
+  # NaN compares false, so it counts as outside too.
+  outside = int((~(np.abs(generated) <= limit)).any(axis=1).sum())
+  label = f'generated ({outside} outside)' if outside else 'generated'
+  figure = Figure(figsize=(6, 6), dpi=100, layout='tight')
+  axes = figure.add_subplot()
+  axes.scatter(*real.T, s=8, color='tab:gray', alpha=0.5, linewidths=0, label='real')
+  axes.scatter(*generated.T, s=8, color='tab:orange', linewidths=0, label=label)
+  axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect='equal')
+  axes.legend(loc='upper right')
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format='png')
+  write_atomic(path, buffer.getvalue())
+
+
+def _forget(metrics: pathlib.Path, start_step: int) -> None:
+  """Drops lines about steps after `start_step`, and torn ones."""
+  if not metrics.exists():
+    return
+  lines = metrics.read_bytes().splitlines(keepends=True)
+  kept = [line for line in lines if line.endswith(b'\n') and _is_of(line, start_step)]
+  if len(kept) != len(lines):
+    _log.info('%s: %d lines after step %d dropped', metrics, len(lines) - len(kept), start_step)
+    write_atomic(metrics, b''.join(kept))
+
+
+def _is_of(line: bytes, start_step: int) -> bool:
+  try:
+    # A fresh run has no past, not even a step 0.
+    return start_step > 0 and json.loads(line)['step'] <= start_step
+  except (ValueError, KeyError, TypeError):
+    return False
+
+
+def _has_terminal() -> bool:
+  try:
+    # A pseudo-terminal that nobody looks at has no columns, and no bar fits into it.
+    return os.get_terminal_size(sys.stderr.fileno()).columns > 0
+  except (OSError, ValueError, AttributeError):
+    return False
+
+
+def _clock(seconds: float) -> str:
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f'{hours:02d}:{minutes:02d}:{seconds:02d}'

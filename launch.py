@@ -1,0 +1,79 @@
+"""Trains a generative model (or goes on with a stopped run), or draws samples, as its config says.
+
+  python launch.py --config=configs/ddpm_digits.py
+  python launch.py --config=configs/ddpm_cifar.py:smoke --config.train.steps=100 --workdir=runs/try
+  python launch.py --mode=sample --workdir=runs/ddpm_digits
+
+Exit status: 0 finished, 2 a mistake (told in one line), 130 or 143 stopped by Ctrl-C or SIGTERM.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from gen_jax import config as configs
+from gen_jax import systems
+from gen_jax.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):  # its own answer to a mistake is the whole usage
+  def error(self, message):
+    raise UserError(message)
+
+
+def parse(argv):
+  layout = argparse.RawDescriptionHelpFormatter
+  parser = Parser(description=__doc__, formatter_class=layout, allow_abbrev=False)
+  add = parser.add_argument
+  add('--config', metavar='FILE[:ARG]', help='config file; :smoke is the same, small and quick')
+  add('--config.FIELD', metavar='VALUE', help='set one field, e.g. --config.train.steps=1000')
+  add('--workdir', metavar='FOLDER', help='where the run is kept (default: runs/CONFIG_ARG)')
+  add('--mode', choices=['train', 'sample'], default='train', help='default: train')
+  add('--step', type=int, help='with --mode=sample: which checkpoint (default: the newest)')
+  add('--dry_run', action='store_true', help='print config and parameters, and do nothing')
+  add('--list', action='store_true', help='list the configs')
+  flags, unknown = parser.parse_known_args(argv)
+  if unknown:
+    known = [f'--{name}' for name in (*vars(flags), *(f'config.{f}' for f in configs.SHARED))]
+    hint = configs.did_you_mean(unknown[0].partition('=')[0], known)
+    raise UserError(f'unknown argument {unknown[0]}{hint or "; --help names the flags"}')
+  return flags
+
+
+def run(argv):
+  overrides, argv = configs.split_overrides(argv)
+  flags = parse(argv)
+  if flags.list:
+    print(configs.summaries(Path(__file__).parent / 'configs'))
+    return 0
+  if flags.step is not None and flags.mode != 'sample':
+    raise UserError('--step is for --mode=sample')
+  saved = flags.mode == 'sample' and flags.workdir and f'{flags.workdir}/config.json'
+  if not (spec := flags.config or saved):
+    raise UserError('--config=FILE is needed (--list names the configs)')
+  config = configs.load(spec, overrides)
+  workdir = Path(flags.workdir or configs.default_workdir(spec))
+  config = configs.check(config, systems.find_system(config.get('system')).FIELDS)
+  from gen_jax import contract, sample, train  # they import jax: after the quick answers
+
+  if flags.dry_run:
+    print(configs.describe(config), contract.describe(config), sep='\n\n')
+    return 0
+  if flags.mode == 'sample':
+    return sample.run(config, workdir, step=flags.step)
+  return train.run(config, workdir)
+
+
+def main(argv=None) -> int:
+  """Returns the exit status; `argv` leaves the program's name out (default: the command line)."""
+  try:
+    return run(sys.argv[1:] if argv is None else argv)
+  except UserError as e:
+    print(f'error: {e}', file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    return 130
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,464 @@
+"""Checkpoints against real disks, real damage and real kills."""
+
+import logging
+import os
+import pathlib
+import random
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gen_jax import checkpoint
+from gen_jax.errors import UserError
+
+CONFIG = {'system': 'toy', 'train': {'steps': 10}, 'data': {'shape': [8, 8, 1], 'path': None}}
+
+
+@flax.struct.dataclass
+class Player:
+  params: dict
+  opt_state: optax.OptState
+  ema: dict | None
+
+
+@flax.struct.dataclass
+class State:
+  step: jax.Array
+  net: Player
+  D: Player
+
+
+def make_state(seed=0, width=5):
+  w_key, b_key = jax.random.split(jax.random.key(seed))
+  params = {
+    'dense': {
+      'kernel': jax.random.normal(w_key, (3, width)),
+      'bias': jax.random.normal(b_key, (width,), jnp.bfloat16),
+    },
+    'empty': jnp.zeros((0, 4), jnp.float16),
+    'mask': jnp.array([True, False]),
+  }
+  opt = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
+  floats = {'dense': params['dense']}
+  grads = jax.tree.map(jnp.ones_like, floats)
+  _, opt_state = opt.update(grads, opt.init(floats), floats)
+  return State(
+    step=jnp.int32(7),
+    net=Player(params, opt_state, ema=jax.tree.map(lambda x: x + x, params['dense'])),
+    D=Player({'table': jnp.arange(6, dtype=jnp.int32).reshape(2, 3)}, optax.EmptyState(), None),
+  )
+
+
+def make(directory, keep=3, config=CONFIG):
+  return checkpoint.Checkpointer(directory, config=config, data_fingerprint='toy-1', keep=keep)
+
+
+def snapshot(tree):
+  """The bytes of every leaf, by value: a donated buffer would change under a view."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return [
+    (jax.tree_util.keystr(k), str(x.dtype), x.shape, np.asarray(x).tobytes()) for k, x in leaves
+  ]
+
+
+def files(path):
+  return sorted(p for p in pathlib.Path(path).rglob('*') if p.is_file())
+
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+  """A directory with the checkpoints of steps 1 and 2; tests work on copies."""
+  directory = tmp_path_factory.mktemp('saved') / 'checkpoints'
+  c = make(directory)
+  c.save(1, make_state(1))
+  c.save(2, make_state(2))
+  c.close()
+  return directory
+
+
+@pytest.fixture
+def copied(saved, tmp_path):
+  return pathlib.Path(shutil.copytree(saved, tmp_path / 'checkpoints'))
+
+
+def test_round_trip_is_exact(saved):
+  c = make(saved)
+  manifest = c.latest()
+  assert (manifest.step, manifest.config, manifest.data_fingerprint) == (2, CONFIG, 'toy-1')
+  assert manifest.leaves['net/params/dense/kernel'] == ((3, 5), 'float32')
+  assert manifest.leaves['net/ema/bias'] == ((5,), 'bfloat16')
+  assert manifest.leaves['net/params/empty'] == ((0, 4), 'float16')
+  assert manifest.environment['jax'] == jax.__version__
+  target = jax.eval_shape(make_state)
+  restored = c.restore(manifest, target)
+  assert jax.tree.structure(restored) == jax.tree.structure(make_state())
+  assert snapshot(restored) == snapshot(make_state(2))
+  assert snapshot(c.restore(c.latest(step=1), make_state())) == snapshot(make_state(1))
+  assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(restored))
+
+
+def test_numpy_leaves_and_keys_survive(tmp_path):
+  state = {'table': np.arange(3, dtype=np.int64), 'key': jax.random.key(3)}
+  c = make(tmp_path)
+  c.save(1, state)
+  state['table'][:] = 0
+  restored = c.restore(c.latest(), state)
+  assert isinstance(restored['table'], np.ndarray) and restored['table'].tolist() == [0, 1, 2]
+  assert jnp.array_equal(jax.random.key_data(restored['key']), jax.random.key_data(state['key']))
+
+
+def test_arrays_may_be_donated_right_after_save(tmp_path):
+  @jax.jit
+  def fresh(i):
+    return {'w': jnp.full((256, 256), i, jnp.float32), 'n': jnp.full((1000,), i, jnp.int32)}
+
+  step = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+  c = make(tmp_path, keep=10)
+  state = fresh(0)
+  for i in range(4):
+    c.save(i, state)
+    for _ in range(20):
+      state = step(state)
+  for i in range(4):
+    got = c.restore(c.latest(step=i), state)
+    for leaf in jax.tree.leaves(got):
+      assert np.unique(leaf).tolist() == [20 * i]
+  c.close()
+
+
+def test_sharded_state_returns_to_the_sharding_of_the_target(tmp_path):
+  code = """
+    import jax, numpy as np
+    from jax.sharding import NamedSharding, PartitionSpec as P
+    from gen_jax.checkpoint import Checkpointer
+    jax.config.update('jax_num_cpu_devices', 2)
+    mesh = jax.make_mesh((2,), ('data',))
+    rows, whole = NamedSharding(mesh, P('data')), NamedSharding(mesh, P())
+    x = jax.device_put(np.arange(8.0, dtype=np.float32), rows)
+    c = Checkpointer(DIR, config={}, data_fingerprint='', keep=1)
+    c.save(1, {'x': x})
+    for sharding in (rows, whole):
+      target = {'x': jax.ShapeDtypeStruct((8,), np.float32, sharding=sharding)}
+      y = c.restore(c.latest(), target)['x']
+      assert y.sharding == sharding, y.sharding
+      assert np.array_equal(y, np.arange(8)), y
+    c.close()
+  """
+  run_child(code, tmp_path / 'checkpoints')
+
+
+def test_every_flipped_bit_is_detected(copied):
+  rng = random.Random(0)
+  c = make(copied)
+  seen = files(copied / '0000000002')
+  assert len(seen) > 8
+  names = {p.name for p in seen}
+  assert {'config.json', 'manifest.json', 'manifest.sha256', 'manifest.ocdbt'} <= names
+  for path in seen:
+    good = path.read_bytes()
+    for _ in range(3):
+      bit = rng.randrange(8 * len(good))
+      bad = bytearray(good)
+      bad[bit // 8] ^= 1 << bit % 8
+      path.write_bytes(bad)
+      with pytest.raises(UserError, match='step|damaged'):
+        c.latest(step=2)
+      assert make(copied).latest().step == 1, path
+    path.write_bytes(good)
+  assert c.latest().step == 2
+
+
+@pytest.mark.parametrize('damage', ['delete', 'halve', 'empty', 'append'])
+def test_every_damaged_file_is_named(copied, damage):
+  for path in files(copied / '0000000002'):
+    good = path.read_bytes()
+    if damage == 'delete':
+      path.unlink()
+    else:
+      path.write_bytes(dict(halve=good[: len(good) // 2], empty=b'', append=good + b'x')[damage])
+    with pytest.raises(UserError) as error:
+      make(copied).latest(step=2)
+    assert path.name in str(error.value) and 'damaged' in str(error.value)
+    path.write_bytes(good)
+  assert make(copied).latest(step=2).step == 2
+
+
+def test_foreign_files_and_links_are_refused(copied):
+  step = copied / '0000000002'
+  (step / 'arrays' / 'note').write_text('hello')
+  with pytest.raises(UserError, match='arrays/note does not belong'):
+    make(copied).latest(step=2)
+  (step / 'arrays' / 'note').unlink()
+  (step / 'config.json').rename(copied / 'elsewhere.json')
+  (step / 'config.json').symlink_to(copied / 'elsewhere.json')
+  with pytest.raises(UserError, match='config.json is no plain file'):
+    make(copied).latest(step=2)
+
+
+def test_damaged_newest_falls_back_with_one_warning(copied, caplog):
+  (copied / '0000000002' / 'config.json').write_text('{}')
+  c = make(copied)
+  with caplog.at_level(logging.WARNING):
+    assert c.latest().step == 1
+  (line,) = [r.getMessage() for r in caplog.records]
+  assert '0000000002' in line and 'config.json' in line and '\n' not in line
+  assert c.steps() == [1, 2]  # Left alone.
+  # The run that goes on from step 1 reaches step 2 again; the damaged one is set aside.
+  c.save(2, make_state(9))
+  c.close()
+  assert snapshot(c.restore(make(copied).latest(), make_state())) == snapshot(make_state(9))
+  assert (copied / '0000000002.replaced-1' / 'config.json').read_text() == '{}'
+
+
+def test_no_silent_restart_when_all_are_damaged(copied):
+  for step in ('0000000001', '0000000002'):
+    (copied / step / 'manifest.json').unlink()
+  with pytest.raises(UserError, match='none is intact'):
+    make(copied).latest()
+  (copied / '0000000001').rename(copied / '0000000001.replaced-1')
+  shutil.rmtree(copied / '0000000002')
+  with pytest.raises(UserError, match='none is intact'):
+    make(copied).latest()
+
+
+def test_nothing_there_is_none_and_a_wrong_step_lists_the_steps(saved, tmp_path):
+  assert make(tmp_path / 'none').latest() is None
+  with pytest.raises(UserError, match=r'no checkpoint of step 5 .*\[1, 2\]'):
+    make(saved).latest(step=5)
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(UserError, match='Not a directory'):
+    make(tmp_path / 'file').latest()
+
+
+def test_a_copied_folder_under_another_step_is_refused(copied):
+  shutil.copytree(copied / '0000000002', copied / '0000000099')
+  with pytest.raises(UserError, match='manifest is that of step 2'):
+    make(copied).latest(step=99)
+  assert make(copied).latest().step == 2
+
+
+def test_another_format_is_refused(tmp_path, monkeypatch):
+  monkeypatch.setattr(checkpoint, 'FORMAT', 99)
+  c = make(tmp_path)
+  c.save(1, make_state())
+  c.close()
+  monkeypatch.undo()
+  with pytest.raises(UserError, match='format 99, this version of gen_jax reads 1'):
+    make(tmp_path).latest()
+
+
+@pytest.mark.parametrize(
+  'change, words',
+  [
+    (lambda s: make_state(width=6), ['net/', 'float32[3,5]', 'float32[3,6]']),
+    (lambda s: s.replace(step=jnp.float32(0)), ['step', 'int32[]', 'float32[]']),
+    (
+      lambda s: s.replace(D=s.D.replace(params={**s.D.params, 'extra': jnp.zeros(2)})),
+      ['lacks D/params/extra'],
+    ),
+    (lambda s: s.replace(net=s.net.replace(ema=None)), ['model lacks net/ema/bias and 1 more']),
+  ],
+)
+def test_another_model_is_refused_in_one_line(saved, change, words):
+  c = make(saved)
+  with pytest.raises(UserError) as error:
+    c.restore(c.latest(), change(make_state()))
+  message = str(error.value)
+  assert all(word in message for word in words), message
+  assert len(message) < 400
+
+
+@pytest.mark.parametrize('value', [jnp.nan, jnp.inf, -jnp.inf])
+def test_nothing_but_finite_values_is_saved(tmp_path, value):
+  state = make_state()
+  bad = state.net.ema['bias'].at[3].set(value)
+  c = make(tmp_path / 'checkpoints')
+  with pytest.raises(ValueError, match='^net/ema/bias holds NaN or infinity'):
+    c.save(1, state.replace(net=state.net.replace(ema={**state.net.ema, 'bias': bad})))
+  c.close()
+  assert c.steps() == [] and not (tmp_path / 'checkpoints').exists()
+
+
+def test_python_numbers_are_refused(tmp_path):
+  with pytest.raises(TypeError, match='a/0 is a float'):
+    make(tmp_path).save(1, {'a': [1.0]})
+
+
+def test_keeps_the_newest_and_never_deletes_damaged_ones(tmp_path, caplog):
+  c = make(tmp_path, keep=2)
+  state = {'x': jnp.arange(3.0)}
+  c.save(1, state)
+  c.save(2, state)
+  c.wait()
+  assert c.steps() == [1, 2]
+  (tmp_path / '0000000001' / 'config.json').write_text('')
+  for step in (3, 4, 5):
+    c.save(step, state)
+  c.close()
+  assert c.steps() == [1, 4, 5]
+  assert sum('0000000001' in r.getMessage() for r in caplog.records) == 1
+  assert all(not name.startswith('.') for name in os.listdir(tmp_path))
+
+
+def test_the_same_step_is_saved_once(tmp_path):
+  c = make(tmp_path)
+  c.save(1, {'x': jnp.arange(3.0)})
+  c.wait()
+  before = {p: p.stat().st_mtime_ns for p in files(tmp_path)}
+  c.save(1, {'x': jnp.arange(3.0)})
+  c.close()
+  assert {p: p.stat().st_mtime_ns for p in files(tmp_path)} == before
+
+
+def test_rubbish_of_dead_runs_goes_at_the_first_save(tmp_path):
+  rubbish = tmp_path / '.tmp-0000000003' / 'arrays'
+  rubbish.mkdir(parents=True)
+  (rubbish / 'd').write_bytes(b'x' * 1000)
+  c = make(tmp_path)
+  assert c.latest() is None
+  # A reader must not tidy up: the writer may be alive.
+  assert rubbish.exists()
+  c.save(3, {'x': jnp.arange(3.0)})
+  c.close()
+  assert os.listdir(tmp_path) == ['0000000003']
+
+
+def test_another_environment_warns_in_one_line(saved, caplog, monkeypatch):
+  c = make(saved)
+  manifest = c.latest()
+  caplog.set_level(logging.WARNING)
+  c.restore(manifest, make_state())
+  assert not caplog.records
+  monkeypatch.setenv('XLA_FLAGS', '--xla_new')
+  c.restore(manifest, make_state())
+  (line,) = [r.getMessage() for r in caplog.records]
+  assert '-> --xla_new' in line and 'exact in value, perhaps not in bits' in line
+
+
+def test_a_failed_write_surfaces_at_the_next_call(tmp_path):
+  (tmp_path / 'checkpoints').write_text('in the way')
+  c = make(tmp_path / 'checkpoints')
+  c.save(1, {'x': jnp.arange(3.0)})
+  with pytest.raises(UserError, match=r'0000000001 cannot be written: File exists'):
+    c.wait()
+  c.wait()  # Raised once.
+  c.save(2, {'x': jnp.arange(3.0)})
+  with pytest.raises(UserError, match=r'0000000002 cannot be written'):
+    c.save(3, {'x': jnp.arange(3.0)})
+  (tmp_path / 'checkpoints').unlink()
+  c.save(3, {'x': jnp.arange(3.0)})
+  c.close()
+  assert c.steps() == [3]
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_old_checkpoint(tmp_path):
+  code = """
+    import resource, sys
+    import jax, jax.numpy as jnp
+    from gen_jax.checkpoint import Checkpointer
+    from gen_jax.errors import UserError
+    c = Checkpointer(DIR, config={}, data_fingerprint='', keep=1)
+    c.save(1, {'x': jnp.arange(4.0)})
+    c.wait()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+    c.save(2, {'x': jax.random.normal(jax.random.key(0), (500, 500))})
+    try:
+      c.wait()
+    except UserError as error:
+      print(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert c.latest().step == 1
+    c.save(3, {'x': jax.random.normal(jax.random.key(0), (500, 500))})
+    c.close()
+    assert c.steps() == [3], c.steps()
+  """
+  directory = tmp_path / 'checkpoints'
+  child = run_child(code, directory)
+  assert child.stdout == f'checkpoint {directory}/0000000002 cannot be written: File too large\n'
+  assert child.stderr == ''
+  assert os.listdir(directory) == ['0000000003']
+
+
+KILLED = """
+  import os, random, select, signal, sys, time
+  import jax, jax.numpy as jnp
+  from gen_jax.checkpoint import Checkpointer
+
+  def state(step):
+    return {'w': jnp.full((200, 200), step, jnp.float32), 'n': jnp.int32(step)}
+
+  def saves_for_ever(out):
+    c = Checkpointer(DIR, config={}, data_fingerprint='', keep=2)
+    manifest = c.latest()
+    step = 0 if manifest is None else manifest.step
+    if manifest is not None:
+      assert int(c.restore(manifest, state(0))['n']) == step
+    while True:
+      step += 1
+      c.save(step, state(step))
+      c.wait()
+      os.write(out, b'%d ' % step)
+
+  # JAX starts its threads in the children, so that forking is safe and a kill costs no import.
+  rng = random.Random(0)
+  for _ in range(12):
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+      os.close(read)
+      saves_for_ever(write)
+    os.close(write)
+    claimed = os.read(read, 1000)
+    time.sleep(rng.uniform(0, 0.25))
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    while more := os.read(read, 1000):
+      claimed += more
+    os.close(read)
+    print(claimed.split()[-1].decode(), flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_sigkill_loses_nothing_that_was_claimed(tmp_path):
+  directory = tmp_path / 'checkpoints'
+  with child_process(KILLED, directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+    kills, leftovers, seen = 0, 0, 0
+    for line in child.stdout:
+      claimed = int(line)
+      c = make(directory)
+      manifest = c.latest()
+      assert seen < claimed <= manifest.step
+      seen = manifest.step
+      target = {'w': jax.ShapeDtypeStruct((200, 200), 'float32'), 'n': jnp.int32(0)}
+      for step in c.steps():
+        got = c.restore(c.latest(step=step), target)
+        assert np.unique(got['w']).tolist() == [step] and int(got['n']) == step
+      kills += 1
+      leftovers += any(name.startswith('.tmp') for name in os.listdir(directory))
+      child.stdin.write('\n')
+      child.stdin.flush()
+  assert child.returncode == 0
+  assert kills == 12
+  assert leftovers > 3  # The kills did hit saves.
+
+
+def child_process(code, directory, **kwargs):
+  code = f'DIR = {str(directory)!r}\n' + textwrap.dedent(code)
+  env = {**os.environ, 'PYTHONPATH': os.pathsep.join(p or os.getcwd() for p in sys.path)}
+  return subprocess.Popen([sys.executable, '-c', code], text=True, env=env, **kwargs)
+
+
+def run_child(code, directory):
+  with child_process(code, directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+    out, err = child.communicate(timeout=60)
+  assert child.returncode == 0, err
+  return subprocess.CompletedProcess(child.args, 0, out, err)

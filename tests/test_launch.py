@@ -1,0 +1,247 @@
+"""The command line: in this process with a system of its own, and in real ones for signals."""
+
+import json
+import signal
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+import gen_jax
+import launch
+from gen_jax import systems
+
+SYSTEM = """
+from gen_jax.config import NET, number
+
+FIELDS = {'net': NET, 'optim.lr': number(above=0)}
+"""
+
+CONFIG = '''"""A tiny system on the ring."""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg=''):
+  if arg not in ('', 'smoke'):
+    raise ValueError(f'unknown argument {arg!r}')
+  return ConfigDict(
+    dict(
+      system='tiny',
+      seed=0,
+      data=dict(
+        name='ring',
+        path=None,
+        split='train',
+        shape=(2,),
+        num_classes=None,
+        flip=0.0,
+        dequantize='none',
+        storage='auto',
+        bad_files='error',
+        fit='exact',
+        read_threads=8,
+        prefetch=8,
+      ),
+      train=dict(
+        steps=3 if arg else 100,
+        batch_size=8,
+        log_steps=1,
+        sample_steps=10,
+        checkpoint_steps=10,
+        keep_checkpoints=2,
+      ),
+      sample=dict(num_images=16),
+      parallel=dict(mode='jit', data=None),
+      net=dict(name='mlp.MLP', width=8),
+      optim=dict(lr=1e-3),
+    )
+  )
+'''
+
+
+@pytest.fixture
+def calls(tmp_path, monkeypatch):
+  """A folder with a config and a system `tiny`; train and sample only note how they were called."""
+  monkeypatch.chdir(tmp_path)
+  Path('configs').mkdir()
+  Path('configs/tiny_ring.py').write_text(CONFIG)
+  Path('systems').mkdir()
+  Path('systems/tiny.py').write_text(SYSTEM)
+  monkeypatch.setattr(systems, '__path__', [*systems.__path__, str(tmp_path / 'systems')])
+  monkeypatch.delitem(sys.modules, 'gen_jax.systems.tiny', raising=False)
+
+  noted = []
+  train, sample = types.ModuleType('gen_jax.train'), types.ModuleType('gen_jax.sample')
+  train.run = lambda config, workdir: noted.append(('train', config, workdir)) or 143
+  train.describe = lambda config: f'parameters of {config.net.name}'
+  sample.run = lambda config, workdir, step=None: (
+    noted.append(('sample', config, workdir, step)) or 0
+  )
+  for name, module in (('train', train), ('sample', sample)):
+    monkeypatch.setitem(sys.modules, f'gen_jax.{name}', module)
+    monkeypatch.setattr(gen_jax, name, module, raising=False)
+  yield noted
+  sys.modules.pop('gen_jax.systems.tiny', None)
+  vars(systems).pop('tiny', None)
+
+
+def test_train(calls):
+  status = launch.main(
+    ['--config=configs/tiny_ring.py', '--config.optim.lr=1e-4', '--config.net.depth', '3']
+  )
+  assert status == 143  # what train.run returned
+  ((mode, config, workdir),) = calls
+  assert mode == 'train' and workdir == Path('runs/tiny_ring')
+  assert config.optim.lr == 1e-4 and config.net.depth == 3 and config.train.steps == 100
+  assert hash(config)
+
+
+def test_argument_and_workdir(calls):
+  launch.main(['--config', 'configs/tiny_ring.py:smoke'])
+  launch.main(['--config', 'configs/tiny_ring.py:smoke', '--workdir', 'elsewhere'])
+  assert [c[1].train.steps for c in calls] == [3, 3]
+  assert [c[2] for c in calls] == [Path('runs/tiny_ring_smoke'), Path('elsewhere')]
+
+
+def test_sample_from_a_config_or_from_a_run(calls):
+  assert launch.main(['--config=configs/tiny_ring.py', '--mode=sample']) == 0
+  from gen_jax.config import to_json
+
+  Path('old').mkdir()
+  Path('old/config.json').write_text(to_json(calls[0][1]))
+  argv = ['--mode=sample', '--workdir=old', '--step=20', '--config.sample.num_images=4']
+  assert launch.main(argv) == 0
+  assert calls[0][2:] == (Path('runs/tiny_ring'), None)
+  assert calls[1][0] == 'sample' and calls[1][2:] == (Path('old'), 20)
+  assert calls[1][1].sample.num_images == 4 and calls[1][1].net == calls[0][1].net
+
+
+def test_dry_run_prints_and_does_nothing(calls, capsys):
+  assert launch.main(['--config=configs/tiny_ring.py', '--dry_run', '--config.seed=7']) == 0
+  out = capsys.readouterr().out
+  assert any(line.split() == ['config.seed', '=', '7'] for line in out.splitlines())
+  assert 'parameters of mlp.MLP' in out
+  assert calls == [] and not Path('runs').exists()
+
+
+@pytest.mark.parametrize(
+  ('argv', 'message'),
+  [
+    ([], '--config=FILE is needed'),
+    (['--mode=sample'], '--config=FILE is needed'),
+    (['--mode=sample', '--workdir=none'], 'none/config.json: no such config file'),
+    (['--mode=trian', '--config=x.py'], "argument --mode: invalid choice: 'trian'"),
+    (['--confg=x.py'], 'unknown argument --confg=x.py; did you mean --config?'),
+    (['--workdri', 'x'], 'unknown argument --workdri; did you mean --workdir?'),
+    (['--dryrun'], 'unknown argument --dryrun; did you mean --dry_run?'),
+    (['--dry'], 'unknown argument --dry; did you mean --dry_run?'),
+    (['--train.steps=3'], 'unknown argument --train.steps=3; did you mean --config.train.steps?'),
+    (['--zzz'], 'unknown argument --zzz; --help names the flags'),
+    (['configs/tiny_ring.py'], 'unknown argument configs/tiny_ring.py'),
+    (['--config'], 'argument --config: expected one argument'),
+    (['--step=x'], "argument --step: invalid int value: 'x'"),
+    (['--config=configs/tiny_ring.py', '--step=3'], '--step is for --mode=sample'),
+    (['--config=configs/tiny_rng.py'], 'configs/tiny_rng.py: no such config file; did you mean '),
+    (['--config=configs/tiny_ring.py:smok'], 'configs/tiny_ring.py:smok: unknown argument'),
+    (['--config=configs/tiny_ring.py', '--config.seed'], '--config.seed needs a value'),
+    (
+      ['--config=configs/tiny_ring.py', '--config.train.stesp=3'],
+      'config.train.stesp is not a field; did you mean config.train.steps?',
+    ),
+    (
+      ['--config=configs/tiny_ring.py', '--config.optim.lr=-1'],
+      'config.optim.lr=-1: a number above 0 is needed',
+    ),
+    (['--config=configs/tiny_ring.py', '--config.system=tyny'], "config.system='tyny': one of "),
+  ],
+)
+def test_a_mistake_is_one_line_and_status_2(calls, capsys, argv, message):
+  assert launch.main(argv) == 2
+  out, err = capsys.readouterr()
+  assert out == '' and err.count('\n') == 1
+  assert err.startswith(f'error: {message}')
+  assert calls == [] and not Path('runs').exists()
+
+
+def test_a_mistyped_system_gets_a_suggestion(calls, capsys):
+  assert launch.main(['--config=configs/tiny_ring.py', '--config.system=tinny']) == 2
+  err = capsys.readouterr().err
+  assert 'tiny' in systems.names() and err.endswith('; did you mean tiny?\n')
+
+
+@pytest.mark.parametrize('name', [None, 3, '', '../tiny', 'tiny.x', '__init__'])
+def test_only_a_file_of_systems_is_a_system(calls, name):
+  with pytest.raises(systems.UserError, match='config.system='):
+    systems.find_system(name)
+
+
+def test_a_bug_keeps_its_traceback(calls, monkeypatch):
+  def broken(config, workdir):
+    raise ZeroDivisionError
+
+  monkeypatch.setattr(sys.modules['gen_jax.train'], 'run', broken)
+  with pytest.raises(ZeroDivisionError):
+    launch.main(['--config=configs/tiny_ring.py'])
+
+
+def test_list_names_every_config_and_runs_none(capsys):
+  assert launch.main(['--list']) == 0
+  lines = capsys.readouterr().out.splitlines()
+  files = sorted(p.name for p in (Path(launch.__file__).parent / 'configs').glob('[!_]*.py'))
+  assert [line.split()[0] for line in lines if line] == [f'configs/{name}' for name in files]
+
+
+def test_help_names_every_flag(capsys):
+  with pytest.raises(SystemExit) as e:
+    launch.main(['--help'])
+  assert e.value.code == 0
+  out = capsys.readouterr().out
+  for flag in (
+    '--config',
+    '--config.FIELD',
+    '--workdir',
+    '--mode',
+    '--step',
+    '--dry_run',
+    '--list',
+  ):
+    assert f'  {flag}' in out
+
+
+def start(*argv):
+  return subprocess.Popen(
+    [sys.executable, launch.__file__, *argv],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def test_ctrl_c_before_the_loop_is_quiet(tmp_path):
+  slow = tmp_path / 'slow.py'
+  slow.write_text('import time\nprint("started", flush=True)\ntime.sleep(60)\n')
+  process = start(f'--config={slow}')
+  assert process.stdout.readline() == 'started\n'
+  process.send_signal(signal.SIGINT)
+  out, err = process.communicate(timeout=20)
+  assert (process.returncode, out, err) == (130, '', '')
+
+
+def test_a_mistake_ends_the_process_with_status_2(tmp_path):
+  process = start(f'--config={tmp_path}/none.py')
+  out, err = process.communicate(timeout=20)
+  assert (process.returncode, out) == (2, '')
+  assert err == f'error: {tmp_path}/none.py: no such config file\n'
+
+
+def test_the_config_of_a_run_is_not_executed(calls, capsys):
+  Path('old').mkdir()
+  Path('old/config.json').write_text('raise SystemExit(9)')
+  assert launch.main(['--mode=sample', '--workdir=old']) == 2
+  assert capsys.readouterr().err.startswith('error: old/config.json: not a config as JSON')
+  Path('old/config.json').write_text(json.dumps({'system': 'tiny', 'seed': 0}))
+  assert launch.main(['--mode=sample', '--workdir=old']) == 2
+  assert ' is missing: ' in capsys.readouterr().err

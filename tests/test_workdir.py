@@ -1,0 +1,152 @@
+"""One run per workdir, with real processes."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+import pytest
+
+from gen_jax.errors import UserError
+from gen_jax.workdir import Workdir, open_workdir, write_atomic
+
+HOLDER = """
+import sys, time
+from gen_jax.errors import UserError
+from gen_jax.workdir import open_workdir
+try:
+  with open_workdir(sys.argv[1]):
+    print('won', flush=True)
+    sys.stdin.read()
+except UserError as error:
+  print(error, flush=True)
+  sys.exit(2)
+"""
+
+
+def start(path):
+  env = {**os.environ, 'PYTHONPATH': os.pathsep.join(p or os.getcwd() for p in sys.path)}
+  return subprocess.Popen(
+    [sys.executable, '-c', HOLDER, str(path)],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+    env=env,
+  )
+
+
+def test_paths(tmp_path):
+  with open_workdir(tmp_path / 'runs' / 'x') as workdir:
+    assert workdir.path.is_dir()
+    names = ['config', 'checkpoints', 'samples', 'metrics', 'tensorboard']
+    assert [getattr(workdir, name).relative_to(workdir.path).as_posix() for name in names] == [
+      'config.json',
+      'checkpoints',
+      'samples',
+      'metrics.jsonl',
+      'tensorboard',
+    ]
+    workdir.write_config({'system': 'ddpm', 'data': {'shape': [8, 8, 1]}})
+    workdir.write_config({'system': 'gan'})
+    assert json.loads(workdir.config.read_text()) == {'system': 'gan'}
+    assert sorted(os.listdir(workdir.path)) == ['.lock', 'config.json']
+  Workdir(tmp_path / 'other')
+  assert not (tmp_path / 'other').exists()
+
+
+def test_write_atomic_keeps_the_old_bytes_when_it_fails(tmp_path):
+  path = tmp_path / 'config.json'
+  write_atomic(path, b'old')
+  with pytest.raises(TypeError):
+    write_atomic(path, 'text')
+  assert path.read_bytes() == b'old'
+
+
+def test_the_second_run_is_refused_and_the_third_is_not(tmp_path):
+  with open_workdir(tmp_path):
+    begin = time.monotonic()
+    child = start(tmp_path)
+    out, _ = child.communicate(timeout=10)
+    assert time.monotonic() - begin < 5
+    assert child.returncode == 2
+    assert re.fullmatch(
+      rf'workdir {re.escape(str(tmp_path))} is in use by process {os.getpid()} '
+      rf'on host {re.escape(socket.gethostname())} since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\S*; '
+      'stop it or choose another --workdir\n',
+      out,
+    ), out
+  with open_workdir(tmp_path):
+    pass
+
+
+def test_sigkill_frees_the_workdir(tmp_path):
+  with start(tmp_path) as child:
+    assert child.stdout.readline() == 'won\n'
+    with pytest.raises(UserError, match=f'process {child.pid} '):
+      with open_workdir(tmp_path):
+        pass
+    child.send_signal(signal.SIGKILL)
+    with open_workdir(tmp_path):
+      pass
+
+
+def test_an_exception_frees_the_workdir(tmp_path):
+  with pytest.raises(ZeroDivisionError):
+    with open_workdir(tmp_path):
+      raise ZeroDivisionError
+  with open_workdir(tmp_path):
+    pass
+
+
+def test_ten_starters_have_one_winner(tmp_path):
+  children = [start(tmp_path / 'x') for _ in range(10)]
+  lines = [child.stdout.readline() for child in children]
+  assert lines.count('won\n') == 1
+  winner = children[lines.index('won\n')]
+  for child, line in zip(children, lines, strict=True):
+    if child is not winner:
+      assert child.wait(10) == 2 and f'process {winner.pid} ' in line
+  winner.communicate()
+  assert winner.returncode == 0
+
+
+def test_unwritable_is_one_line(tmp_path):
+  (tmp_path / 'file').write_text('')
+  for path, why in (
+    (tmp_path / 'file', 'File exists'),
+    (tmp_path / 'file' / 'x', 'Not a directory'),
+    ('/proc/x', 'No such file'),
+    (tmp_path / ('x' * 300), 'File name too long'),
+    ('a\0b', 'null byte'),
+  ):
+    with pytest.raises(UserError, match=why) as error:
+      with open_workdir(path):
+        pass
+    assert 'choose another --workdir' in str(error.value)
+
+
+def test_a_folder_without_permission_is_one_line():
+  # Not below `tmp_path`, which only its owner may enter; and root may write everywhere.
+  folder = tempfile.mkdtemp()
+  user = os.geteuid()
+  try:
+    with open_workdir(folder) as workdir:
+      pass
+    # A lock that may be opened says nothing about new files.
+    workdir.lock.chmod(0o666)
+    os.chmod(folder, 0o555)
+    if user == 0:
+      os.seteuid(65534)
+    with pytest.raises(UserError, match='Permission denied'):
+      with open_workdir(folder):
+        pass
+  finally:
+    os.seteuid(user)
+    os.chmod(folder, 0o755)
+    shutil.rmtree(folder)

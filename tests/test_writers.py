@@ -1,0 +1,284 @@
+"""Pixels, lines and events as they are on disk."""
+
+import glob
+import json
+import math
+import os
+import pty
+import re
+import subprocess
+import sys
+import termios
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboardX.proto import event_pb2
+
+from gen_jax import writers
+from gen_jax.workdir import Workdir
+from gen_jax.writers import Writers, image_grid, save_png, scatter_plot, to_pixels
+
+
+@pytest.fixture
+def workdir(tmp_path):
+  return Workdir(tmp_path)
+
+
+def make(workdir, start=0, total=10):
+  return Writers(workdir, total_steps=total, images_per_step=8, start_step=start)
+
+
+def lines(workdir):
+  found = [json.loads(line) for line in workdir.metrics.read_text().splitlines()]
+  for line in found:
+    assert line.pop('time') > 1.7e9
+  return found
+
+
+def events(workdir):
+  found = []
+  for path in sorted(glob.glob(f'{workdir.tensorboard}/events*')):
+    data = open(path, 'rb').read()
+    while data:
+      size = int.from_bytes(data[:8], 'little')
+      found.append(event_pb2.Event.FromString(data[12 : 12 + size]))
+      data = data[16 + size :]
+  return found
+
+
+# image_grid, save_png
+
+
+def test_every_level_survives_the_round_trip():
+  levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+  grid = image_grid(levels.astype(np.float32) / 127.5 - 1, pad=0)
+  assert grid.dtype == np.uint8 and grid.shape == (48, 48, 1)
+  assert np.array_equal(grid[::3, ::3, 0], levels[0, :, :, 0])
+  pixels = to_pixels(levels.astype(np.float32) / 127.5 - 1)
+  assert pixels.dtype == np.uint8 and np.array_equal(pixels, levels)
+
+
+def test_halves_round_up_and_the_rest_is_clipped():
+  x = np.array(
+    [0.0, -1.0, 1.0, -3.0, np.inf, 0.5 / 127.5 - 1, 0.4999 / 127.5 - 1, 1 - 0.51 / 127.5]
+  )
+  grid = image_grid(np.tile(x.reshape(1, 8, 1, 1), (1, 1, 48, 1)), pad=0)
+  assert grid[:, 0, 0].reshape(8, -1)[:, 0].tolist() == [128, 0, 255, 0, 255, 1, 0, 254]
+
+
+def test_the_grid_is_laid_out_by_rows_on_white():
+  shades = np.linspace(-1, 0.6, 5, dtype=np.float32)
+  images = np.ones((5, 64, 60, 3), np.float32) * shades[:, None, None, None]
+  images[..., 2] = -1
+  grid = image_grid(images)
+  assert grid.shape == (2 * 66 + 2, 3 * 62 + 2, 3)
+  want = [0, 51, 102, 153, 204]
+  for i, level in enumerate(want):
+    top, left = 2 + i // 3 * 66, 2 + i % 3 * 62
+    cell = grid[top : top + 64, left : left + 60]
+    assert (cell == [level, level, 0]).all()
+  painted = sum(64 * 60 for _ in want)
+  assert (grid == 255).all(axis=2).sum() == grid.shape[0] * grid.shape[1] - painted
+  assert image_grid(images, columns=5, pad=0).shape == (64, 300, 3)
+  assert image_grid(images, columns=9, pad=1).shape == (66, 306, 3)
+
+
+@pytest.mark.parametrize(
+  'side, factor', [(8, 6), (16, 3), (28, 2), (32, 2), (47, 2), (48, 1), (64, 1)]
+)
+def test_small_images_are_enlarged_by_a_whole_factor(side, factor):
+  image = np.random.default_rng(0).uniform(-1, 1, (1, side, side, 1))
+  grid = image_grid(image, pad=0)
+  assert grid.shape == (side * factor, side * factor, 1)
+  blocks = grid.reshape(side, factor, side, factor)
+  assert (blocks == blocks[:, :1, :, :1]).all()
+
+
+def test_wrong_images_are_named():
+  with pytest.raises(ValueError, match=r'\(2, 8, 8\)'):
+    image_grid(np.zeros((2, 8, 8)))
+  with pytest.raises(ValueError, match=r'\(2, 8, 8, 2\)'):
+    image_grid(np.zeros((2, 8, 8, 2)))
+  images = np.zeros((3, 8, 8, 1))
+  images[1, 0, 0] = math.nan
+  with pytest.raises(ValueError, match='1 of 192 values are NaN'):
+    image_grid(images)
+
+
+@pytest.mark.parametrize('c, mode', [(1, 'L'), (3, 'RGB')])
+def test_png_holds_the_pixels(tmp_path, c, mode):
+  picture = np.random.default_rng(0).integers(0, 256, (7, 9, c), np.uint8)
+  save_png(tmp_path / 'a.png', picture)
+  file = Image.open(tmp_path / 'a.png')
+  assert (file.format, file.mode, file.size) == ('PNG', mode, (9, 7))
+  assert np.array_equal(np.asarray(file).reshape(picture.shape), picture)
+  assert os.listdir(tmp_path) == ['a.png']
+  with pytest.raises(ValueError, match='float64'):
+    save_png(tmp_path / 'a.png', picture / 2)
+
+
+# scatter_plot
+
+
+def colour_at(path, x, y, limit):
+  """The pixel at data point (x, y), from the frame of the axes as it is drawn."""
+  pixels = np.asarray(Image.open(path).convert('RGB')).astype(int)
+  black = (pixels < 60).all(axis=2)
+  # The frame is the longest dark line in each direction.
+  columns = np.flatnonzero(black.sum(axis=0) > 400)
+  rows = np.flatnonzero(black.sum(axis=1) > 400)
+  left, right, top, bottom = columns[0], columns[-1], rows[0], rows[-1]
+  i = bottom - (y + limit) / (2 * limit) * (bottom - top)
+  j = left + (x + limit) / (2 * limit) * (right - left)
+  return pixels[round(i), round(j)]
+
+
+def test_points_are_drawn_where_they_are(tmp_path):
+  real = np.array([[1.0, 0.0], [0.0, -1.0]])
+  generated = np.array([[-1.0, -1.0], [0.5, 0.25]])
+  scatter_plot(real, generated, tmp_path / 'a.png')
+  assert Image.open(tmp_path / 'a.png').size == (600, 600)
+  for x, y in generated:
+    assert abs(colour_at(tmp_path / 'a.png', x, y, 1.5) - [255, 127, 14]).max() < 40
+  for x, y in real:
+    red, green, blue = colour_at(tmp_path / 'a.png', x, y, 1.5)
+    assert red < 230 and abs(red - blue) < 20
+  assert (colour_at(tmp_path / 'a.png', -0.5, 0.5, 1.5) == 255).all()
+
+
+def test_axes_do_not_depend_on_what_is_generated(tmp_path):
+  real = np.array([[1.0, 0.0], [0.0, -1.0]])
+  for generated in ([[0.5, 0.5]], [[0.5, 0.5], [100.0, 0.0], [np.nan, 0.0]]):
+    scatter_plot(real, np.array(generated), tmp_path / 'a.png')
+    assert abs(colour_at(tmp_path / 'a.png', 0.5, 0.5, 1.5) - [255, 127, 14]).max() < 40
+  scatter_plot(real, np.array([[0.5, 0.5]]), tmp_path / 'a.png', limit=4.0)
+  assert abs(colour_at(tmp_path / 'a.png', 0.5, 0.5, 4.0) - [255, 127, 14]).max() < 40
+
+
+# Writers
+
+
+def test_scalars_reach_both_files(workdir):
+  w = make(workdir)
+  w.scalars(1, {'g/loss': np.float32(0.5), 'd/loss': -2})
+  w.scalars(2, {'g/loss': math.nan, 'd/loss': math.inf})
+  w.close()
+  assert lines(workdir) == [
+    {'step': 1, 'g/loss': 0.5, 'd/loss': -2.0},
+    {'step': 2, 'g/loss': None, 'd/loss': None},
+  ]
+  points = [(e.step, v.tag, v.simple_value) for e in events(workdir) for v in e.summary.value]
+  assert points[:2] == [(1, 'g/loss', 0.5), (1, 'd/loss', -2.0)]
+  assert len(points) == 4
+
+
+def test_an_interrupted_run_leaves_the_metrics_of_an_uninterrupted_one(tmp_path):
+  whole, cut = Workdir(tmp_path / 'a'), Workdir(tmp_path / 'b')
+  for workdir in (whole, cut):
+    workdir.path.mkdir()
+  w = make(whole)
+  for step in range(1, 9):
+    w.scalars(step, {'loss': 1 / step})
+  w.close()
+  w = make(cut)
+  for step in range(1, 7):
+    w.scalars(step, {'loss': 1 / step})
+  # The process dies in the middle of a line; its last checkpoint was that of step 4.
+  with open(cut.metrics, 'a') as file:
+    file.write('{"step": 7, "ti')
+  w.close()
+  w = make(cut, start=4)
+  for step in range(5, 9):
+    w.scalars(step, {'loss': 1 / step})
+  w.close()
+  assert lines(cut) == lines(whole)
+  starts = [e.step for e in events(cut) if e.HasField('session_log')]
+  assert 5 in starts
+
+
+def test_a_torn_line_alone_is_dropped(workdir):
+  workdir.metrics.write_text('{"step": 1, "time": 2e9}\n{"step": 2, "time": 2e9}')
+  make(workdir, start=4).close()
+  assert lines(workdir) == [{'step': 1}]
+
+
+def test_a_fresh_run_has_no_past(workdir):
+  workdir.metrics.write_text('{"step": 0, "time": 2e9}\n{"step": 2, "time": 2e9}\n')
+  make(workdir).close()
+  assert lines(workdir) == []
+
+
+def test_images_reach_both_places(workdir):
+  w = make(workdir)
+  grid = np.random.default_rng(0).integers(0, 256, (20, 30, 1), np.uint8)
+  path = w.image(3, 'samples/ema', grid)
+  assert path == workdir.samples / '0000003_samples_ema.png'
+  assert np.array_equal(np.asarray(Image.open(path)), grid[:, :, 0])
+  plot = w.image_path(3, 'points')
+  scatter_plot(np.eye(2), np.eye(2), plot)
+  before = plot.read_bytes()
+  assert w.image(3, 'points', plot) == plot and plot.read_bytes() == before
+  assert w.image(4, 'copy', plot).read_bytes() == before
+  w.close()
+  images = [(e.step, v) for e in events(workdir) for v in e.summary.value]
+  assert [(step, v.tag) for step, v in images] == [(3, 'samples/ema'), (3, 'points'), (4, 'copy')]
+  assert (images[0][1].image.height, images[0][1].image.width) == (20, 30)
+  (workdir.path / 'tb.png').write_bytes(images[0][1].image.encoded_image_string)
+  shown = np.asarray(Image.open(workdir.path / 'tb.png').convert('L'))
+  assert np.array_equal(shown, grid[:, :, 0])
+
+
+def test_plain_lines_without_a_terminal(workdir, capsys, monkeypatch):
+  clock = [100.0]
+  monkeypatch.setattr(writers.time, 'monotonic', lambda: clock[0])
+  w = make(workdir, total=2000)
+  for step, seconds in ((1, 30.0), (11, 5.0), (21, 2.5)):
+    clock[0] += seconds
+    w.progress(step, {'g/loss': 0.1234567, 'd/loss': 2, 'accuracy': 0.5})
+  w.close()
+  err = capsys.readouterr().err.splitlines()
+  assert err[1:] == [
+    'step 11/2000  16.0 img/s  g/loss 0.1235  d/loss 2  left 00:16:34',
+    # 8 images * 10 steps in 2.5 s; 20 steps took 7.5 s since the first, 1979 are left.
+    'step 21/2000  32.0 img/s  g/loss 0.1235  d/loss 2  left 00:12:22',
+  ]
+  assert re.fullmatch(r'step 1/2000  0\.3 img/s  .*left 16:39:30', err[0])
+
+
+def test_a_bar_on_a_terminal(workdir):
+  code = f"""
+import sys
+from gen_jax.workdir import Workdir
+from gen_jax.writers import Writers
+w = Writers(Workdir({str(workdir.path)!r}), total_steps=20, images_per_step=8, start_step=4)
+w.progress(5, {{'loss': 0.25}})
+w.progress(12, {{'loss': 0.125}})
+w.close()
+assert 'tensorflow' not in sys.modules
+assert 'matplotlib' not in sys.modules
+"""
+  parent, child = pty.openpty()
+  termios.tcsetwinsize(child, (24, 90))
+  env = {**os.environ, 'PYTHONPATH': os.pathsep.join(p or os.getcwd() for p in sys.path)}
+  process = subprocess.Popen([sys.executable, '-c', code], stderr=child, env=env)
+  os.close(child)
+  shown = b''
+  try:
+    while more := os.read(parent, 4096):
+      shown += more
+  except OSError:  # How Linux says that the other end is closed.
+    pass
+  os.close(parent)
+  assert process.wait() == 0, shown
+  last = shown.decode().rstrip().split('\r')[-1]
+  assert re.search(r'12/20 \|.*\| .*img/s  loss 0.125  left 00:00:0\d', last), shown
+
+
+def test_other_processes_write_nothing(workdir, capsys):
+  w = Writers(workdir, total_steps=10, images_per_step=8, start_step=0, process_is_primary=False)
+  w.scalars(1, {'loss': 1.0})
+  w.progress(1, {'loss': 1.0})
+  w.image(1, 'samples', np.zeros((4, 4, 1), np.uint8))
+  w.close()
+  assert os.listdir(workdir.path) == [] and capsys.readouterr().err == ''
