@@ -64,23 +64,23 @@ def prepare(name: str, data_dir: str | None) -> None:
   builder.download_and_prepare()
 
 
+def _reason(error: BaseException) -> str:
+  if isinstance(error, ModuleNotFoundError) and error.name:
+    package = error.name.split('.')[0]
+    return f'preparing needs the Python package {package}, which is missing: pip install {package}'
+  if isinstance(error, ConnectionError):
+    return str(error)
+  return ' '.join(f'{type(error).__name__}: {error}'.split())[:300]
+
+
 def main(name: str, data_dir: str | None = None) -> int:
-  """Runs `prepare` and turns any failure into one line on stdout; returns the exit status."""
+  """Runs `prepare`; a failure becomes one line on stdout. Returns the exit status."""
   try:
     with contextlib.redirect_stdout(sys.stderr):
       prepare(name, data_dir)
-  except ModuleNotFoundError as error:
-    package = str(error.name).split('.')[0]
-    print(f'preparing needs the Python package {package}, which is missing: pip install {package}')
-    return 1
-  except ConnectionError as error:
-    print(error)
-    return 1
-  except Exception as error:  # The parent shows one line; TFDS's traceback would help nobody.
-    print(' '.join(f'{type(error).__name__}: {error}'.split())[:300])
-    return 1
-  except KeyboardInterrupt:
-    print('interrupted')
+  # The parent shows one line; TFDS's traceback would help nobody.
+  except (Exception, KeyboardInterrupt) as error:
+    print(_reason(error))
     return 1
   return 0
 

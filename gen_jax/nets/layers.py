@@ -124,7 +124,9 @@ class DownConv(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     shape = (self.kernel, self.kernel, x.shape[-1], self.features)
     x = strided_conv(x, self.param('kernel', self.kernel_init, shape), self.stride)
-    return x + self.param('bias', nn.initializers.zeros, (self.features,)) if self.bias else x
+    if not self.bias:
+      return x
+    return x + self.param('bias', nn.initializers.zeros, (self.features,))[None, None, None]
 
 
 class UpConv(nn.Module):
@@ -144,7 +146,9 @@ class UpConv(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     shape = (self.kernel, self.kernel, self.features, x.shape[-1])
     x = transposed_conv(x, self.param('kernel', self.kernel_init, shape), self.stride)
-    return x + self.param('bias', nn.initializers.zeros, (self.features,)) if self.bias else x
+    if not self.bias:
+      return x
+    return x + self.param('bias', nn.initializers.zeros, (self.features,))[None, None, None]
 
 
 # --- Noise, resolution, time ------------------------------------------------------------------------

@@ -67,14 +67,10 @@ assert 'tensorflow' not in sys.modules
 """
 
 HIDE_TENSORFLOW = """
-import sys
+from importlib.machinery import PathFinder
 
-class Hide:
-  def find_spec(self, name, path=None, target=None):
-    if name == 'tensorflow':
-      raise ModuleNotFoundError(f'No module named {name!r}', name=name)
-
-sys.meta_path.insert(0, Hide())
+find_spec = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *args: None if name == 'tensorflow' else find_spec(name, *args)
 """
 
 

@@ -1,0 +1,76 @@
+"""Settings of the whole suite: two virtual devices, strict shapes, deprecations as errors."""
+
+import os
+import pathlib
+import sys
+import warnings
+
+# Before JAX starts. Two devices, so that sharding and pmap are tested on any machine.
+os.environ['XLA_FLAGS'] = (
+  os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=2'
+)
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+# Most of the suite's time is compilation; child processes share the cache through the environment.
+os.environ.setdefault(
+  'JAX_COMPILATION_CACHE_DIR', str(pathlib.Path.home() / '.cache' / 'gen_jax_tests')
+)
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+# An unintended broadcast of [b] against [b, 1] is a classic silent bug of losses.
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+OURS = (str(pathlib.Path(__file__).parent.parent / 'gen_jax'),)
+
+
+@pytest.fixture(autouse=True)
+def deprecations_are_errors(monkeypatch):
+  """A deprecation warning that our own code causes fails the test; those inside libraries do not."""
+  show = warnings.showwarning
+  seen = []
+
+  def record(message, category, filename, lineno, file=None, line=None):
+    if issubclass(category, DeprecationWarning | PendingDeprecationWarning | FutureWarning):
+      if filename.startswith(OURS):
+        seen.append(f'{filename}:{lineno}: {message}')
+        return
+    show(message, category, filename, lineno, file, line)
+
+  with warnings.catch_warnings():
+    warnings.simplefilter('always')
+    monkeypatch.setattr(warnings, 'showwarning', record)
+    yield
+  assert not seen, 'deprecated calls: ' + '; '.join(seen)
+
+
+def pytest_collection_modifyitems(config, items):
+  """Leaves slow tests out unless `-m` asks for them."""
+  if config.option.markexpr:
+    return
+  skip = pytest.mark.skip(reason='slow; run with -m "slow or not slow"')
+  for item in items:
+    if 'slow' in item.keywords:
+      item.add_marker(skip)
+
+
+@pytest.fixture
+def repository() -> pathlib.Path:
+  """The root of the checkout."""
+  return pathlib.Path(__file__).parent.parent
+
+
+def run_python(*args, cwd, timeout=300, **env):
+  """Runs Python in a child process with one device, as a user would; returns the finished process."""
+  import subprocess
+
+  return subprocess.run(
+    [sys.executable, *map(str, args)],
+    cwd=cwd,
+    timeout=timeout,
+    capture_output=True,
+    text=True,
+    env=os.environ | {'XLA_FLAGS': ''} | env,
+  )

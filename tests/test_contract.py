@@ -1,0 +1,246 @@
+"""The contract, for every config in :smoke: what a system promises to the loop and to a script.
+
+A new config is found by itself. See gen_jax/contract.py for the contract.
+"""
+
+import functools
+import pathlib
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gen_jax import checkpoint, contract, data, parallel
+from gen_jax import config as configs
+from gen_jax.systems import find_system
+
+FILES = sorted(
+  path
+  for path in (pathlib.Path(__file__).parent.parent / 'configs').glob('*.py')
+  if not path.stem.startswith('_')
+)
+STEP_KEY, OTHER_KEY, INIT_KEY, SAMPLE_KEY, BATCH_KEY = jax.random.split(jax.random.key(0), 5)
+
+
+def load(path, *overrides):
+  config = configs.load(f'{path}:smoke', overrides)
+  system = find_system(config.system)
+  return configs.check(config, system.FIELDS), system
+
+
+def make_batch(config, system, key=BATCH_KEY):
+  """A random batch in the shape that the config's step takes."""
+  k = contract.minibatches(config, system)
+  rows = (config.train.batch_size,) if k is None else (k, config.train.batch_size)
+  batch = {'image': jnp.tanh(jax.random.normal(key, (*rows, *config.data.shape)))}
+  if config.data.num_classes is not None:
+    batch['label'] = jax.random.randint(key, rows, 0, config.data.num_classes)
+  return batch
+
+
+class Case:
+  """A config's initial state and its step compiled on one device, made once for all tests."""
+
+  def __init__(self, path):
+    self.config, self.system = load(path)
+    self.batch = make_batch(self.config, self.system)
+    options = {'xla_backend_optimization_level': 0}
+    self.init = jax.jit(
+      functools.partial(self.system.init_state, config=self.config), compiler_options=options
+    )
+    self.state = self.init(INIT_KEY, self.batch)
+    self.step = jax.jit(functools.partial(self.system.train_step, config=self.config))
+    self.after, self.metrics = self.step(self.state, self.batch, STEP_KEY)
+
+
+@functools.cache
+def case_of(path):
+  return Case(path)
+
+
+@pytest.fixture(params=FILES, ids=lambda path: path.stem)
+def case(request):
+  return case_of(request.param)
+
+
+def bits(tree):
+  """The tree as numpy arrays, for comparing bit for bit."""
+  return jax.tree.map(np.asarray, tree)
+
+
+def equal(a, b):
+  return all(
+    np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  )
+
+
+def test_every_config_is_complete_and_can_be_made_small(case):
+  contract.check(case.config)
+  assert case.config.train.steps <= 100
+  assert case.config.data.name in ('digits', 'shapes', 'ring'), 'smoke needs no download'
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+def test_the_full_config_passes_all_checks_that_need_no_data(path):
+  spec = [('data.path', 'pictures')] if path.stem.endswith('_folder') else []
+  config = configs.load(str(path), spec)
+  contract.check(configs.check(config, find_system(config.system).FIELDS))
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+def test_a_config_says_what_it_is(path):
+  source = path.read_text()
+  doc = source.split('"""')[1]
+  assert 'https://arxiv.org/abs/' in doc
+  assert f'python launch.py --config=configs/{path.name}' in doc
+  assert f'runs/{path.stem}/samples' in doc
+  body = source.split('config.system')[1].split("if arg == 'smoke'")[0]
+  fields = [
+    line
+    for line in body.splitlines()
+    if '=' in line and not line.rstrip().endswith(('dict(', '(')) and '"""' not in line
+  ]
+  bare = [line.strip() for line in fields if '  # ' not in line]
+  assert not bare, f'fields without a comment: {bare}'
+
+
+def test_state_keeps_its_shapes_and_dtypes(case):
+  chex.assert_trees_all_equal_shapes_and_dtypes(case.state, case.after)
+  assert all(not leaf.weak_type for leaf in jax.tree.leaves(case.after))
+  assert int(case.after.step) == int(case.state.step) + 1 == 1
+
+
+def test_every_player_moves(case):
+  players = {n: p for n, p in vars(case.state).items() if hasattr(p, 'params')}
+  assert players
+  for name, player in players.items():
+    after = getattr(case.after, name)
+    still = [
+      jax.tree_util.keystr(path)
+      for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(player.params),
+        jax.tree.leaves(after.params),
+        strict=True,
+      )
+      if np.array_equal(a, b)
+    ]
+    # Behind a zero-initialised layer nothing moves in the first step; most parameters do.
+    assert len(still) < len(jax.tree.leaves(player.params)) / 2, (name, still)
+
+
+def test_metrics_are_finite_float32_scalars_of_the_players(case):
+  players = {name.lower() for name, p in vars(case.state).items() if hasattr(p, 'params')}
+  for name, value in case.metrics.items():
+    assert value.shape == () and value.dtype == jnp.float32, name
+    assert np.isfinite(value), name
+    assert name.split('/')[0] in players, name
+  for player in players:
+    assert f'{player}/loss' in case.metrics and f'{player}/grad_norm' in case.metrics
+
+
+def test_same_key_same_bits_other_key_others(case):
+  again, metrics = case.step(case.state, case.batch, STEP_KEY)
+  assert equal(again, case.after) and equal(metrics, case.metrics)
+  other, _ = case.step(case.state, case.batch, OTHER_KEY)
+  assert not equal(other, case.after)
+
+
+def test_the_step_number_changes_the_noise(case):
+  later = case.state.replace(step=case.state.step + 1)
+  _, metrics = case.step(later, case.batch, STEP_KEY)
+  assert not equal(metrics, case.metrics)
+
+
+def test_no_key_is_used_twice(case):
+  config, system = case.config, case.system
+  with jax.debug_key_reuse(True):
+    state = jax.jit(functools.partial(system.init_state, config=config))(
+      jax.random.fold_in(INIT_KEY, 1), case.batch
+    )
+    step = jax.jit(functools.partial(system.train_step, config=config))
+    step(state, case.batch, jax.random.fold_in(STEP_KEY, 1))
+    sample = jax.jit(functools.partial(system.sample, config=config))
+    sample(state, contract.conditions(config, 8), jax.random.fold_in(SAMPLE_KEY, 1))
+
+
+def test_samples_have_the_shape_of_the_data(case):
+  config = case.config
+  sample = jax.jit(functools.partial(case.system.sample, config=config))
+  made = sample(case.after, contract.conditions(config, 8), SAMPLE_KEY)
+  assert made['image'].shape == (8, *config.data.shape)
+  assert made['image'].dtype == jnp.float32
+  if len(config.data.shape) == 3:
+    assert np.abs(made['image']).max() <= 1
+  again = sample(case.after, contract.conditions(config, 8), SAMPLE_KEY)
+  assert equal(made, again)
+  other = sample(case.after, contract.conditions(config, 8), OTHER_KEY)
+  assert not equal(made, other)
+
+
+def run_steps(case, mode, devices, steps=2):
+  """Metrics of every step and the last state, through the loop's own compilation."""
+  config, system = case.config, case.system
+  mesh = parallel.make_mesh(load_parallel(config, mode, devices))
+  k = contract.minibatches(config, system)
+
+  def step(state, fed, resident, rng, *, axis_name):
+    return system.train_step(state, fed, rng, config=config, axis_name=axis_name)
+
+  compiled = parallel.compile_step(step, mesh, mode=mode, minibatches=k is not None)
+  whole = parallel.replicated(mesh)
+  state = jax.device_put(jax.tree.map(np.asarray, case.state), whole)
+  history = []
+  for i in range(steps):
+    batch = jax.tree.map(np.asarray, make_batch(config, system, jax.random.fold_in(BATCH_KEY, i)))
+    state, metrics = compiled(state, batch, {}, jax.device_put(STEP_KEY, whole))
+    history.append(jax.device_get(metrics))
+  return bits(state), history
+
+
+def load_parallel(config, mode, devices):
+  changed = configs.to_dict(config) | {'parallel': {'mode': mode, 'data': devices}}
+  return configs.check(changed, find_system(config.system).FIELDS)
+
+
+@functools.cache
+def reference(path):
+  return run_steps(case_of(path), 'jit', 1)
+
+
+@pytest.mark.parametrize('mode', ['jit', 'pmap'])
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+def test_two_devices_equal_one(path, mode):
+  """A sharded jit and pmap train on the same noise, and batch norm sees the whole batch."""
+  assert jax.device_count() == 2
+  _, expected = reference(path)
+  _, history = run_steps(case_of(path), mode, 2)
+  for one, two in zip(expected, history, strict=True):
+    for name in one:
+      np.testing.assert_allclose(two[name], one[name], rtol=2e-3, atol=1e-4, err_msg=name)
+    for name in one:
+      if name.endswith('/loss'):
+        np.testing.assert_allclose(two[name], one[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_checkpoint_round_trip_is_exact(case, tmp_path):
+  saver = checkpoint.Checkpointer(
+    tmp_path, config=configs.to_dict(case.config), data_fingerprint='', keep=1
+  )
+  try:
+    saver.save(1, case.after)
+    manifest = saver.latest()
+    target = contract.abstract_state(case.config, case.system)
+    restored = saver.restore(manifest, target)
+  finally:
+    saver.close()
+  chex.assert_trees_all_equal_shapes_and_dtypes(case.after, restored)
+  assert equal(case.after, restored)
+  assert configs.difference(manifest.config, configs.to_dict(case.config)) is None
+
+
+def test_smoke_data_fit_the_config(case):
+  source = data.open_source(case.config)
+  assert source.shape == tuple(case.config.data.shape)
+  assert len(source) >= case.config.train.batch_size

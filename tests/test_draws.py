@@ -1,0 +1,56 @@
+"""Draws for a part of the batch are that part of the draws for all of it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gen_jax import draws
+
+DRAWS = {
+  'normal': lambda key, shape, *where: draws.normal(key, shape, *where),
+  'uniform': lambda key, shape, *where: draws.uniform(key, shape, *where, low=-1.0),
+  'integers': lambda key, shape, *where: draws.integers(key, shape, 0, 1000, *where),
+  'bernoulli': lambda key, shape, *where: draws.bernoulli(key, 0.3, shape, *where),
+}
+
+
+@pytest.mark.parametrize('axis', [0, 1])
+@pytest.mark.parametrize('name', DRAWS)
+def test_the_rows_of_each_device_are_rows_of_the_global_draw(name, axis):
+  assert jax.device_count() == 2
+  key = jax.random.key(3)
+  whole = DRAWS[name](key, (6, 4, 3))
+  local = [6, 4, 3]
+  local[axis] //= 2
+
+  def per_device(_):
+    return DRAWS[name](key, local, 'batch', axis)
+
+  parts = jax.pmap(per_device, axis_name='batch')(jnp.zeros(2))
+  np.testing.assert_array_equal(np.concatenate(np.asarray(parts), axis), whole)
+  assert (parts[0] != parts[1]).any()
+
+
+@pytest.mark.parametrize('name', DRAWS)
+def test_a_sharded_draw_under_jit_has_the_same_bits(name):
+  mesh = jax.make_mesh((2,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
+  sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
+  key = jax.random.key(3)
+  sharded = jax.jit(lambda key: DRAWS[name](key, (6, 4)), out_shardings=sharding)(key)
+  assert len(sharded.sharding.device_set) == 2
+  np.testing.assert_array_equal(sharded, DRAWS[name](key, (6, 4)))
+
+
+def test_the_distributions():
+  key, n = jax.random.key(0), 40_000
+  normal = draws.normal(key, (n,))
+  np.testing.assert_allclose([normal.mean(), normal.var()], [0, 1], atol=0.03)
+  uniform = draws.uniform(key, (n,), low=-1.0, high=3.0)
+  assert uniform.min() >= -1 and uniform.max() < 3
+  np.testing.assert_allclose([uniform.mean(), uniform.var()], [1, 16 / 12], atol=0.03)
+  integers = draws.integers(key, (n,), 2, 6)
+  assert integers.dtype == jnp.int32
+  np.testing.assert_allclose(np.bincount(integers, minlength=7) / n, [0, 0, *[0.25] * 4, 0], atol=0.01)
+  np.testing.assert_allclose(draws.bernoulli(key, 0.3, (n,)).mean(), 0.3, atol=0.01)
+  assert normal.dtype == uniform.dtype == jnp.float32

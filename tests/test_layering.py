@@ -1,0 +1,108 @@
+"""Data flows one way: configs -> launch -> verbs -> systems -> {nets, diffusion, state, ...} -> jax."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+LEAVES = {'errors', 'config'}
+BELOW_SYSTEMS = {'nets', 'diffusion', 'state', 'draws', 'loops'} | LEAVES
+# What a file or folder of gen_jax may import of gen_jax, besides itself.
+ALLOWED = {
+  '__init__': set(),
+  'errors': set(),
+  'config': {'errors'},
+  'draws': set(),
+  'loops': set(),
+  'state': LEAVES,
+  'nets': {'draws', 'errors'},
+  'diffusion': {'draws'},
+  'systems': BELOW_SYSTEMS,
+  'data': {'draws', 'errors'},
+  'parallel': {'errors'},
+  'signals': set(),
+  'workdir': {'errors'},
+  'checkpoint': {'errors', 'workdir'},
+  'writers': {'workdir'},
+  'contract': {'systems'} | LEAVES,
+  'sample': {'checkpoint', 'contract', 'data', 'workdir', 'writers'} | LEAVES,
+  'train': {
+    'checkpoint',
+    'contract',
+    'data',
+    'parallel',
+    'sample',
+    'signals',
+    'workdir',
+    'writers',
+  }
+  | LEAVES,
+}
+
+
+def imports(path):
+  """Dotted names that a file imports, at any depth of its code."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f'{path}: relative import'
+      for alias in node.names:
+        yield f'{node.module}.{alias.name}'
+
+
+def room(path):
+  return path.relative_to(ROOT / 'gen_jax').parts[0].removesuffix('.py')
+
+
+@pytest.mark.parametrize(
+  'path',
+  sorted((ROOT / 'gen_jax').rglob('*.py')),
+  ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_imports_follow_the_arrows(path):
+  here = room(path)
+  assert here in ALLOWED, f'{here} is new: say in ALLOWED what it may import'
+  for name in imports(path):
+    parts = name.split('.')
+    assert parts[0] not in ('configs', 'launch', 'tests', 'benchmarks', 'examples'), name
+    assert '_src' not in parts and '_internal' not in parts, f'private: {name}'
+    if parts[0] == 'gen_jax' and len(parts) > 1 and parts[1] != here:
+      # `from gen_jax import x` and `import gen_jax.x` both name the room second.
+      assert parts[1] in ALLOWED[here] or parts[1] == '__version__', f'{here} imports {name}'
+
+
+def test_the_verbs_name_no_system():
+  systems = [p.stem for p in (ROOT / 'gen_jax/systems').glob('[!_]*.py')]
+  assert {'ddpm', 'gan', 'wgan_gp'} <= set(systems)
+  for verb in ('train', 'sample', 'contract', 'parallel', 'checkpoint', 'writers'):
+    tree = ast.parse((ROOT / f'gen_jax/{verb}.py').read_text())
+    names = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert not names & set(systems), verb
+
+
+def test_systems_do_not_ask_for_the_backend():
+  for folder in ('systems', 'diffusion'):
+    for path in (ROOT / 'gen_jax' / folder).glob('*.py'):
+      assert 'default_backend' not in path.read_text(), path
+
+
+def test_configs_import_nothing_of_ours():
+  for path in (ROOT / 'configs').glob('*.py'):
+    assert {name.split('.')[0] for name in imports(path)} == {'ml_collections'}, path
+
+
+def test_nothing_unpickles_or_executes_data():
+  for path in (ROOT / 'gen_jax').rglob('*.py'):
+    for name in imports(path):
+      assert name.split('.')[0] not in ('pickle', 'dill', 'cloudpickle', 'marshal', 'shelve'), path
+    if room(path) != 'config':  # runs the config file that the user names
+      tree = ast.parse(path.read_text())
+      called = {
+        n.func.id
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+      }
+      assert not called & {'eval', 'exec'}, path

@@ -1,0 +1,143 @@
+"""Optimiser, moving average and keys, against hand-computed values."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from gen_jax import state as players
+
+PLAIN = dict(
+  lr=0.1, b1=0.8, b2=0.9, eps=1e-8, warmup_steps=0, decay_steps=None, l2=0.0, clip_norm=None
+)
+PARAMS = {'a': jnp.array([1.0, -2.0]), 'b': jnp.array([[0.5]])}
+GRADS = [
+  {'a': jnp.array([3.0, 0.0]), 'b': jnp.array([[4.0]])},  # norm 5
+  {'a': jnp.array([-0.3, 0.1]), 'b': jnp.array([[0.2]])},  # norm 0.37
+  {'a': jnp.array([1.0, 2.0]), 'b': jnp.array([[-2.0]])},  # norm 3
+]
+
+
+def flat(tree):
+  return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]).astype(np.float64)
+
+
+def adam(config, factors=(1, 1, 1)):
+  """Three steps of Adam (Kingma and Ba 2015, Algorithm 1) on GRADS, in numpy."""
+  x, m, v = flat(PARAMS), 0.0, 0.0
+  for t, (grads, factor) in enumerate(zip(GRADS, factors, strict=True), start=1):
+    g = flat(grads)
+    if config['clip_norm'] is not None:
+      g = g * min(1, config['clip_norm'] / np.linalg.norm(g))
+    g = g + config['l2'] * x
+    m = config['b1'] * m + (1 - config['b1']) * g
+    v = config['b2'] * v + (1 - config['b2']) * g**2
+    m_hat, v_hat = m / (1 - config['b1'] ** t), v / (1 - config['b2'] ** t)
+    x = x - factor * config['lr'] * m_hat / (np.sqrt(v_hat) + config['eps'])
+  return x
+
+
+def train(config, **options):
+  optimizer = players.make_optimizer(ConfigDict(config))
+  player = players.init_player({'params': PARAMS}, optimizer)
+  norms = []
+  for grads in GRADS:
+    player, norm = players.apply_gradients(player, grads, optimizer, **options)
+    norms.append(float(norm))
+  return player, norms
+
+
+@pytest.mark.parametrize(
+  'changes, factors',
+  [
+    ({}, (1, 1, 1)),
+    ({'eps': 0.5}, (1, 1, 1)),
+    ({'clip_norm': 1.0}, (1, 1, 1)),
+    ({'l2': 0.1}, (1, 1, 1)),
+    ({'l2': 0.1, 'clip_norm': 1.0}, (1, 1, 1)),
+    ({'warmup_steps': 1}, (1, 1, 1)),
+    ({'warmup_steps': 2}, (1 / 2, 1, 1)),
+    ({'warmup_steps': 4}, (1 / 4, 2 / 4, 3 / 4)),
+    ({'decay_steps': 2}, (1, 1 / 2, 0)),
+    ({'decay_steps': 4, 'warmup_steps': 2}, (1 / 2, 3 / 4, 2 / 4)),
+  ],
+  ids=str,
+)
+def test_three_steps_of_adam(changes, factors):
+  config = PLAIN | changes
+  player, norms = train(config)
+  np.testing.assert_allclose(flat(player.params), adam(config, factors), rtol=2e-6)
+  # The norm is the gradient's own, whatever is made of it.
+  np.testing.assert_allclose(norms, [5, np.sqrt(0.14), 3], rtol=1e-6)
+
+
+def test_the_moving_average_sees_the_new_parameters():
+  optimizer = players.make_optimizer(ConfigDict(PLAIN))
+  player = players.init_player({'params': PARAMS}, optimizer, ema=True)
+  expected = flat(PARAMS)
+  for grads, decay in zip(GRADS, [0.9, 0.0, 0.75], strict=True):
+    player, _ = players.apply_gradients(player, grads, optimizer, ema_decay=decay)
+    expected = decay * expected + (1 - decay) * flat(player.params)
+    np.testing.assert_allclose(flat(player.ema), expected, rtol=1e-6)
+    if decay == 0:
+      np.testing.assert_array_equal(flat(player.ema), flat(player.params))
+
+
+def test_a_player_keeps_its_statistics_until_new_ones_come():
+  optimizer = players.make_optimizer(ConfigDict(PLAIN))
+  player = players.init_player({'params': PARAMS, 'batch_stats': {'mean': jnp.ones(2)}}, optimizer)
+  same, _ = players.apply_gradients(player, GRADS[0], optimizer)
+  assert same.stats is player.stats and same.ema is None
+  new, _ = players.apply_gradients(player, GRADS[0], optimizer, stats={'mean': jnp.zeros(2)})
+  np.testing.assert_array_equal(new.stats['mean'], 0)
+  assert new.variables()['params'] is new.params
+  assert new.variables({'other': 1}) == {'params': {'other': 1}, 'batch_stats': new.stats}
+  assert players.init_player({'params': PARAMS}, optimizer).stats == {}
+
+
+def test_a_fresh_player_can_be_donated():
+  optimizer = players.make_optimizer(ConfigDict(PLAIN))
+  params = jax.tree.map(jnp.copy, PARAMS)
+  player = players.init_player({'params': params}, optimizer, ema=True)
+  moved = jax.jit(lambda p: jax.tree.map(lambda leaf: leaf + 1, p), donate_argnums=0)(player)
+  np.testing.assert_array_equal(moved.ema['a'], PARAMS['a'] + 1)
+
+
+def test_gradients_are_averaged_over_devices():
+  optimizer = players.make_optimizer(ConfigDict(PLAIN))
+  player = players.init_player({'params': PARAMS}, optimizer)
+  two = jax.tree.map(lambda a, b: jnp.stack([a, b]), GRADS[0], GRADS[2])
+
+  def step(grads):
+    new, norm = players.apply_gradients(player, grads, optimizer, axis_name='batch')
+    return new.params, players.average({'norm': norm, 'own': grads['a'][0]}, 'batch')
+
+  params, metrics = jax.pmap(step, axis_name='batch')(two)
+  mean = jax.tree.map(lambda a, b: (a + b) / 2, GRADS[0], GRADS[2])
+  alone, norm = players.apply_gradients(player, mean, optimizer)
+  for device in range(2):
+    np.testing.assert_allclose(
+      flat(jax.tree.map(lambda p, i=device: p[i], params)), flat(alone.params), rtol=1e-6
+    )
+  np.testing.assert_allclose(metrics['norm'], [norm, norm], rtol=1e-6)
+  np.testing.assert_allclose(metrics['norm'][0], np.linalg.norm([2, 1, 1]), rtol=1e-6)
+  np.testing.assert_allclose(metrics['own'], [2, 2])
+  assert players.average({'x': 1.0}, None) == {'x': 1.0}
+
+
+def test_keys_differ_by_step_and_by_use_and_nothing_else():
+  rng = jax.random.key(0)
+
+  def bits(step, *names):
+    keys = players.step_keys(rng, step, *names)
+    return {name: tuple(np.asarray(jax.random.key_data(key))) for name, key in keys.items()}
+
+  first, second = bits(0, 'z', 'dropout'), bits(1, 'z', 'dropout')
+  assert list(first) == ['z', 'dropout']
+  assert len({*first.values(), *second.values(), tuple(np.asarray(jax.random.key_data(rng)))}) == 5
+  assert first == bits(jnp.int32(0), 'z', 'dropout')
+
+
+def test_batch_size_is_the_number_of_rows():
+  assert players.batch_size({'image': jnp.zeros((5, 2, 2, 1)), 'label': jnp.zeros(5)}) == 5
