@@ -87,7 +87,7 @@ def get_config(arg=''):
   if arg == 'smoke':
     # The same program for a laptop's minute: small nets, made-up pictures, no download.
     config.data.name = 'shapes'
-    config.net.update(features=8, groups=4)
+    config.net.update(features=8, groups=4, multipliers=(1, 2), attention=(14,))
     config.train.update(steps=20, batch_size=8, log_steps=5, sample_steps=20, checkpoint_steps=10)
     config.sample.update(num_images=8, batch_size=8, sampler='ddim', steps=5, intermediates=2)
   return config

@@ -6,11 +6,11 @@ import sys
 import warnings
 
 # Before JAX starts. Two devices, so that sharding and pmap are tested on any machine.
-os.environ['XLA_FLAGS'] = (
-  os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=2'
-)
+# Tests run tiny nets a few times, so most of their time is compilation: the least of it, and a cache,
+# which child processes share through the environment.
+QUICK = '--xla_backend_optimization_level=0'
+os.environ['XLA_FLAGS'] = f'{QUICK} --xla_force_host_platform_device_count=2'
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-# Most of the suite's time is compilation; child processes share the cache through the environment.
 os.environ.setdefault(
   'JAX_COMPILATION_CACHE_DIR', str(pathlib.Path.home() / '.cache' / 'gen_jax_tests')
 )
@@ -72,5 +72,5 @@ def run_python(*args, cwd, timeout=300, **env):
     timeout=timeout,
     capture_output=True,
     text=True,
-    env=os.environ | {'XLA_FLAGS': ''} | env,
+    env=os.environ | {'XLA_FLAGS': QUICK} | env,
   )

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from gen_jax import draws
 
@@ -15,31 +14,38 @@ DRAWS = {
 }
 
 
-@pytest.mark.parametrize('axis', [0, 1])
-@pytest.mark.parametrize('name', DRAWS)
-def test_the_rows_of_each_device_are_rows_of_the_global_draw(name, axis):
+def test_the_rows_of_each_device_are_rows_of_the_global_draw():
   assert jax.device_count() == 2
   key = jax.random.key(3)
-  whole = DRAWS[name](key, (6, 4, 3))
-  local = [6, 4, 3]
-  local[axis] //= 2
+  shape, halves = (6, 4, 3), {0: (3, 4, 3), 1: (6, 2, 3)}
 
   def per_device(_):
-    return DRAWS[name](key, local, 'batch', axis)
+    return {
+      (name, axis): draw(key, half, 'batch', axis)
+      for name, draw in DRAWS.items()
+      for axis, half in halves.items()
+    }
 
   parts = jax.pmap(per_device, axis_name='batch')(jnp.zeros(2))
-  np.testing.assert_array_equal(np.concatenate(np.asarray(parts), axis), whole)
-  assert (parts[0] != parts[1]).any()
+  assert len(parts) == 2 * len(DRAWS)
+  for (name, axis), (first, second) in parts.items():
+    together = np.concatenate([np.asarray(first), np.asarray(second)], axis)
+    np.testing.assert_array_equal(together, DRAWS[name](key, shape), err_msg=f'{name} {axis}')
+    assert (first != second).any()
 
 
-@pytest.mark.parametrize('name', DRAWS)
-def test_a_sharded_draw_under_jit_has_the_same_bits(name):
+def test_a_sharded_draw_under_jit_has_the_same_bits():
   mesh = jax.make_mesh((2,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
   sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
+
+  def draw_all(key):
+    return {name: draw(key, (6, 4)) for name, draw in DRAWS.items()}
+
   key = jax.random.key(3)
-  sharded = jax.jit(lambda key: DRAWS[name](key, (6, 4)), out_shardings=sharding)(key)
-  assert len(sharded.sharding.device_set) == 2
-  np.testing.assert_array_equal(sharded, DRAWS[name](key, (6, 4)))
+  sharded, whole = jax.jit(draw_all, out_shardings=sharding)(key), draw_all(key)
+  for name in DRAWS:
+    assert len(sharded[name].sharding.device_set) == 2
+    np.testing.assert_array_equal(sharded[name], whole[name], err_msg=name)
 
 
 def test_the_distributions():
@@ -51,6 +57,8 @@ def test_the_distributions():
   np.testing.assert_allclose([uniform.mean(), uniform.var()], [1, 16 / 12], atol=0.03)
   integers = draws.integers(key, (n,), 2, 6)
   assert integers.dtype == jnp.int32
-  np.testing.assert_allclose(np.bincount(integers, minlength=7) / n, [0, 0, *[0.25] * 4, 0], atol=0.01)
+  np.testing.assert_allclose(
+    np.bincount(integers, minlength=7) / n, [0, 0, *[0.25] * 4, 0], atol=0.01
+  )
   np.testing.assert_allclose(draws.bernoulli(key, 0.3, (n,)).mean(), 0.3, atol=0.01)
   assert normal.dtype == uniform.dtype == jnp.float32

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gen_jax.errors import UserError
 from gen_jax.nets import layers
 
 _INIT = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
@@ -84,6 +85,17 @@ class UNet(nn.Module):
 
     widths = [self.features * m for m in self.multipliers]
     channels = x.shape[-1]
+    if bad := [width for width in widths if width % self.groups]:
+      raise UserError(
+        f'config.net.groups={self.groups} does not divide the width {bad[0]} of a level '
+        f'(config.net.features times config.net.multipliers={tuple(self.multipliers)})'
+      )
+    smallest = 2 ** (len(widths) - 1)
+    if x.shape[1] % smallest or x.shape[2] % smallest:
+      raise UserError(
+        f'config.data.shape={tuple(x.shape[1:])}: height and width must be multiples of {smallest}, as '
+        f'config.net.multipliers={tuple(self.multipliers)} halves them {len(widths) - 1} times'
+      )
     temb = layers.time_embedding(t, self.features)
     temb = _dense(4 * self.features, name='temb1')(temb)
     temb = _dense(4 * self.features, name='temb2')(nn.swish(temb))

@@ -29,7 +29,9 @@ def test_the_fixed_variances_start_with_the_second_posterior_variance():
   p = make_process(LINEAR)
   np.testing.assert_allclose(p.log_variance_large[0], -9.8167251, rtol=1e-7)
   np.testing.assert_allclose(p.log_variance_small[:2], -9.8167251, rtol=1e-7)
-  np.testing.assert_allclose(np.exp(p.log_variance_large[[1, 500, 999]]), LINEAR[[1, 500, 999]], 1e-6)
+  np.testing.assert_allclose(
+    np.exp(p.log_variance_large[[1, 500, 999]]), LINEAR[[1, 500, 999]], 1e-6
+  )
   # beta_tilde < beta, and the same at the noisy end.
   assert (p.log_variance_small[1:] < p.log_variance_large[1:]).all()
   np.testing.assert_allclose(np.exp(p.log_variance_small[999]), 0.0199999835, rtol=1e-6)
@@ -82,9 +84,7 @@ def test_walking_step_by_step_is_drawing_at_once():
     x = np.sqrt(1 - beta) * x + np.sqrt(beta) * noise.standard_normal(n)
   eps = noise.standard_normal(n)
   t = np.full(n, len(betas) - 1)
-  at_once = q_sample(
-    make_process(betas), jnp.float32(x_0[:, None]), t, jnp.float32(eps[:, None])
-  )
+  at_once = q_sample(make_process(betas), jnp.float32(x_0[:, None]), t, jnp.float32(eps[:, None]))
   # Standard errors are 0.003.
   np.testing.assert_allclose(np.mean(at_once), np.mean(x), atol=0.015)
   np.testing.assert_allclose(np.var(at_once), np.var(x), atol=0.02)

@@ -20,7 +20,7 @@ COVARIANCE = np.array([[0.5, 0.3], [0.3, 0.4]])
 
 
 def gaussian_eps(process):
-  """E[eps | x_t] for data N(MEAN, COVARIANCE): -sqrt(1 - bar) times the score of N(sqrt(bar) m, bar C + (1 - bar) I)."""
+  """E[eps | x_t] for data N(m, C): -sqrt(1 - bar) the score of N(sqrt(bar) m, bar C + 1 - bar)."""
   values, vectors = (jnp.float32(a) for a in np.linalg.eigh(COVARIANCE))
   bars = jnp.asarray(process.alpha_bars)
 
@@ -44,7 +44,8 @@ def run(sampler, eps, x, key=0, process=PROCESS, **options):
 SAMPLERS = {
   'ancestral_large': (functools.partial(samplers.ancestral, variance='large', clip=False), 0.03),
   'ancestral_small': (functools.partial(samplers.ancestral, variance='small', clip=False), 0.03),
-  'ddim_eta_0_uniform_50': (functools.partial(samplers.ddim, steps=50, eta=0.0), 0.04),
+  # 50 Euler steps of the flow make the variance a tenth too small, in exact arithmetic too.
+  'ddim_eta_0_uniform_50': (functools.partial(samplers.ddim, steps=50, eta=0.0), 0.06),
   'ddim_eta_0_uniform_1000': (functools.partial(samplers.ddim, steps=1000, eta=0.0), 0.02),
   'ddim_eta_0_quadratic_100': (
     functools.partial(samplers.ddim, steps=100, eta=0.0, spacing='quadratic'),
@@ -66,9 +67,11 @@ SAMPLERS = {
 @pytest.mark.parametrize('name', SAMPLERS)
 def test_every_sampler_hits_a_gaussian(name):
   sampler, tolerance = SAMPLERS[name]
-  # Antithetic starts; standard errors are about 0.005.
-  half = np.random.default_rng(0).standard_normal((10_000, 2))
-  x, _ = run(sampler, gaussian_eps(PROCESS), np.concatenate([half, -half]))
+  # Starts with mean 0 and covariance I exactly; a noisy sampler leaves standard errors of 0.007.
+  start = np.random.default_rng(0).standard_normal((10_000, 2))
+  start -= start.mean(0)
+  start = start @ np.linalg.inv(np.linalg.cholesky(np.cov(start.T))).T
+  x, _ = run(sampler, gaussian_eps(PROCESS), start)
   np.testing.assert_allclose(x.mean(0), MEAN, atol=tolerance)
   np.testing.assert_allclose(np.cov(x.T), COVARIANCE, atol=tolerance)
 
@@ -89,7 +92,7 @@ def test_deterministic_ddim_converges_to_the_gaussian():
   assert errors[2] < 0.01
 
 
-# --- DDIM against the ancestral sampler and closed forms ------------------------------------------------
+# --- DDIM against the ancestral sampler and closed forms ------------------------------------------
 
 
 def test_ddim_with_eta_1_and_all_steps_is_the_ancestral_sampler():
@@ -106,8 +109,7 @@ def test_ddim_with_eta_1_and_all_steps_is_the_ancestral_sampler():
 
 
 def test_the_noise_of_one_long_ddim_step():
-  # With 10 steps, the one from t = 500 to 400 ends the fifth; a process of these two times does only that step
-  # and the last.
+  # From t = 500 to 400, as with 10 steps: a process of these two times does that step and the last.
   bar, bar_prev = BARS[500], BARS[400]
   two = make_process(np.array([1 - bar_prev, 1 - bar / bar_prev]))
   step = functools.partial(samplers.ddim, steps=2, eta=1.0, keep=2)
@@ -157,7 +159,7 @@ def test_only_a_positive_eta_depends_on_the_key():
   assert (draw(0.5, 1) != draw(0.5, 2)).all()
 
 
-# --- Times ----------------------------------------------------------------------------------------------
+# --- Times ----------------------------------------------------------------------------------------
 
 
 def test_the_published_sub_sequences():
@@ -190,7 +192,7 @@ def test_a_repeated_time_changes_nothing():
   assert (np.abs(kept[-1] - kept[-2]) > 1e-5).any() and (np.abs(kept[-3] - kept[-4]) > 1e-5).any()
 
 
-# --- Intermediate pictures, clipping ----------------------------------------------------------------------
+# --- Intermediate pictures, clipping --------------------------------------------------------------
 
 
 @pytest.mark.parametrize('name', ['ancestral', 'ddim'])
@@ -203,7 +205,7 @@ def test_intermediate_pictures(name):
   eps = gaussian_eps(PROCESS)
   x, kept = run(sampler, eps, start, keep=5)
   np.testing.assert_array_equal(kept[-1], x)
-  # 200 steps apart: pictures at t = 799, 599, 399, 199 have the spread of the forward process there.
+  # 200 steps apart: at t = 799, 599, 399, 199 they have the spread of the forward process there.
   for picture, t in zip(kept, [799, 599, 399, 199], strict=False):
     np.testing.assert_allclose(picture.mean(0), np.sqrt(BARS[t]) * MEAN, atol=0.08)
     spread = BARS[t] * np.diag(COVARIANCE) + 1 - BARS[t]

@@ -1,0 +1,29 @@
+"""WGAN-GP under `jax.pmap`, one copy of the step per device, in a script of your own."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from gen_jax import config as configs
+from gen_jax.systems import wgan_gp
+
+config = configs.load('configs/wgan_gp_mnist.py:smoke')
+config = configs.check(config, wgan_gp.FIELDS)
+k, devices, b = config.loss.n_critic, jax.local_device_count(), 8
+
+init_key, run_key, data_key, sample_key = jax.random.split(jax.random.key(0), 4)
+images = jnp.tanh(jax.random.normal(data_key, (devices, k, b, 28, 28, 1)))
+
+state = wgan_gp.init_state(init_key, {'image': images[0]}, config=config)
+step = jax.pmap(
+  functools.partial(wgan_gp.train_step, config=config, axis_name='batch'),
+  axis_name='batch',
+  in_axes=(None, 0, None),  # the state and the key are the same everywhere
+  out_axes=(None, None),
+)
+for _ in range(3):
+  state, metrics = step(state, {'image': images}, run_key)
+print({name: round(float(value), 3) for name, value in metrics.items()})
+made = wgan_gp.sample(state, {'index': jnp.arange(4)}, sample_key, config=config)
+print(made['image'].shape)

@@ -1,0 +1,163 @@
+"""The layers against lax's own convolutions and against loops in numpy."""
+
+import itertools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gen_jax.nets import layers
+
+
+def draw(*shape, seed=0):
+  return jnp.float32(np.random.default_rng(seed).standard_normal(shape))
+
+
+def lax_conv(x, w):
+  return jax.lax.conv_general_dilated(
+    x, w, (2, 2), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
+
+
+def lax_transpose(x, w):
+  return jax.lax.conv_transpose(
+    x, w, (2, 2), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'), transpose_kernel=True
+  )
+
+
+def derivatives(conv, x, w, g):
+  """Value, gradient of a nonlinear function, and of a penalty on its input gradient."""
+
+  def scalar(x, w):
+    return jnp.sum(g * jnp.tanh(conv(x, w)))
+
+  def penalty(x, w):
+    return jnp.sum(jax.grad(scalar)(x, w) ** 2)
+
+  return conv(x, w), jax.grad(scalar, (0, 1))(x, w), jax.grad(penalty, (0, 1))(x, w)
+
+
+def assert_same_derivatives(ours, reference, x, w):
+  g = draw(*jax.eval_shape(reference, x, w).shape, seed=2)
+  found, expected = jax.jit(
+    lambda x, w: (derivatives(ours, x, w, g), derivatives(reference, x, w, g))
+  )(x, w)
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    assert a.shape == b.shape
+    # Relative to the largest entry: single ones are sums that cancel.
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
+
+
+@pytest.mark.parametrize('size, kernel', list(itertools.product([7, 14, 28], [3, 4, 5])))
+def test_strided_conv_is_laxs_in_value_and_two_derivatives(size, kernel):
+  x, w = draw(2, size, size, 2), draw(kernel, kernel, 2, 3, seed=1)
+  assert_same_derivatives(lambda x, w: layers.strided_conv(x, w, 2), lax_conv, x, w)
+
+
+@pytest.mark.parametrize('size, kernel', list(itertools.product([7, 14], [3, 4, 5])))
+def test_transposed_conv_is_laxs_in_value_and_two_derivatives(size, kernel):
+  x, w = draw(2, size, size, 3), draw(kernel, kernel, 2, 3, seed=1)
+  assert_same_derivatives(lambda x, w: layers.transposed_conv(x, w, 2), lax_transpose, x, w)
+
+
+def test_sides_may_differ():
+  x, w = draw(1, 5, 8, 2), draw(4, 4, 2, 3, seed=1)
+  assert_same_derivatives(lambda x, w: layers.strided_conv(x, w, 2), lax_conv, x, w)
+  assert layers.transposed_conv(draw(1, 5, 8, 3), w, 2).shape == (1, 10, 16, 2)
+
+
+def test_upconv_is_pytorchs_conv_transpose():
+  x, w, bias = draw(2, 3, 3, 3), draw(4, 4, 2, 3, seed=1), draw(2, seed=2)
+  # torch.nn.ConvTranspose2d(3, 2, kernel_size=4, stride=2, padding=1) by its definition.
+  full = np.zeros((2, 8, 8, 2))
+  for i, j, k, l in itertools.product(range(3), range(3), range(4), range(4)):
+    full[:, 2 * i + k, 2 * j + l] += np.asarray(x)[:, i, j] @ np.asarray(w)[k, l].T
+  expected = full[:, 1:-1, 1:-1] + np.asarray(bias)
+  found = layers.UpConv(2).apply({'params': {'kernel': w, 'bias': bias}}, x)
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_downconv_adds_its_bias_and_can_go_without():
+  x, w, bias = draw(2, 6, 6, 2), draw(3, 3, 2, 4, seed=1), draw(4, seed=2)
+  found = layers.DownConv(4, kernel=3).apply({'params': {'kernel': w, 'bias': bias}}, x)
+  np.testing.assert_allclose(found, lax_conv(x, w) + bias.reshape(1, 1, 1, 4), rtol=1e-4, atol=1e-5)
+  for module in (layers.DownConv(4, bias=False), layers.UpConv(4, bias=False)):
+    assert list(module.init(jax.random.key(0), x)['params']) == ['kernel']
+
+
+def test_the_default_initialisers_keep_the_scale():
+  x = draw(64, 8, 8, 32)
+  for module in (layers.DownConv(32), layers.UpConv(32)):
+    kernel = module.init(jax.random.key(0), x)['params']['kernel']
+    np.testing.assert_allclose(kernel.std(), (4 * 4 * 32) ** -0.5, rtol=0.05)
+
+
+# --- Noise ----------------------------------------------------------------------------------------
+
+
+def test_dropout_keeps_the_mean():
+  x = jnp.ones((100, 400))
+  out = layers.Dropout(0.3).apply({}, x, train=True, rngs={'dropout': jax.random.key(0)})
+  np.testing.assert_allclose(np.unique(out), [0, 1 / 0.7], rtol=1e-6)
+  np.testing.assert_allclose((np.asarray(out) == 0).mean(), 0.3, atol=0.01)
+  # Entries are dropped one by one, not whole rows or columns.
+  np.testing.assert_allclose((np.asarray(out) == 0).mean(0), 0.3, atol=0.25)
+  np.testing.assert_allclose((np.asarray(out) == 0).mean(1), 0.3, atol=0.12)
+
+
+def test_dropout_does_nothing_in_sampling_or_at_rate_0():
+  x = draw(3, 5)
+  np.testing.assert_array_equal(layers.Dropout(0.9).apply({}, x, train=False), x)
+  np.testing.assert_array_equal(layers.Dropout(0.0).apply({}, x, train=True), x)
+
+
+def test_dropout_draws_the_same_mask_on_two_devices():
+  key = jax.random.key(0)
+
+  class Net(nn.Module):
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x):
+      return layers.Dropout(0.5, self.axis_name)(x, train=True)
+
+  x = jnp.ones((6, 5))
+  whole = Net().apply({}, x, rngs={'dropout': key})
+  parts = jax.pmap(lambda x: Net('batch').apply({}, x, rngs={'dropout': key}), axis_name='batch')(
+    x.reshape(2, 3, 5)
+  )
+  np.testing.assert_array_equal(parts.reshape(6, 5), whole)
+  assert (whole[:3] != whole[3:]).any()
+
+
+# --- Resolution, time -----------------------------------------------------------------------------
+
+
+def test_mean_pool_and_upsample():
+  x = draw(2, 4, 6, 3)
+  pooled = np.zeros((2, 2, 3, 3))
+  for i, j in itertools.product(range(2), range(3)):
+    pooled[:, i, j] = np.asarray(x)[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean((1, 2))
+  np.testing.assert_allclose(layers.mean_pool(x), pooled, rtol=1e-5, atol=1e-6)
+  expected = np.asarray(x).repeat(2, axis=1).repeat(2, axis=2)
+  np.testing.assert_array_equal(layers.upsample(x), expected)
+
+
+def test_the_time_embedding_has_the_published_values():
+  e = layers.time_embedding(jnp.array([0, 1, 999]), 128)
+  assert e.shape == (3, 128) and e.dtype == jnp.float32
+  np.testing.assert_allclose(
+    e[1, jnp.array([0, 1, 63, 64, 65])],
+    [0.8414710, 0.7604387, 1.0e-4, 0.5403023, 0.6494097],
+    rtol=2e-6,
+  )
+  np.testing.assert_array_equal(e[0], [0] * 64 + [1] * 64)
+  np.testing.assert_allclose(e[2, 0], np.sin(999), atol=1e-4)
+
+
+def test_flatten_and_size():
+  x = draw(2, 3, 4)
+  np.testing.assert_array_equal(layers.flatten(x), np.asarray(x).reshape(2, 12))
+  assert layers.size((28, 28, 3)) == 28 * 28 * 3 and layers.size(()) == 1

@@ -1,0 +1,337 @@
+"""Parameter counts, shapes and ranges of the nets; how a config's net is found."""
+
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gen_jax import nets
+from gen_jax.errors import UserError
+from gen_jax.nets import dcgan, mlp, unet, wgan_gp
+
+
+def draw(*shape, seed=0):
+  return np.float32(np.random.default_rng(seed).standard_normal(shape))
+
+
+def init(module, *inputs):
+  return jax.jit(functools.partial(module.init, train=False))(jax.random.key(0), *inputs)
+
+
+def abstract(module, *shapes):
+  """Parameters and output as shapes; nothing is computed."""
+  inputs = [jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes]
+
+  def run(*inputs):
+    variables = module.init(jax.random.key(0), *inputs, train=False)
+    out, _ = module.apply(variables, *inputs, train=False, mutable=['batch_stats'])
+    return variables['params'], out
+
+  return jax.eval_shape(run, *inputs)
+
+
+def count(params):
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+# Module, input, output, trainable parameters of the authors' code (or the lecture's, added up).
+NETS = {
+  'standard_gan_g': (mlp.Generator(shape=(28, 28, 1)), (2, 30), (2, 28, 28, 1), 1_468_432),
+  'standard_gan_d': (mlp.Discriminator(), (2, 28, 28, 1), (2,), 1_492_993),
+  'dcgan28_g': (dcgan.Generator28(), (2, 100), (2, 28, 28, 1), 766_017),
+  'dcgan28_d': (dcgan.Discriminator28(), (2, 28, 28, 1), (2,), 138_561),
+  'dcgan64_g': (dcgan.Generator(), (2, 100), (2, 64, 64, 3), 18_885_760),
+  'dcgan64_d': (dcgan.Discriminator(), (2, 64, 64, 3), (2,), 17_232_768),
+  'wgan_gp28_g': (wgan_gp.Generator28(), (2, 128), (2, 28, 28, 1), 1_554_177),
+  'wgan_gp28_d': (wgan_gp.Critic28(), (2, 28, 28, 1), (2,), 1_030_145),
+  'wgan_gp_resnet_g': (wgan_gp.ResNetGenerator(), (2, 128), (2, 32, 32, 3), 1_204_483),
+  'wgan_gp_resnet_d': (wgan_gp.ResNetCritic(), (2, 32, 32, 3), (2,), 1_053_825),
+  'unet': (unet.UNet(), ((2, 32, 32, 3), (2,)), (2, 32, 32, 3), 35_746_307),
+}
+
+
+@pytest.mark.parametrize('name', NETS)
+def test_number_of_parameters_and_shape(name):
+  module, inputs, output, number = NETS[name]
+  params, out = abstract(module, *(inputs if isinstance(inputs[0], tuple) else (inputs,)))
+  assert count(params) == number
+  assert out.shape == output and out.dtype == jnp.float32
+  assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype('float32')}
+
+
+def test_the_32_pixel_dcgan_drops_one_stage():
+  _, out = abstract(dcgan.Generator(shape=(32, 32, 3), features=(8, 4, 2)), (2, 100))
+  assert out.shape == (2, 32, 32, 3)
+  params, out = abstract(dcgan.Discriminator(features=(2, 4, 8)), (2, 32, 32, 3))
+  assert out.shape == (2,)
+  assert params['Dense_0']['kernel'].shape == (4 * 4 * 8, 1)
+
+
+GENERATORS = {
+  'mlp': (mlp.Generator(shape=(3, 2), features=(8,)), 5),
+  'dcgan28': (dcgan.Generator28(features=(4, 2)), 5),
+  'dcgan': (dcgan.Generator(shape=(16, 16, 1), features=(4, 2)), 5),
+  'wgan_gp28': (wgan_gp.Generator28(features=2), 5),
+  'resnet': (wgan_gp.ResNetGenerator(shape=(8, 8, 3), features=4, blocks=1), 5),
+}
+
+
+@pytest.mark.parametrize('name', GENERATORS)
+def test_generators_fill_the_open_interval(name):
+  module, dim = GENERATORS[name]
+  z = 3 * draw(8, dim)
+  variables = init(module, z)
+  # Thirty times the weights saturate every tanh.
+  run = jax.jit(functools.partial(module.apply, train=True, mutable=['batch_stats']))
+  for scale, low in ((1, 1e-4), (30, 0.5)):
+    params = jax.tree.map(lambda p, s=scale: s * np.asarray(p), variables['params'])
+    out, _ = run({**variables, 'params': params}, z)
+    assert low < np.abs(out).max() <= 1
+    assert out.std(axis=0).max() > 1e-5, 'depends on z'
+
+
+def test_an_mlp_generator_can_go_without_tanh():
+  module = mlp.Generator(shape=(2,), features=(8,), squash=False)
+  z = 100 * draw(8, 5)
+  assert np.abs(module.apply(init(module, z), z, train=True)).max() > 2
+
+
+def test_mlp_layers_by_hand():
+  module = mlp.Discriminator(features=(3,), dropout=0.0)
+  x = draw(4, 2, 2)
+  variables = init(module, x)
+  p = jax.tree.map(np.asarray, variables['params'])
+  h = np.asarray(x).reshape(4, 4) @ p['Dense_0']['kernel'] + p['Dense_0']['bias']
+  h = np.where(h > 0, h, 0.2 * h)
+  expected = (h @ p['Dense_1']['kernel'] + p['Dense_1']['bias'])[:, 0]
+  np.testing.assert_allclose(module.apply(variables, x, train=True), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'module',
+  [mlp.Discriminator(features=(64,), dropout=0.3), dcgan.Discriminator28(features=(2, 2))],
+  ids=['mlp', 'dcgan28'],
+)
+def test_discriminators_drop_out_in_training_only(module):
+  x = draw(2, 28, 28, 1)
+  variables = init(module, x)
+
+  @jax.jit
+  def run(key):
+    return module.apply(variables, x, train=True, rngs={'dropout': key})
+
+  first, again, other = (np.asarray(run(jax.random.key(seed))) for seed in (0, 0, 1))
+  np.testing.assert_array_equal(first, again)
+  assert (first != other).all()
+  quiet = jax.jit(lambda: module.apply(variables, x, train=False))()  # asks for no key
+  assert (np.asarray(quiet) != first).all()
+
+
+def test_batch_norm_averages_or_uses_the_batch_as_the_papers_do():
+  z = draw(8, 5)
+
+  def difference(module):
+    variables = init(module, z)
+    run = functools.partial(module.apply, variables, z, mutable=['batch_stats'])
+    (a, _), (b, _) = (
+      jax.jit(functools.partial(run, train=True))(),
+      jax.jit(functools.partial(run, train=False))(),
+    )
+    return np.abs(a - b).max()
+
+  # Radford's nets and the WGAN-GP ResNet: statistics of the batch, in sampling too.
+  assert difference(dcgan.Generator(shape=(8, 8, 1), features=(4,))) == 0
+  assert difference(wgan_gp.ResNetGenerator(shape=(8, 8, 3), features=4, blocks=1)) == 0
+  # The lecture's: running averages.
+  assert difference(dcgan.Generator28(features=(4, 2))) > 1e-3
+
+
+def test_initial_weights():
+  params = init(dcgan.Discriminator(features=(16, 64)), jnp.zeros((1, 16, 16, 3)))['params']
+  assert set(params) == {'DownConv_0', 'DownConv_1', '_BatchNorm_0', 'Dense_0'}, (
+    'first without norm'
+  )
+  for name in ('DownConv_0', 'DownConv_1', 'Dense_0'):
+    assert list(params[name]) == ['kernel'], 'no biases'
+    np.testing.assert_allclose(params[name]['kernel'].std(), 0.02, rtol=0.1)
+  gamma = params['_BatchNorm_0']['BatchNorm_0']['scale']
+  np.testing.assert_allclose([gamma.mean(), gamma.std()], [1, 0.02], atol=0.01)
+
+  # tflib: uniform with variance 4 / (fan_in + fan_out), fan_out of a stride counted per stride^2.
+  params = init(wgan_gp.Critic28(features=16), jnp.zeros((1, 28, 28, 1)))['params']
+  std = (4 / (25 * 16 + 25 * 32 / 4)) ** 0.5
+  np.testing.assert_allclose(params['DownConv_1']['kernel'].std(), std, rtol=0.03)
+  np.testing.assert_allclose(np.abs(params['DownConv_1']['kernel']).max(), 3**0.5 * std, rtol=0.01)
+  params = init(wgan_gp.Generator28(features=16), jnp.zeros((1, 8)))['params']
+  # Deconvolution of 64 to 32 channels: fan_in per stride^2.
+  std = (4 / (25 * 64 / 4 + 25 * 32)) ** 0.5
+  np.testing.assert_allclose(params['UpConv_0']['kernel'].std(), std, rtol=0.03)
+
+
+# --- The U-Net ------------------------------------------------------------------------------------
+
+TINY = dict(features=8, groups=4, blocks=1, multipliers=(1,), attention=(), dropout=0.0)
+
+
+def test_attention_is_at_16_pixels_on_both_ways_and_in_the_middle():
+  params, _ = abstract(unet.UNet(), (1, 32, 32, 3), (1,))
+  found = {name for name in params if name.endswith('attention')}
+  assert found == {
+    *(f'down1_{i}_attention' for i in range(2)),
+    *(f'up1_{i}_attention' for i in range(3)),
+    'mid_attention',
+  }
+
+
+def test_classes_cost_one_vector_each():
+  plain, _ = abstract(unet.UNet(**TINY), (1, 4, 4, 3), (1,))
+  module = unet.UNet(**TINY, num_classes=10)
+  x, t, label = jnp.zeros((1, 4, 4, 3)), jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32)
+  labelled = jax.eval_shape(lambda: module.init(jax.random.key(0), x, t, label, train=False))
+  assert count(labelled['params']) == count(plain) + 10 * 4 * 8
+
+
+def test_a_fresh_unet_predicts_nothing():
+  module = unet.UNet(**TINY)
+  out, variables = jax.jit(functools.partial(module.init_with_output, train=False))(
+    jax.random.key(0), draw(2, 4, 4, 1), np.array([3, 700])
+  )
+  assert 0 < np.abs(out).max() < 1e-3
+  for name, layer in variables['params'].items():
+    if 'conv2' in layer:
+      assert np.abs(layer['conv2']['kernel']).max() < 1e-4 < np.abs(layer['conv1']['kernel']).max()
+    if 'attention' in name:
+      assert np.abs(layer['out']['kernel']).max() < 1e-4 < np.abs(layer['q']['kernel']).max()
+
+
+def test_a_unet_sees_the_picture_the_time_and_the_class_of_each_row():
+  module = unet.UNet(**TINY, num_classes=3)
+  x, t, label = draw(2, 4, 4, 1), np.array([3, 700]), np.array([0, 2])
+  shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, t, label, train=False))
+  awake = jax.tree.map(lambda p: 0.2 * draw(*p.shape), shapes)
+  run = jax.jit(functools.partial(module.apply, train=False))
+  out = np.asarray(run(awake, x, t, label))
+  for changed in (
+    (x + np.float32([1, 0]).reshape(2, 1, 1, 1), t, label),
+    (x, t + np.array([1, 0]), label),
+    (x, t, np.array([1, 2])),
+  ):
+    other = np.asarray(run(awake, *changed))
+    assert np.abs(other[0] - out[0]).max() > 1e-4
+    np.testing.assert_array_equal(other[1], out[1], 'rows do not meet')
+
+
+def test_attention_by_hand():
+  module = unet.Attention(groups=2)
+  x = draw(2, 2, 3, 4)
+  shapes = jax.eval_shape(module.init, jax.random.key(0), x)['params']
+  params = jax.tree.map(lambda p: draw(*p.shape, seed=math.prod(p.shape)), shapes)
+  p = jax.tree.map(np.asarray, params)
+
+  def dense(name, y):
+    return y @ p[name]['kernel'] + p[name]['bias']
+
+  for found, picture in zip(jax.jit(module.apply)({'params': params}, x), x, strict=True):
+    groups = picture.reshape(6, 2, 2)  # [positions, groups, channels of a group]
+    centred = groups - groups.mean((0, 2), keepdims=True)
+    normed = centred / np.sqrt(centred.var((0, 2), keepdims=True) + 1e-6)
+    y = normed.reshape(6, 4) * p['norm']['scale'] + p['norm']['bias']
+    q, k, v = (dense(name, y) for name in 'qkv')
+    weights = np.exp(q @ k.T / np.sqrt(4))
+    weights /= weights.sum(1, keepdims=True)
+    expected = picture.reshape(6, 4) + dense('out', weights @ v)
+    np.testing.assert_allclose(found.reshape(6, 4), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_res_block_by_hand():
+  # On one pixel a SAME 3x3 convolution is its centre, and a norm of one channel gives its bias.
+  module = unet.ResBlock(features=4, groups=2, dropout=0.0, axis_name=None)
+  x, temb = draw(1, 1, 1, 2), draw(1, 5, seed=1)
+  shapes, _ = abstract(module, x.shape, temb.shape)
+  params = jax.tree.map(lambda p: draw(*p.shape, seed=math.prod(p.shape)), shapes)
+  p = jax.tree.map(np.asarray, params)
+
+  def swish(y):
+    return y / (1 + np.exp(-y))
+
+  h = swish(p['norm1']['bias'])
+  h = h @ p['conv1']['kernel'][1, 1] + p['conv1']['bias']
+  h = h + swish(np.asarray(temb)[0]) @ p['temb']['kernel'] + p['temb']['bias']
+  pairs = h.reshape(2, 2)
+  normed = (pairs - pairs.mean(1, keepdims=True)) / np.sqrt(pairs.var(1, keepdims=True) + 1e-6)
+  h = swish(normed.reshape(4) * p['norm2']['scale'] + p['norm2']['bias'])
+  h = h @ p['conv2']['kernel'][1, 1] + p['conv2']['bias']
+  expected = np.asarray(x)[0, 0, 0] @ p['shortcut']['kernel'] + p['shortcut']['bias'] + h
+  found = jax.jit(functools.partial(module.apply, train=False))({'params': params}, x, temb)
+  np.testing.assert_allclose(found[0, 0, 0], expected, rtol=1e-4, atol=1e-4)
+
+
+# --- Nets by name ---------------------------------------------------------------------------------
+
+
+class Mine(nn.Module):
+  """A net of a user's own."""
+
+  width: int
+  shape: tuple = ()
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    return nn.Dense(self.width)(x)
+
+
+class NoNet:
+  """Not a Flax module."""
+
+
+def test_names_of_this_package_dotted_paths_and_classes_are_found():
+  assert nets.find('dcgan.Generator') is dcgan.Generator
+  assert nets.find('gen_jax.nets.mlp.Discriminator') is mlp.Discriminator
+  assert nets.find('flax.linen.Dense') is nn.Dense
+  assert nets.find(Mine) is Mine
+  assert {'unet.UNet', 'wgan_gp.Critic28', 'mlp.Generator'} <= set(nets.known())
+
+
+def test_make_sets_what_the_module_declares():
+  offered = dict(shape=(4, 4, 1), axis_name='batch')
+  assert nets.make(dict(name='mlp.Generator', features=(8,)), **offered) == mlp.Generator(
+    shape=(4, 4, 1), features=(8,)
+  )
+  assert nets.make(dict(name=Mine, width=3), **offered) == Mine(width=3, shape=(4, 4, 1))
+  # The spec wins.
+  assert nets.make(dict(name=Mine, width=3, shape=(7,)), **offered).shape == (7,)
+
+
+@pytest.mark.parametrize(
+  'spec, words',
+  [
+    (dict(name='dcgan.Generater'), ["config.generator.name='dcgan.Generater'", 'dcgan.Generator']),
+    (dict(name='unet'), ["config.generator.name='unet'", 'did you mean unet.UNet?']),
+    (dict(name='no_such_package.Net'), ["'no_such_package.Net'", 'No module named', 'one of']),
+    (dict(name='.relative.Net'), ["config.generator.name='.relative.Net'"]),
+    (dict(name=''), ["config.generator.name=''"]),
+    (dict(name=NoNet), ['config.generator.name=', 'no subclass of flax.linen.Module']),
+    (dict(name='math.sqrt'), ["config.generator.name='math.sqrt'", 'no subclass']),
+    (
+      dict(name='dcgan.Generator', feature=3),
+      ['config.generator.feature is no attribute', 'did you mean config.generator.features?'],
+    ),
+    (
+      dict(name='dcgan.Generator', zzz=3),
+      ['config.generator.zzz is no attribute', 'shape, features, axis_name'],
+    ),
+    (dict(name=Mine), ['config.generator', 'width']),
+  ],
+  ids=lambda v: str(v.get('name', '')) if isinstance(v, dict) else '',
+)
+def test_what_a_user_can_get_wrong_is_told_in_one_line(spec, words):
+  with pytest.raises(UserError) as raised:
+    nets.make(spec, 'config.generator')
+  message = str(raised.value)
+  assert '\n' not in message
+  for word in words:
+    assert word in message, message

@@ -1,0 +1,293 @@
+"""DDPM's loss for nets whose error is known, its moving average, and the choices of its sampler."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from gen_jax.errors import UserError
+from gen_jax.systems import ddpm
+
+ADAM = dict(
+  lr=0.05, b1=0.5, b2=0.9, eps=1e-8, warmup_steps=0, decay_steps=None, l2=0.0, clip_norm=None
+)
+BETAS = np.linspace(1e-3, 0.3, 12)
+BARS = np.cumprod(1 - BETAS)
+
+# Compiled once for all calls with equal configs.
+init_state = jax.jit(ddpm.init_state, static_argnames='config')
+train_step = jax.jit(ddpm.train_step, static_argnames='config')
+draw_sample = jax.jit(ddpm.sample, static_argnames='config')
+
+
+class Constant(nn.Module):
+  """Predicts one number."""
+
+  start: float = 0.0
+
+  @nn.compact
+  def __call__(self, x, t, label=None, *, train):
+    return jnp.zeros_like(x) + self.param('a', lambda _: jnp.array(self.start))
+
+
+class Perfect(nn.Module):
+  """Knows that x_0 is 0 everywhere, so x_t is noise and nothing else."""
+
+  @nn.compact
+  def __call__(self, x, t, label=None, *, train):
+    a = self.param('a', nn.initializers.ones, ())
+    return a * x / jnp.sqrt(1 - jnp.float32(BARS)[t])[:, None]
+
+
+class Ends(nn.Module):
+  """Predicts 10 at the first and at the last time, else 0."""
+
+  @nn.compact
+  def __call__(self, x, t, label=None, *, train):
+    a = self.param('a', nn.initializers.ones, ())
+    end = (t == 0) | (t == len(BETAS) - 1)
+    return jnp.zeros_like(x) + (10 * a * end)[:, None]
+
+
+class Noisy(nn.Module):
+  """Dropout of ones; the class as an offset."""
+
+  @nn.compact
+  def __call__(self, x, t, label=None, *, train):
+    a = self.param('a', nn.initializers.ones, ())
+    y = nn.Dropout(0.5, deterministic=not train)(a * jnp.ones_like(x))
+    return y if label is None else y + label.astype(jnp.float32)[:, None]
+
+
+def make_config(**changes):
+  config = ConfigDict(
+    dict(
+      data=dict(shape=(3,), num_classes=None),
+      net=dict(name=Constant),
+      diffusion=dict(steps=12, schedule='linear', beta_min=1e-3, beta_max=0.3),
+      ema_decay=0.9,
+      optim=dict(ADAM),
+      sample=dict(
+        sampler='ddim',
+        variance='large',
+        steps=4,
+        spacing='uniform',
+        eta=0.0,
+        clip=False,
+        intermediates=0,
+        weights='ema',
+      ),
+    )
+  )
+  config.update_from_flattened_dict({k.replace('__', '.'): v for k, v in changes.items()})
+  return FrozenConfigDict(config)
+
+
+def draw(*shape, seed=0):
+  return np.float32(np.random.default_rng(seed).standard_normal(shape))
+
+
+def init(config, batch=None):
+  batch = {'image': jnp.zeros((4, 3))} if batch is None else batch
+  return init_state(jax.random.key(0), batch, config=config)
+
+
+def step(state, batch, config, key=0):
+  return train_step(state, batch, jax.random.key(key), config=config)
+
+
+def loss_of(config, x_0, t, eps, label=None, key=0):
+  @jax.jit
+  def run(params, key):
+    model = ddpm.build(config)
+    return ddpm.loss_fn(params, x_0, label, t, eps, key, model=model, config=config)[0]
+
+  return run(init(config).net.params, jax.random.key(key))
+
+
+# --- The loss -------------------------------------------------------------------------------------
+
+
+def test_the_loss_of_a_constant_prediction():
+  eps, t = draw(12, 3), np.arange(12)
+  config = make_config(net=dict(name=Constant, start=0.25))
+  expected = ((eps - 0.25) ** 2).mean(1).mean()
+  np.testing.assert_allclose(loss_of(config, draw(12, 3, seed=1), t, eps), expected, rtol=1e-5)
+
+
+def test_the_loss_of_the_true_noise_is_0_at_every_time():
+  config = make_config(net=dict(name=Perfect))
+  eps, t = draw(12, 3), np.arange(12)
+  zero = np.zeros((12, 3), np.float32)
+  np.testing.assert_allclose(loss_of(config, zero, t, eps), 0, atol=1e-9)
+  # The net is shown x_t: a visible x_0 is an error of sqrt(bar / (1 - bar)) x_0.
+  expected = 4 * np.mean(BARS / (1 - BARS))
+  np.testing.assert_allclose(loss_of(config, zero + 2, t, eps), expected, rtol=1e-4)
+
+
+def test_the_loss_has_dropout_and_the_label():
+  config = make_config(net=dict(name=Noisy))
+  zero, t = np.zeros((4, 3), np.float32), np.arange(4)
+  first, again, other = (loss_of(config, zero, t, zero, key=k) for k in (0, 0, 7))
+  assert first == again
+  assert first != other
+  label = np.array([10, 20, 30, 40])
+  assert loss_of(config, zero, t, zero, label) > 100 + first
+
+
+def test_a_step_draws_all_times_alike():
+  config = make_config(net=dict(name=Ends))
+  n = 6000
+  _, metrics = step(init(config), {'image': jnp.zeros((n, 3))}, config)
+  # 1 for the noise, 100 for each of the two times of 12; the standard error is 0.5.
+  np.testing.assert_allclose(metrics['net/loss'], 1 + 200 / 12, atol=2)
+
+
+def test_a_step_trains_and_reports():
+  config = make_config(net=dict(name=Perfect))
+  state, metrics = step(init(config), {'image': jnp.zeros((8, 3))}, config)
+  # The net is perfect already.
+  np.testing.assert_allclose([metrics['net/loss'], metrics['net/grad_norm']], 0, atol=1e-4)
+  assert state.step == 1
+  config = make_config(net=dict(name=Constant, start=0.5))
+  state, metrics = step(init(config), {'image': jnp.zeros((4000, 3))}, config)
+  # d/da E (eps - a)^2 = 2 a, and Adam's first step is the rate.
+  np.testing.assert_allclose(metrics['net/loss'], 1.25, atol=0.08)
+  np.testing.assert_allclose(metrics['net/grad_norm'], 1.0, atol=0.1)
+  np.testing.assert_allclose(state.net.params['a'], 0.45, rtol=1e-4)
+
+
+def test_the_first_average_is_the_first_step_and_the_rest_follow_the_recurrence():
+  config = make_config(net=dict(name=Constant, start=0.5))
+  state = init(config)
+  np.testing.assert_array_equal(state.net.ema['a'], 0.5)
+  average = None
+  for _ in range(3):
+    state, _ = step(state, {'image': jnp.zeros((64, 3))}, config)
+    new = float(state.net.params['a'])
+    average = new if average is None else 0.9 * average + 0.1 * new
+    np.testing.assert_allclose(state.net.ema['a'], average, rtol=1e-6)
+  assert abs(average - new) > 0.01
+
+
+# --- Sampling -------------------------------------------------------------------------------------
+
+
+def sample(state, config, n=5, key=0, **conditions):
+  batch = {'index': jnp.arange(n)} | conditions
+  made = draw_sample(state, batch, jax.random.key(key), config=config)
+  return jax.tree.map(np.asarray, made)
+
+
+def test_sampling_uses_the_weights_that_the_config_names():
+  config = make_config()
+  state = init(config)
+  state = state.replace(
+    net=state.net.replace(params={'a': jnp.array(0.0)}, ema={'a': jnp.array(0.2)})
+  )
+  averaged = sample(state, config)['image']
+  raw = sample(state, make_config(sample__weights='raw'))['image']
+  assert averaged.shape == (5, 3)
+  # A constant eps shifts x_0 by the same amount wherever the result is not cut to [-1, 1].
+  inside = (np.abs(averaged) < 1) & (np.abs(raw) < 1)
+  assert inside.any()
+  times = [0, 3, 6, 9]
+  bars = BARS[times]
+  shift = 0.0
+  for bar, prev in zip(bars[::-1], [*bars[:-1][::-1], 1.0], strict=True):
+    shift = np.sqrt(prev / bar) * (shift - np.sqrt(1 - bar) * 0.2) + np.sqrt(1 - prev) * 0.2
+  np.testing.assert_allclose((averaged - raw)[inside], shift, rtol=1e-4)
+
+
+@pytest.mark.parametrize('sampler', ['ancestral', 'ddim'])
+def test_samples_and_their_way(sampler):
+  config = make_config(sample__sampler=sampler, sample__intermediates=3)
+  made = sample(init(config), config)
+  assert made['image'].shape == (5, 3) and made['trajectory'].shape == (3, 5, 3)
+  np.testing.assert_array_equal(made['trajectory'][-1], made['image'])
+  assert all(np.abs(v).max() <= 1 and v.dtype == np.float32 for v in made.values())
+  again, other = (sample(init(config), config, key=key)['image'] for key in (0, 1))
+  np.testing.assert_array_equal(made['image'], again)
+  assert (made['image'] != other).any()
+
+
+def test_the_options_of_the_samplers_arrive():
+  state = init(make_config())
+  changes = [
+    {},
+    {'sample__eta': 1.0},
+    {'sample__eta': 1.0, 'sample__clip': True},
+    {'sample__steps': 12},
+    {'sample__spacing': 'quadratic'},
+    {'sample__sampler': 'ancestral'},
+    {'sample__sampler': 'ancestral', 'sample__variance': 'small'},
+  ]
+  # Little noise, so that the pictures are seldom cut to [-1, 1].
+  tame = dict(diffusion__beta_max=0.02, sample__steps=6)
+  images = [sample(state, make_config(**(tame | c)), n=50)['image'] for c in changes]
+  for i, a in enumerate(images):
+    for b in images[:i]:
+      assert np.abs(a - b).max() > 1e-3
+
+
+def test_sampling_is_without_dropout_and_with_the_label():
+  config = make_config(net=dict(name=Noisy))
+  state = init(config)
+  plain = sample(state, config, n=3)['image']
+  labelled = sample(state, config, n=3, label=jnp.array([0, 0, 5]))['image']
+  np.testing.assert_array_equal(labelled[:2], plain[:2])
+  assert (labelled[2] != plain[2]).any()
+
+
+def test_a_class_conditional_unet():
+  config = make_config(
+    data=dict(shape=(4, 4, 1), num_classes=3),
+    net=dict(
+      name='unet.UNet',
+      features=8,
+      groups=4,
+      blocks=1,
+      multipliers=(1,),
+      attention=(),
+      num_classes=3,
+    ),
+    sample__steps=1,
+  )
+  ddpm.check(config)
+  rows = {'image': jax.ShapeDtypeStruct((2, 4, 4, 1), jnp.float32)}
+  labelled = rows | {'label': jax.ShapeDtypeStruct((2,), jnp.int32)}
+  state = jax.eval_shape(lambda b: init(config, b), labelled)
+  assert state.net.params['class']['embedding'].shape == (3, 32)
+  after, _ = jax.eval_shape(
+    lambda s, b: ddpm.train_step(s, b, jax.random.key(0), config=config), state, labelled
+  )
+  assert jax.tree.structure(after) == jax.tree.structure(state)
+
+
+@pytest.mark.parametrize(
+  'changes, words',
+  [
+    ({'sample__steps': 13}, 'config.sample.steps=13.*config.diffusion.steps=12'),
+    (
+      {'net': dict(name='unet.UNet', num_classes=4), 'data__num_classes': 3},
+      'config.net.num_classes=4.*config.data.num_classes=3',
+    ),
+    (
+      {'net': dict(name='unet.UNet', num_classes=4)},
+      'config.net.num_classes=4.*config.data.num_classes=None',
+    ),
+    # There are only so many pictures of the way.
+    ({'sample__intermediates': 5}, 'config.sample.intermediates=5.*4'),
+    (
+      {'sample__sampler': 'ancestral', 'sample__intermediates': 13},
+      'config.sample.intermediates=13.*12',
+    ),
+  ],
+  ids=str,
+)
+def test_contradictions_are_told_in_one_line(changes, words):
+  ddpm.check(make_config())
+  with pytest.raises(UserError, match=words):
+    ddpm.check(make_config(**changes))

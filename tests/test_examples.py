@@ -1,0 +1,37 @@
+"""The examples run as written, and stay short."""
+
+import pathlib
+import re
+
+import pytest
+from conftest import run_python
+
+ROOT = pathlib.Path(__file__).parent.parent
+FILES = sorted((ROOT / 'examples').glob('*.py'))
+
+
+def run(path):
+  done = run_python(path, cwd=ROOT, PYTHONPATH=str(ROOT))
+  assert done.returncode == 0, done.stderr
+  return done.stdout
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+def test_an_example_has_under_40_lines_of_code(path):
+  lines = [line for line in path.read_text().splitlines() if line.strip()]
+  assert len(lines) < 40, len(lines)
+
+
+def test_gan_example_trains():
+  output = run(ROOT / 'examples/train_gan.py')
+  losses = dict(re.findall(r"'(\w/\w+)': (-?[\d.]+)", output))
+  assert 0 < float(losses['d/loss']) < 1
+
+
+def test_wgan_gp_example_runs_under_pmap():
+  assert '(4, 28, 28, 1)' in run(ROOT / 'examples/train_wgan_gp_pmap.py')
+
+
+def test_ddpm_example_samples_the_circle():
+  distance = float(run(ROOT / 'examples/train_ddpm.py').rsplit(':', 1)[1])
+  assert 0.85 < distance < 1.15

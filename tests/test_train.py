@@ -1,0 +1,332 @@
+"""The loop as its users meet it: outputs, resuming, real kills, divergence, refusals."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from conftest import QUICK, run_python
+from PIL import Image
+
+import launch
+from gen_jax import checkpoint, contract, train
+from gen_jax import config as configs
+from gen_jax.systems import find_system
+
+ROOT = pathlib.Path(__file__).parent.parent
+RING = 'configs/gan_ring.py:smoke'
+# One per system for the quick suite; .ci/run does all (slow).
+ONE_PER_SYSTEM = ('gan_ring', 'wgan_gp_mnist', 'ddpm_digits')
+ALL = sorted(path.stem for path in (ROOT / 'configs').glob('[!_]*.py'))
+
+
+def main(*argv, capsys=None):
+  status = launch.main([str(a) for a in argv])
+  return (status, capsys.readouterr()) if capsys else status
+
+
+@pytest.fixture(autouse=True)
+def in_repository(monkeypatch):
+  monkeypatch.chdir(ROOT)
+
+
+def metrics(workdir):
+  """Lines of metrics.jsonl without their times."""
+  lines = (pathlib.Path(workdir) / 'metrics.jsonl').read_text().splitlines()
+  return [{k: v for k, v in json.loads(line).items() if k != 'time'} for line in lines]
+
+
+def final_state(workdir):
+  """(step, leaves) of the newest checkpoint, through the manifest and the checksums."""
+  config = configs.load(f'{workdir}/config.json')
+  system = find_system(config.system)
+  config = configs.check(config, system.FIELDS)
+  saver = checkpoint.Checkpointer(
+    f'{workdir}/checkpoints', config=configs.to_dict(config), data_fingerprint='', keep=9
+  )
+  manifest = saver.latest()
+  state = saver.restore(manifest, contract.abstract_state(config, system))
+  saver.close()
+  return manifest.step, [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+
+
+def assert_same_run(a, b):
+  (step_a, leaves_a), (step_b, leaves_b) = final_state(a), final_state(b)
+  assert step_a == step_b
+  assert len(leaves_a) == len(leaves_b) > 4
+  for x, y in zip(leaves_a, leaves_b, strict=True):
+    np.testing.assert_array_equal(x, y)
+  assert metrics(a) == metrics(b)
+
+
+def start(name, workdir, *flags):
+  """A training run in a process of its own, as a user starts it."""
+  log = open(f'{workdir}.log', 'a')
+  return subprocess.Popen(
+    [
+      sys.executable,
+      'launch.py',
+      f'--config=configs/{name}.py:smoke',
+      f'--workdir={workdir}',
+      *flags,
+    ],
+    stdout=log,
+    stderr=subprocess.STDOUT,
+    env=os.environ | {'XLA_FLAGS': QUICK},
+  )
+
+
+def wait_for_step(process, workdir, step, timeout=240):
+  deadline = time.monotonic() + timeout
+  path = pathlib.Path(workdir) / 'metrics.jsonl'
+  while time.monotonic() < deadline:
+    assert process.poll() is None, pathlib.Path(f'{workdir}.log').read_text()
+    if path.exists() and any(f'"step": {step},' in line for line in path.open()):
+      return
+    time.sleep(0.01)
+  raise TimeoutError(f'step {step} not reached')
+
+
+def finish(process, timeout=240):
+  try:
+    return process.wait(timeout)
+  finally:
+    process.kill()
+
+
+LONG = (
+  '--config.train.steps=300',
+  '--config.train.log_steps=1',
+  '--config.train.checkpoint_steps=20',
+  '--config.train.sample_steps=150',
+)
+
+
+def kill_and_resume(name, tmp_path):
+  straight, broken = tmp_path / 'straight', tmp_path / 'broken'
+  assert finish(start(name, straight, *LONG)) == 0
+
+  process = start(name, broken, *LONG)
+  wait_for_step(process, broken, 47)
+  process.send_signal(signal.SIGKILL)
+  assert finish(process) == -signal.SIGKILL
+  killed_at = metrics(broken)[-1]['step']
+  saved = final_state(broken)[0]
+  # A save takes its time in the background: a kill costs at most two intervals.
+  assert 0 < saved <= killed_at < 300 and killed_at - saved <= 2 * 20
+
+  process = start(name, broken, *LONG)
+  wait_for_step(process, broken, saved + 30)
+  process.send_signal(signal.SIGTERM)
+  assert finish(process) == 128 + signal.SIGTERM
+  # No step is lost: what was logged last is what was saved.
+  assert metrics(broken)[-1]['step'] == final_state(broken)[0] < 300
+
+  assert finish(start(name, broken, *LONG)) == 0
+  assert final_state(broken)[0] == 300
+  assert_same_run(straight, broken)
+
+
+@pytest.mark.parametrize('name', ONE_PER_SYSTEM)
+def test_killed_and_resumed_equals_uninterrupted(name, tmp_path):
+  kill_and_resume(name, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', [name for name in ALL if name not in ONE_PER_SYSTEM])
+def test_killed_and_resumed_equals_uninterrupted_everywhere(name, tmp_path):
+  kill_and_resume(name, tmp_path)
+
+
+def test_a_run_leaves_what_a_person_looks_for(tmp_path, capsys):
+  status, output = main(f'--config={RING}', f'--workdir={tmp_path}/run', capsys=capsys)
+  assert status == 0
+  picture = tmp_path / 'run/samples/0000020_samples.png'
+  assert output.out.strip().endswith(f'pictures: {picture}')
+  assert 'step 20/20' in output.err and 'img/s' in output.err and 'g/loss' in output.err
+  with Image.open(picture) as image:
+    assert len(set(image.convert('RGB').getdata())) > 10
+  assert [line['step'] for line in metrics(tmp_path / 'run')] == [5, 10, 15, 20]
+  assert list((tmp_path / 'run/tensorboard').glob('events.*'))
+  saved = json.loads((tmp_path / 'run/config.json').read_text())
+  assert saved['train']['batch_size'] == 16
+
+  # Again: it says that it is finished, and a longer run goes on.
+  status, output = main(f'--config={RING}', f'--workdir={tmp_path}/run', capsys=capsys)
+  assert status == 0 and 'is finished: step 20 of 20' in output.out
+  longer = (f'--config={RING}', f'--workdir={tmp_path}/run', '--config.train.steps=25')
+  status, output = main(*longer, capsys=capsys)
+  assert status == 0 and 'going on from step 20 of 25' in output.err
+  assert metrics(tmp_path / 'run')[-1]['step'] == 25
+
+  # Pictures from the finished run, other ones for another seed.
+  status, output = main('--mode=sample', f'--workdir={tmp_path}/run', capsys=capsys)
+  assert status == 0 and output.out.strip().endswith('step_0000025_seed_0/plot.png')
+  other = ('--mode=sample', f'--workdir={tmp_path}/run', '--config.sample.seed=1', '--step=20')
+  assert main(*other) == 0
+  samples = tmp_path / 'run/samples'
+  first = np.load(samples / 'step_0000025_seed_0/points.npy')
+  assert first.shape == (64, 2)
+  assert not np.array_equal(first, np.load(samples / 'step_0000020_seed_1/points.npy'))
+
+
+def test_sample_writes_one_png_per_image_and_a_trajectory(tmp_path):
+  flags = ('--config=configs/ddpm_digits.py:smoke', f'--workdir={tmp_path}')
+  assert main(*flags, '--config.train.steps=2') == 0
+  assert main(*flags, '--mode=sample', '--config.sample.num_images=10') == 0
+  folder = tmp_path / 'samples/step_0000002_seed_0'
+  files = sorted(path.name for path in folder.glob('0*.png'))
+  assert files == [f'{i:05d}.png' for i in range(10)]
+  with Image.open(folder / '00003.png') as image:
+    assert image.size == (8, 8)
+  assert (folder / 'grid.png').exists() and (folder / 'trajectory.png').exists()
+
+
+def test_a_changed_config_is_refused_in_one_line(tmp_path, capsys):
+  flags = (f'--config={RING}', f'--workdir={tmp_path}', '--config.train.steps=2')
+  assert main(*flags) == 0
+  capsys.readouterr()
+  for change, old, new in [
+    ('optim.D.lr', '0.001', '0.002'),
+    ('generator.features', '(16,)', '(8,)'),
+    ('seed', '0', '1'),
+  ]:
+    status, output = main(*flags, f'--config.{change}={new}', capsys=capsys)
+    assert status == 2
+    assert output.err.count('\n') == 1
+    assert f'config.{change}' in output.err and old in output.err and new in output.err
+
+
+def test_other_data_are_refused(tmp_path, capsys):
+  flags = (f'--config={RING}', f'--workdir={tmp_path}', '--config.train.steps=2')
+  assert main(*flags) == 0
+  manifest = next((tmp_path / 'checkpoints').glob('*/manifest.json'))
+  # The same config, but the pictures behind it changed: only the fingerprint tells.
+  changed = json.loads(manifest.read_text()) | {'data_fingerprint': 'ring/train/1/abc'}
+  manifest.write_text(json.dumps(changed, indent=1))
+  sums = manifest.with_name('manifest.sha256')
+  import hashlib
+
+  old = sums.read_text()
+  sums.write_text(old.replace(old.split()[0], hashlib.sha256(manifest.read_bytes()).hexdigest()))
+  capsys.readouterr()
+  status, output = main(*flags, '--config.train.steps=4', capsys=capsys)
+  assert status == 2 and 'ring/train/1/abc' in output.err and output.err.count('\n') == 1
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, capsys, caplog):
+  flags = (f'--config={RING}', f'--workdir={tmp_path}')
+  assert main(*flags) == 0
+  newest = tmp_path / 'checkpoints/0000000020'
+  victim = max((p for p in newest.rglob('*') if p.is_file()), key=lambda p: p.stat().st_size)
+  raw = bytearray(victim.read_bytes())
+  raw[len(raw) // 2] ^= 1
+  victim.write_bytes(raw)
+  capsys.readouterr()
+  status, output = main(*flags, '--config.train.steps=21', capsys=capsys)
+  assert status == 0
+  assert 'going on from step 10 of 21' in output.err
+  assert '0000000020' in caplog.text and victim.name in caplog.text
+  assert final_state(tmp_path)[0] == 21
+
+
+@pytest.mark.parametrize('name, net', [('gan_ring', 'optim.D.lr'), ('ddpm_digits', 'optim.lr')])
+def test_divergence_stops_the_run_and_is_never_saved(name, net, tmp_path, capsys):
+  flags = (f'--config=configs/{name}.py:smoke', f'--workdir={tmp_path}')
+  flags += (f'--config.{net}=1e38', '--config.train.checkpoint_steps=1')
+  status, output = main(*flags, capsys=capsys)
+  assert status == 1
+  errors = [line for line in output.err.splitlines() if line.startswith('error:')]
+  assert len(errors) == 1
+  assert 'step' in errors[0] and (
+    ' of d ' in errors[0] or ' of net ' in errors[0] or 'state' in errors[0]
+  )
+  if (tmp_path / 'checkpoints').exists() and list((tmp_path / 'checkpoints').iterdir()):
+    assert all(np.isfinite(leaf).all() for leaf in final_state(tmp_path)[1])
+
+
+def test_wrong_input_is_answered_in_one_line_before_anything_compiles(
+  tmp_path, capsys, monkeypatch
+):
+  def no_compile(*args, **kwargs):
+    raise AssertionError('compiled')
+
+  monkeypatch.setattr(train.parallel, 'compile_step', no_compile)
+  monkeypatch.setattr(train.parallel, 'compile_once', no_compile)
+  blocked = tmp_path / 'file'
+  blocked.write_text('')
+  (tmp_path / 'empty').mkdir()
+  for config, flags, words in [
+    ('gan_ring', ['--config.train.stesp=3'], ['config.train.stesp', 'config.train.steps']),
+    ('gan_ring', ['--config.train.batch_size=15'], ['config.train.batch_size=15', '14', '16']),
+    ('gan_ring', ['--config.train.batch_size=200000'], ['config.train.batch_size', '100000']),
+    ('gan_ring', ['--config.optim.G.lr=nan'], ['config.optim.G.lr']),
+    ('gan_ring', ['--config.optim.G.lr=-1'], ['config.optim.G.lr']),
+    ('gan_ring', ['--config.generator.name=mlp.Generater'], ['mlp.Generater', 'mlp.Generator']),
+    ('gan_ring', ['--config.generator.widths=3'], ['config.generator.widths', 'features']),
+    ('gan_ring', ['--config.data.shape=(3,)'], ['config.data.shape', '(3,)']),
+    ('gan_ring', ['--config.data.num_classes=2'], ['config.data.num_classes', '8']),
+    ('gan_ring', ['--config.parallel.data=64'], ['config.parallel.data=64', '2']),
+    ('gan_ring', [f'--workdir={blocked}'], [str(blocked)]),
+    ('gan_mnist', ['--config.data.shape=(32, 32, 1)'], ['config.data.shape', '28']),
+    (
+      'dcgan_folder',
+      ['--config.data.name=folder', f'--config.data.path={tmp_path}/empty'],
+      ['empty'],
+    ),
+    ('dcgan_folder', ['--config.data.name=folder', '--config.data.path=nowhere'], ['nowhere']),
+    ('ddpm_digits', ['--config.sample.steps=2000'], ['config.sample.steps=2000', '1000']),
+    ('ddpm_digits', ['--config.net.num_classes=10'], ['config.net.num_classes=10', 'None']),
+    ('ddpm_digits', ['--config.net.groups=5'], ['groups']),
+    ('ddpm_digits', ['--config.data.shape=(9, 9, 1)'], ['config.data.shape']),
+  ]:
+    workdir = [] if any('--workdir' in flag for flag in flags) else [f'--workdir={tmp_path}/run']
+    status, output = main(f'--config=configs/{config}.py:smoke', *workdir, *flags, capsys=capsys)
+    assert status == 2, (flags, output)
+    assert output.err.count('\n') == 1, (flags, output.err)
+    for word in words:
+      assert word in output.err, (flags, output.err)
+
+
+def test_two_runs_in_one_workdir_are_refused(tmp_path):
+  process = start('gan_ring', tmp_path / 'run', '--config.train.steps=100000')
+  try:
+    deadline = time.monotonic() + 120
+    while not (tmp_path / 'run/metrics.jsonl').exists() and time.monotonic() < deadline:
+      time.sleep(0.05)
+    second = run_python('launch.py', f'--config={RING}', f'--workdir={tmp_path}/run', cwd=ROOT)
+    assert second.returncode == 2
+    assert f'in use by process {process.pid}' in second.stderr
+    assert second.stderr.count('\n') == 1
+  finally:
+    process.send_signal(signal.SIGINT)
+    assert finish(process) == 128 + signal.SIGINT
+
+
+def test_a_class_conditional_model_uses_its_labels(tmp_path):
+  flags = ['--config=configs/ddpm_digits.py:smoke', f'--workdir={tmp_path}']
+  flags += ['--config.net.num_classes=10', '--config.data.num_classes=10', '--config.train.steps=2']
+  assert main(*flags) == 0
+
+
+def test_dry_run_prints_config_and_parameters(tmp_path, capsys):
+  flags = ('--config=configs/ddpm_cifar.py', f'--workdir={tmp_path}/run', '--dry_run')
+  status, output = main(*flags, capsys=capsys)
+  assert status == 0
+  assert '35,746,307' in output.out and 'batch_size' in output.out
+  assert not (tmp_path / 'run').exists()
+
+
+def test_list_names_every_config(capsys):
+  status, output = main('--list', capsys=capsys)
+  assert status == 0
+  lines = output.out.strip().splitlines()
+  assert len(lines) == len(ALL)
+  for name in ALL:
+    assert any(f'configs/{name}.py' in line and len(line) > 60 for line in lines), name
