@@ -37,7 +37,11 @@ def zero_eps(x, t):
 
 
 def run(sampler, eps, x, key=0, process=PROCESS, **options):
-  draw = jax.jit(lambda x, rng: sampler(eps, x, rng, process, **options))
+  draw = jax.jit(
+    lambda x, rng: sampler(eps, x, rng, process, **options),
+    # Long loops over many points: good code is worth its compilation.
+    compiler_options={'xla_backend_optimization_level': 2},
+  )
   return jax.tree.map(np.asarray, draw(jnp.asarray(x, jnp.float32), jax.random.key(key)))
 
 
