@@ -2,13 +2,14 @@
 
 A system is a module in gen_jax.systems with
 
-    FIELDS                                                         {dotted path: rule} of its config groups
-    init_state(rng, batch, *, config)                              -> State
-    train_step(state, batch, rng, *, config, axis_name=None)       -> (State, {'player/name': scalar})
-    sample(state, batch, rng, *, config)                           -> {'image': float32 [n, ...] in [-1, 1]}
+    FIELDS                                                   {dotted path: rule} of its config groups
+    init_state(rng, batch, *, config)                         -> State
+    train_step(state, batch, rng, *, config, axis_name=None)  -> (State, {'player/name': scalar})
+    sample(state, batch, rng, *, config)                      -> {'image': float32 [n, ...]}
 
-and, where it needs them, `minibatches(config) -> int` (leaves of the batch are then [k, b, ...]) and
-`check(config)`, which raises a UserError for fields that contradict one another.
+with images in [-1, 1], and, where it needs them, `minibatches(config) -> int` (leaves of the batch
+are then [k, b, ...]) and `check(config)`, which raises a UserError for fields that contradict one
+another.
 """
 
 import math
@@ -37,8 +38,8 @@ def check(config):
   shape = made['image'].shape
   if shape != (count, *config.data.shape):
     raise UserError(
-      f'config.data.shape={tuple(config.data.shape)}, but the nets of this config make {shape[1:]}; '
-      'set config.data.shape to that, or change the nets'
+      f'config.data.shape={tuple(config.data.shape)}, but the nets of this config make '
+      f'{shape[1:]}; set config.data.shape to that, or change the nets'
     )
   return system
 
@@ -78,7 +79,9 @@ def minibatches(config, system) -> int | None:
 
 
 def conditions(config, n: int) -> dict:
-  """The batch that `sample` is given: `index` int32 [n] and, for labelled data, `label`, the classes in turn."""
+  """The batch that `sample` is given: `index` int32 [n] and, for labelled data, `label`,
+  the classes in turn.
+  """
   batch = {'index': jnp.arange(n, dtype=jnp.int32)}
   if config.data.num_classes is not None:
     batch['label'] = batch['index'] % config.data.num_classes

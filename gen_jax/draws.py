@@ -1,9 +1,10 @@
 """Random draws that do not depend on how the batch is spread over devices.
 
-Under `jit` every array is global, and a draw of shape `[batch, ...]` is the same on any number of devices.
-Under `pmap` a step sees only its own rows. These functions then draw for the global batch and keep the rows
-of this device, so that `jit` and `pmap` train on the same noise (JAX's threefry makes the bits of an entry
-from the key and the entry's position, and XLA computes only the entries that are kept).
+Under `jit` every array is global, and a draw of shape `[batch, ...]` is the same on any number of
+devices. Under `pmap` a step sees only its own rows. These functions then draw for the global batch
+and keep the rows of this device, so that `jit` and `pmap` train on the same noise (JAX's threefry
+makes the bits of an entry from the key and the entry's position, and XLA computes only the entries
+that are kept).
 """
 
 from collections.abc import Callable, Sequence

@@ -4,8 +4,8 @@
 class UserError(Exception):
   """Something the user can fix: printed as one line, without a traceback, exit status 2.
 
-  The message names the config field or the file, the value found, and what would be right. Anything else
-  that goes wrong is a bug of ours and keeps its traceback.
+  The message names the config field or the file, the value found, and what would be right. Anything
+  else that goes wrong is a bug of ours and keeps its traceback.
   """
 
   def __init__(self, message: str):

@@ -1,8 +1,8 @@
 """`lax.scan`, unrolled where XLA needs it.
 
-XLA's CPU backend (jaxlib 0.10) runs the gradient of a convolution 14 to 60 times slower inside a loop than
-outside of one, so on CPU the loop over a step's minibatches is unrolled. On accelerators it stays a loop:
-one copy of the body to compile.
+XLA's CPU backend (jaxlib 0.10) runs the gradient of a convolution 14 to 60 times slower inside a
+loop than outside of one, so on CPU the loop over a step's minibatches is unrolled. On accelerators
+it stays a loop: one copy of the body to compile.
 """
 
 import jax

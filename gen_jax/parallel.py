@@ -35,15 +35,18 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def by_rows(mesh: Mesh, *, minibatches: bool = False) -> NamedSharding:
-  """The batch axis, the first or, after a minibatch axis, the second, is spread over the devices."""
+  """The batch axis, the first or, after a minibatch axis, the second,
+  is spread over the devices.
+  """
   return NamedSharding(mesh, PartitionSpec(None, AXIS) if minibatches else PartitionSpec(AXIS))
 
 
 def compile_once(f: Callable, mesh: Mesh) -> Callable:
-  """Compiles a function that runs once, such as an initialiser; its result is whole on every device.
+  """Compiles a function that runs once, such as an initialiser; its result is whole on every
+  device.
 
-  On CPU it is compiled quickly rather than well: with full optimisation the random draws of a U-Net's
-  parameters take longer to compile than its whole training step.
+  On CPU it is compiled quickly rather than well: with full optimisation the random draws of a
+  U-Net's parameters take longer to compile than its whole training step.
   """
   cpu = mesh.devices.flat[0].platform == 'cpu'
   options = {'xla_backend_optimization_level': 0} if cpu else None
@@ -54,7 +57,8 @@ def compile_step(step: Callable, mesh: Mesh, *, mode: str, minibatches: bool) ->
   """Compiles `step(state, fed, resident, rng, *, axis_name) -> (state, metrics)` for the mesh.
 
   Args:
-    step: pure; `state` is donated, `fed` has the global batch, `resident` and `rng` are whole everywhere.
+    step: pure; `state` is donated, `fed` has the global batch, `resident` and `rng` are whole
+      everywhere.
     mesh: where to run.
     mode: 'jit', one program on global arrays, or 'pmap', one program per device on its own rows.
     minibatches: leaves of `fed` have a minibatch axis before the batch axis.

@@ -1,4 +1,6 @@
-"""Pictures from a trained state: `run(config, workdir)`, and what the training loop draws on its way."""
+"""Pictures from a trained state: `run(config, workdir)`,
+and what the training loop draws on its way.
+"""
 
 import jax
 import numpy as np
@@ -11,10 +13,12 @@ from gen_jax.workdir import Workdir
 
 
 def make_sampler(config, system):
-  """Returns `draw(state, rng, n, stop=None) -> {name: numpy array}`, which draws n examples in batches.
+  """Returns `draw(state, rng, n, stop=None) -> {name: numpy array}`, which draws n examples in
+  batches.
 
-  Every batch has config.sample.batch_size rows, so that one program serves all and batch statistics, where a net
-  uses them, are those of a whole batch. With `stop` (a `signals.Stop`), None comes back when a stop is requested.
+  Every batch has config.sample.batch_size rows, so that one program serves all and batch
+  statistics, where a net uses them, are those of a whole batch. With `stop` (a `signals.Stop`),
+  None comes back when a stop is requested.
   """
   size = config.sample.batch_size
   sample = jax.jit(lambda state, batch, rng: system.sample(state, batch, rng, config=config))
@@ -62,13 +66,15 @@ def _trajectory_grid(made) -> np.ndarray:
 
 
 def run(config, workdir, step: int | None = None) -> int:
-  """Draws config.sample.num_images examples from a run, finished or not, and writes them as PNG files.
+  """Draws config.sample.num_images examples from a run, finished or not, and writes them as PNG
+  files.
 
-  They go to `samples/step_<step>_seed_<config.sample.seed>/` in the workdir: one file each, a grid, and for
-  two-dimensional points a plot and `points.npy`.
+  They go to `samples/step_<step>_seed_<config.sample.seed>/` in the workdir: one file each, a grid,
+  and for two-dimensional points a plot and `points.npy`.
 
   Args:
-    config: checked config; it may differ from the run's in fields that are safe to change (`sample.*`).
+    config: checked config; it may differ from the run's in fields that are safe to change
+      (`sample.*`).
     workdir: folder of the run.
     step: which checkpoint; None: the newest that is intact.
 

@@ -1,4 +1,6 @@
-"""Players: a network's parameters with all that training them needs, and the one place that updates them."""
+"""Players: a network's parameters with all that training them needs,
+and the one place that updates them.
+"""
 
 from typing import Any
 
@@ -20,11 +22,12 @@ class Player:
   ema: Any = None  # exponential moving average of params; None when none is kept
 
   def variables(self, params=None) -> dict:
-    """Flax variables with these statistics, and `params` in place of the player's own where given."""
+    """Flax variables; `params` stands in for the player's own where given."""
     return {'params': self.params if params is None else params, 'batch_stats': self.stats}
 
 
-# One optimiser as a config writes it; a system puts these under `optim`, or `optim.G` and `optim.D`.
+# One optimiser as a config writes it; a system puts these under `optim`, or `optim.G` and
+# `optim.D`.
 OPTIMIZER = {
   'lr': rules.number(above=0),  # learning rate of Adam
   'b1': rules.number(low=0, below=1),  # decay of Adam's first moment

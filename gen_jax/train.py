@@ -1,7 +1,8 @@
 """The loop that trains every system: `run(config, workdir)`.
 
-It restores the run in the workdir or starts one, compiles the step, and then steps, logs, samples and saves,
-each on its own cadence, the last step always included. It knows systems by their contract only (gen_jax.contract).
+It restores the run in the workdir or starts one, compiles the step, and then steps, logs, samples
+and saves, each on its own cadence, the last step always included. It knows systems by their
+contract only (gen_jax.contract).
 """
 
 import logging
@@ -23,7 +24,8 @@ class Diverged(Exception):
 
 
 def run(config, workdir) -> int:
-  """Trains until config.train.steps, or until a signal; going on where the run in `workdir` stopped.
+  """Trains until config.train.steps, or until a signal; going on where the run in `workdir`
+  stopped.
 
   Args:
     config: checked config (`gen_jax.config.check`).
@@ -55,7 +57,9 @@ def run(config, workdir) -> int:
 
 
 def itstime(step: int, every: int, total: int) -> bool:
-  """Whether a cadence of `every` steps is due after `step` of `total` steps; the last one always is."""
+  """Whether a cadence of `every` steps is due after `step` of `total` steps;
+  the last one always is.
+  """
   return step % every == 0 or step == total
 
 
@@ -89,8 +93,8 @@ def _train(config, system, source, folder, saver, stop) -> int:
     configs.check_resumable(manifest.config, configs.to_dict(config), folder.path)
     if manifest.data_fingerprint != source.fingerprint:
       raise UserError(
-        f'config.data: the run in {folder.path} was trained on {manifest.data_fingerprint}, now the data are '
-        f'{source.fingerprint}; give it the same data or choose another --workdir'
+        f'config.data: the run in {folder.path} was trained on {manifest.data_fingerprint}, '
+        f'now the data are {source.fingerprint}; give it the same data or choose another --workdir'
       )
     target = jax.eval_shape(init, batches.fed(0), resident)
     target = jax.tree.map(
@@ -119,7 +123,9 @@ def _train(config, system, source, folder, saver, stop) -> int:
   picture = None
 
   def settle(done, metrics):
-    """Waits for the metrics of step `done`, stops the run if one is not finite, logs them if it is time."""
+    """Waits for the metrics of step `done`, stops the run if one is not finite,
+    logs them if it is time.
+    """
     metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
     for name, value in metrics.items():
       if not math.isfinite(value):
@@ -127,8 +133,8 @@ def _train(config, system, source, folder, saver, stop) -> int:
         last = saver.steps()
         saved = f'step {last[-1]} is saved' if last else 'nothing is saved yet'
         raise Diverged(
-          f'{what} of {net} is {value} at step {done}: training has diverged and is stopped ({saved} in '
-          f'{folder.path}); a smaller learning rate is the usual cure'
+          f'{what} of {net} is {value} at step {done}: training has diverged and is stopped '
+          f'({saved} in {folder.path}); a smaller learning rate is the usual cure'
         )
     if itstime(done, config.train.log_steps, total):
       writer.scalars(done, metrics)

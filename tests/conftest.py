@@ -6,8 +6,8 @@ import sys
 import warnings
 
 # Before JAX starts. Two devices, so that sharding and pmap are tested on any machine.
-# Tests run tiny nets a few times, so most of their time is compilation: the least of it, and a cache,
-# which child processes share through the environment.
+# Tests run tiny nets a few times, so most of their time is compilation: the least of it, and a
+# cache, which child processes share through the environment.
 QUICK = '--xla_backend_optimization_level=0'
 os.environ['XLA_FLAGS'] = f'{QUICK} --xla_force_host_platform_device_count=2'
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -28,7 +28,9 @@ OURS = (str(pathlib.Path(__file__).parent.parent / 'gen_jax'),)
 
 @pytest.fixture(autouse=True)
 def deprecations_are_errors(monkeypatch):
-  """A deprecation warning that our own code causes fails the test; those inside libraries do not."""
+  """A deprecation warning that our own code causes fails the test;
+  those inside libraries do not.
+  """
   show = warnings.showwarning
   seen = []
 
@@ -63,7 +65,9 @@ def repository() -> pathlib.Path:
 
 
 def run_python(*args, cwd, timeout=300, **env):
-  """Runs Python in a child process with one device, as a user would; returns the finished process."""
+  """Runs Python in a child process with one device, as a user would;
+  returns the finished process.
+  """
   import subprocess
 
   return subprocess.run(

@@ -1,4 +1,6 @@
-"""Data flows one way: configs -> launch -> verbs -> systems -> {nets, diffusion, state, ...} -> jax."""
+"""Data flows one way: configs -> launch -> verbs -> systems -> {nets, diffusion, state,
+...} -> jax.
+"""
 
 import ast
 import pathlib

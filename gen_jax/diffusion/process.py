@@ -1,11 +1,11 @@
-"""The Gaussian diffusion process of Ho, Jain and Abbeel 2020 (arXiv 2006.11239), in the paper's symbols.
+"""The Gaussian diffusion process of Ho et al. 2020 (arXiv 2006.11239), in the paper's symbols.
 
-    q(x_t | x_{t-1}) = N(sqrt(alpha_t) x_{t-1}, beta_t I),          alpha_t = 1 - beta_t             (Eq. 2)
-    q(x_t | x_0)     = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I), alpha_bar_t = prod alpha_s     (Eq. 4)
-    q(x_{t-1} | x_t, x_0) = N(mu_tilde_t(x_t, x_0), beta_tilde_t I)                                  (Eq. 6)
+    q(x_t | x_{t-1}) = N(sqrt(alpha_t) x_{t-1}, beta_t I),  alpha_t = 1 - beta_t               (Eq. 2)
+    q(x_t | x_0) = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I),  alpha_bar_t = prod alpha_s (Eq. 4)
+    q(x_{t-1} | x_t, x_0) = N(mu_tilde_t(x_t, x_0), beta_tilde_t I)                           (Eq. 6)
 
-Time is an index 0..T-1: index 0 is the paper's t = 1, the least noise, and alpha_bar_{-1} = 1. Tables are
-computed in float64 on the host and stored as float32.
+Time is an index 0..T-1: index 0 is the paper's t = 1, the least noise, and alpha_bar_{-1} = 1.
+Tables are computed in float64 on the host and stored as float32.
 """
 
 from typing import NamedTuple
@@ -30,12 +30,17 @@ class Process(NamedTuple):
 
 
 def linear_betas(steps: int, beta_min: float, beta_max: float) -> np.ndarray:
-  """beta_t linear from beta_min to beta_max (Ho et al. 2020: 1e-4 to 0.02 in 1000 steps): float64 [T]."""
+  """beta_t linear from beta_min to beta_max: float64 [T].
+
+  Ho et al. 2020 use 1e-4 to 0.02 in 1000 steps.
+  """
   return np.linspace(beta_min, beta_max, steps, dtype=np.float64)
 
 
 def cosine_betas(steps: int, offset: float = 0.008, beta_max: float = 0.999) -> np.ndarray:
-  """alpha_bar_t = cos^2((t / T + s) / (1 + s) pi / 2), beta cut at 0.999 (Nichol and Dhariwal 2021, Eq. 17)."""
+  """alpha_bar_t = cos^2((t / T + s) / (1 + s) pi / 2),
+  beta cut at 0.999 (Nichol and Dhariwal 2021, Eq. 17).
+  """
   f = np.cos((np.arange(steps + 1) / steps + offset) / (1 + offset) * np.pi / 2) ** 2
   return np.minimum(1 - f[1:] / f[:-1], beta_max)
 
@@ -79,7 +84,9 @@ def at(table, t, ndim: int) -> jax.Array:
 
 
 def q_sample(process: Process, x_0, t, eps) -> jax.Array:
-  """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps (Eq. 4); x_0 and eps [b, ...], t int32 [b]."""
+  """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps (Eq. 4);
+  x_0 and eps [b, ...], t int32 [b].
+  """
   alpha_bar = at(process.alpha_bars, t, x_0.ndim)
   return jnp.sqrt(alpha_bar) * x_0 + jnp.sqrt(1 - alpha_bar) * eps
 

@@ -1,8 +1,8 @@
 """Samplers: each turns noise into data with a function `eps(x, t)` that predicts the noise in x.
 
-All have one signature, `sampler(eps, x, rng, process, ..., keep=0) -> (x_0, kept)`: `x` is the starting noise
-[b, ...], and `kept` holds `keep` evenly spaced pictures of the way, [keep, b, ...], the last one included. The
-whole trajectory is one `lax.scan`.
+All have one signature, `sampler(eps, x, rng, process, ..., keep=0) -> (x_0, kept)`: `x` is the
+starting noise [b, ...], and `kept` holds `keep` evenly spaced pictures of the way, [keep, b, ...],
+the last one included. The whole trajectory is one `lax.scan`.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
 """Networks: Flax (linen) modules, and the one place that turns a config's net into a module.
 
-A config names a net and sets its attributes, `config.generator = dict(name='dcgan.Generator', features=64)`.
-The name is looked up in this package; a dotted path to any importable Flax module, or, in a script, the
-class itself, works as well, so that a net of your own needs no edit here.
+A config names a net and sets its attributes, `config.generator = dict(name='dcgan.Generator',
+features=64)`. The name is looked up in this package; a dotted path to any importable Flax module,
+or, in a script, the class itself, works as well, so that a net of your own needs no edit here.
 """
 
 import dataclasses
@@ -16,7 +16,8 @@ from gen_jax.errors import UserError
 
 
 def find(name, field: str = 'config.net') -> type[nn.Module]:
-  """Returns the module class that `name` stands for: 'file.Class' of this package, a dotted path, or a class.
+  """Returns the module class that `name` stands for: 'file.Class' of this package, a dotted path,
+  or a class.
 
   Raises:
     UserError: nothing importable has that name, or it is no Flax module.
@@ -45,8 +46,8 @@ def make(spec, field: str = 'config.net', **offered) -> nn.Module:
   Args:
     spec: a config's net group.
     field: the group's dotted name, for messages.
-    **offered: attributes that a system sets on modules that declare them (`shape`, `axis_name`), and leaves
-      out on the others. The spec wins over an offer.
+    **offered: attributes that a system sets on modules that declare them (`shape`, `axis_name`),
+      and leaves out on the others. The spec wins over an offer.
 
   Raises:
     UserError: unknown name, unknown attribute, or a value that the module refuses.

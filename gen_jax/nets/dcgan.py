@@ -1,4 +1,6 @@
-"""DCGAN: the lecture's nets for 28x28, and those of Radford, Metz and Chintala 2016 for 32 and 64 pixels."""
+"""DCGAN: the lecture's nets for 28x28, and those of Radford,
+Metz and Chintala 2016 for 32 and 64 pixels.
+"""
 
 from collections.abc import Sequence
 
@@ -9,7 +11,9 @@ from gen_jax.nets import layers
 
 
 class Generator28(nn.Module):
-  """z [b, d] -> [b, 28, 28, c] in (-1, 1): dense to 7x7, then two 4x4 up-convolutions with stride 2."""
+  """z [b, d] -> [b, 28, 28, c] in (-1, 1): dense to 7x7,
+  then two 4x4 up-convolutions with stride 2.
+  """
 
   shape: Sequence[int] = (28, 28, 1)
   features: Sequence[int] = (128, 64)  # at 7x7 and 14x14
@@ -43,7 +47,9 @@ class Discriminator28(nn.Module):
 
 
 class _BatchNorm(nn.Module):
-  """Radford's batch norm: statistics of the batch always, in sampling too; gamma from N(1, 0.02)."""
+  """Radford's batch norm: statistics of the batch always, in sampling too;
+  gamma from N(1, 0.02).
+  """
 
   axis_name: str | None = None
 
@@ -60,9 +66,9 @@ class _BatchNorm(nn.Module):
 class Generator(nn.Module):
   """z [b, d] -> [b, s, s, c] in (-1, 1), s = 4 * 2 ** len(features), by 5x5 up-convolutions.
 
-  (1024, 512, 256, 128) are the published nets for 64 pixels; for 32 pixels one stage is dropped, the common
-  design (the paper has none). No biases, N(0, 0.02) weights; the first batch norm is per unit, as in the
-  original code. With the defaults and 3 channels: 18,885,760 parameters.
+  (1024, 512, 256, 128) are the published nets for 64 pixels; for 32 pixels one stage is dropped,
+  the common design (the paper has none). No biases, N(0, 0.02) weights; the first batch norm is per
+  unit, as in the original code. With the defaults and 3 channels: 18,885,760 parameters.
   """
 
   shape: Sequence[int] = (64, 64, 3)
@@ -83,7 +89,8 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
   """x [b, s, s, c] -> logits [b]: 5x5 convolutions with stride 2, batch norm in all but the first.
 
-  (128, 256, 512, 1024) are the published nets for 64 pixels (17,232,768 parameters); drop the last for 32.
+  (128, 256, 512, 1024) are the published nets for 64 pixels (17,232,768 parameters); drop the last
+  for 32.
   """
 
   features: Sequence[int] = (128, 256, 512, 1024)

@@ -13,13 +13,14 @@ from gen_jax import draws
 NORMAL_02 = nn.initializers.normal(0.02)
 
 
-# --- Convolutions with a stride ---------------------------------------------------------------------
+# --- Convolutions with a stride -----------------------------------------------------------------
 #
-# A convolution, its input gradient and its weight gradient are the three sides of one trilinear form, so
-# every derivative of each of them, of any order, is again one of the three. Told so, XLA:CPU keeps to its
-# fast kernels; left to JAX's rules, the second-order gradient of a gradient penalty and the weight gradient of
-# a transposed convolution come out as dilated convolutions that are 10 to 30 times slower
-# (docs/performance.md). Only on CPU: a custom_vjp has no forward mode, and accelerators do not need it.
+# A convolution, its input gradient and its weight gradient are the three sides of one trilinear
+# form, so every derivative of each of them, of any order, is again one of the three. Told so,
+# XLA:CPU keeps to its fast kernels; left to JAX's rules, the second-order gradient of a gradient
+# penalty and the weight gradient of a transposed convolution come out as dilated convolutions that
+# are 10 to 30 times slower (docs/performance.md). Only on CPU: a custom_vjp has no forward mode,
+# and accelerators do not need it.
 
 
 def _convolution(x, w, stride, padding):
@@ -46,7 +47,9 @@ def _down(x, w, stride, padding):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _up(g, w, stride, padding, hw):
-  """x = the input gradient of `_down` for the output gradient g; also the transposed convolution."""
+  """x = the input gradient of `_down` for the output gradient g;
+  also the transposed convolution.
+  """
   return _input_gradient(g, w, stride, padding, hw)
 
 
@@ -80,18 +83,22 @@ _correlate.defvjp(
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-  """TensorFlow's SAME: zeros (before, after) that give ceil(size / stride) outputs, the odd one after."""
+  """TensorFlow's SAME: zeros (before, after) that give ceil(size / stride) outputs,
+  the odd one after.
+  """
   total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
   return total // 2, total - total // 2
 
 
 def strided_conv(x: jax.Array, w: jax.Array, stride: int) -> jax.Array:
-  """SAME convolution of x [b, h, w, c] with w [k, k, c, d] -> [b, ceil(h / stride), ceil(w / stride), d]."""
+  """SAME convolution of x [b, h, w, c] with w [k, k, c, d] -> [b, ceil(h / stride),
+  ceil(w / stride), d].
+  """
   padding = tuple(same_padding(size, w.shape[0], stride) for size in x.shape[1:3])
   if jax.default_backend() != 'cpu':
     return _convolution(x, w, stride, padding)
-  # XLA:CPU's input gradient is 30 times slower for an odd size with even padding on both sides, so one of
-  # the zeros before becomes part of the input.
+  # XLA:CPU's input gradient is 30 times slower for an odd size with even padding on both sides, so
+  # one of the zeros before becomes part of the input.
   odd = tuple(
     int(size % 2 == 1 and before > 0)
     for size, (before, _) in zip(x.shape[1:3], padding, strict=True)
@@ -103,7 +110,9 @@ def strided_conv(x: jax.Array, w: jax.Array, stride: int) -> jax.Array:
 
 
 def transposed_conv(x: jax.Array, w: jax.Array, stride: int) -> jax.Array:
-  """The transpose of `strided_conv`: x [b, h, w, d] with w [k, k, c, d] -> [b, h stride, w stride, c]."""
+  """The transpose of `strided_conv`: x [b, h, w, d] with w [k, k, c, d] -> [b, h stride, w stride,
+  c].
+  """
   hw = (x.shape[1] * stride, x.shape[2] * stride)
   padding = tuple(same_padding(size, w.shape[0], stride) for size in hw)
   if jax.default_backend() != 'cpu':
@@ -112,7 +121,9 @@ def transposed_conv(x: jax.Array, w: jax.Array, stride: int) -> jax.Array:
 
 
 class DownConv(nn.Module):
-  """Convolution with a stride and SAME padding: [b, h, w, c] -> [b, ceil(h / stride), ..., features]."""
+  """Convolution with a stride and SAME padding:
+  [b, h, w, c] -> [b, ceil(h / stride), ..., features].
+  """
 
   features: int
   kernel: int = 4
@@ -132,8 +143,8 @@ class DownConv(nn.Module):
 class UpConv(nn.Module):
   """Transposed convolution with SAME padding: [b, h, w, c] -> [b, h stride, w stride, features].
 
-  For a 4x4 kernel and stride 2 this is PyTorch's ConvTranspose2d(4, 2, padding=1). The kernel's layout is
-  [k, k, features, c], that of the convolution whose transpose this is.
+  For a 4x4 kernel and stride 2 this is PyTorch's ConvTranspose2d(4, 2, padding=1). The kernel's
+  layout is [k, k, features, c], that of the convolution whose transpose this is.
   """
 
   features: int
@@ -151,11 +162,13 @@ class UpConv(nn.Module):
     return x + self.param('bias', nn.initializers.zeros, (self.features,))[None, None, None]
 
 
-# --- Noise, resolution, time ------------------------------------------------------------------------
+# --- Noise, resolution, time --------------------------------------------------------------------
 
 
 class Dropout(nn.Module):
-  """Dropout whose mask does not depend on how the batch is spread over devices (see gen_jax.draws)."""
+  """Dropout whose mask does not depend on how the batch is spread over devices
+  (see gen_jax.draws).
+  """
 
   rate: float
   axis_name: str | None = None
@@ -181,7 +194,8 @@ def mean_pool(x: jax.Array) -> jax.Array:
 
 
 def time_embedding(t: jax.Array, dim: int) -> jax.Array:
-  """Sinusoids of the time step: [b] -> float32 [b, dim], sines first (Ho et al. 2020, from Vaswani et al. 2017).
+  """Sinusoids of the time step: [b] -> float32 [b, dim], sines first (Ho et al. 2020, from Vaswani
+  et al. 2017).
 
   Frequencies run from 1 down to 1/10000 in dim/2 geometric steps, both ends included.
   """

@@ -1,4 +1,6 @@
-"""Fully connected pairs: the lecture's StandardGAN for 28x28, and the plain nets of two-dimensional toys."""
+"""Fully connected pairs: the lecture's StandardGAN for 28x28,
+and the plain nets of two-dimensional toys.
+"""
 
 from collections.abc import Sequence
 
@@ -31,8 +33,8 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
   """x [b, ...] -> logits [b]: dense layers with LeakyReLU and dropout.
 
-  The defaults are the StandardGAN discriminator, 1024-512-256-128-1 with dropout 0.3. With dropout 0 it is the
-  critic of the WGAN-GP toys.
+  The defaults are the StandardGAN discriminator, 1024-512-256-128-1 with dropout 0.3. With dropout
+  0 it is the critic of the WGAN-GP toys.
   """
 
   features: Sequence[int] = (1024, 512, 256, 128)

@@ -93,8 +93,9 @@ class UNet(nn.Module):
     smallest = 2 ** (len(widths) - 1)
     if x.shape[1] % smallest or x.shape[2] % smallest:
       raise UserError(
-        f'config.data.shape={tuple(x.shape[1:])}: height and width must be multiples of {smallest}, as '
-        f'config.net.multipliers={tuple(self.multipliers)} halves them {len(widths) - 1} times'
+        f'config.data.shape={tuple(x.shape[1:])}: height and width must be multiples of '
+        f'{smallest}, as config.net.multipliers={tuple(self.multipliers)} halves them '
+        f'{len(widths) - 1} times'
       )
     temb = layers.time_embedding(t, self.features)
     temb = _dense(4 * self.features, name='temb1')(temb)

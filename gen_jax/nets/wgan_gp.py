@@ -1,4 +1,5 @@
-"""The nets of Gulrajani et al. 2017 (WGAN-GP): MNIST and the CIFAR-10 ResNet, as in the released code.
+"""The nets of Gulrajani et al. 2017 (WGAN-GP): MNIST and the CIFAR-10 ResNet, as in the released
+code.
 
 No normalisation in a critic: the gradient penalty is a statement about each example by itself.
 """
@@ -93,8 +94,8 @@ class UpBlock(nn.Module):
 class ResNetGenerator(nn.Module):
   """z [b, 128] -> [b, 32, 32, 3] in (-1, 1); 1,204,483 parameters.
 
-  Upsampling comes before the first convolution of a block, as in the released code (the paper's text says the
-  second). Batch norm uses the statistics of the batch always, in sampling too.
+  Upsampling comes before the first convolution of a block, as in the released code (the paper's
+  text says the second). Batch norm uses the statistics of the batch always, in sampling too.
   """
 
   shape: Sequence[int] = (32, 32, 3)
@@ -112,7 +113,9 @@ class ResNetGenerator(nn.Module):
 
 
 class CriticBlock(nn.Module):
-  """ReLU-conv3-ReLU-conv3(-meanpool) with a shortcut; `first` leaves out the first ReLU and pools early."""
+  """ReLU-conv3-ReLU-conv3(-meanpool) with a shortcut;
+  `first` leaves out the first ReLU and pools early.
+  """
 
   features: int
   down: bool = False

@@ -1,13 +1,14 @@
 r"""Denoising diffusion probabilistic models (Ho, Jain and Abbeel 2020, arXiv 2006.11239).
 
-Data are destroyed by noise in T small steps, x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps (Eq. 4), and a
-net learns to undo a step. Writing its mean through a prediction of eps turns the variational bound, less its weights,
-into (Eq. 14, Algorithm 1)
+Data are destroyed by noise in T small steps, x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t)
+eps (Eq. 4), and a net learns to undo a step. Writing its mean through a prediction of eps turns the
+variational bound, less its weights, into (Eq. 14, Algorithm 1)
 
-    L_simple = E_{t, x_0, eps} || eps - eps_theta(sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps, t) ||^2
+    L_simple = E || eps - eps_theta(sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps, t) ||^2
 
-Sampling runs the learned steps from pure noise (Algorithm 2), or fewer of them, without or with less noise (DDIM:
-Song, Meng and Ermon 2020, arXiv 2010.02502). The process and both samplers stand in gen_jax.diffusion.
+Sampling runs the learned steps from pure noise (Algorithm 2), or fewer of them, without or with
+less noise (DDIM: Song, Meng and Ermon 2020, arXiv 2010.02502). The process and both samplers stand
+in gen_jax.diffusion.
 """
 
 import functools
@@ -82,7 +83,8 @@ def check(config) -> None:
   """Checks what no single field shows.
 
   Raises:
-    UserError: more sampling steps than the process has, or a conditional net for data without labels.
+    UserError: more sampling steps than the process has, or a conditional net for data without
+      labels.
   """
   steps, total = config.sample.steps, config.diffusion.steps
   if steps > total:
@@ -98,14 +100,16 @@ def check(config) -> None:
 
 
 def loss_fn(params, x_0, label, t, eps, key, *, model, config):
-  """L_simple: x_0 and eps float32 [b, ...], t int32 [b]; the mean over all dimensions, then over examples."""
+  """L_simple: x_0 and eps float32 [b, ...], t int32 [b];
+  the mean over all dimensions, then over examples.
+  """
   x_t = q_sample(model.process, x_0, t, eps)
   eps_hat = model.net.apply({'params': params}, x_t, t, label, train=True, rngs={'dropout': key})
   loss = jnp.mean((eps - eps_hat) ** 2)
   return loss, {'net/loss': loss}
 
 
-# --- The contract -----------------------------------------------------------------------------------
+# --- The contract -------------------------------------------------------------------------------
 
 
 def init_state(rng, batch, *, config) -> State:
@@ -145,7 +149,8 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     model=model,
     config=config,
   )
-  # The first average is the first set of trained parameters, not the initial ones, as in the released code.
+  # The first average is the first set of trained parameters, not the initial ones, as in the
+  # released code.
   decay = jnp.where(state.step == 0, 0.0, config.ema_decay)
   net, norm = apply_gradients(
     state.net, grads, model.optimizer, ema_decay=decay, axis_name=axis_name
@@ -158,8 +163,8 @@ def sample(state, batch, rng, *, config) -> dict:
   """Generated examples, one for each row of `batch`, by the sampler that `config.sample` names.
 
   Returns:
-    {'image': float32 [n, ...] in [-1, 1]}, and with config.sample.intermediates = m also 'trajectory' [m, n, ...],
-    evenly spaced pictures from noise to data.
+    {'image': float32 [n, ...] in [-1, 1]}, and with config.sample.intermediates = m also
+    'trajectory' [m, n, ...], evenly spaced pictures from noise to data.
   """
   model = build(config)
   params = state.net.ema if config.sample.weights == 'ema' else state.net.params

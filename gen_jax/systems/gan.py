@@ -1,12 +1,13 @@
-r"""Generative adversarial nets (Goodfellow et al. 2014, arXiv 1406.2661; tutorial, arXiv 1701.00160).
+r"""Generative adversarial nets (Goodfellow et al. 2014, arXiv 1406.2661).
 
-A generator G maps latents z to data, a discriminator D gives the probability that its input is real. They play
+A generator G maps latents z to data, a discriminator D gives the probability that its input is
+real. They play
 
-    min_G max_D V(D, G) = E_x log D(x) + E_z log(1 - D(G(z)))                                       (Eq. 1)
+    min_G max_D V(D, G) = E_x log D(x) + E_z log(1 - D(G(z)))  (Eq. 1)
 
-For a fixed G the best D is D*(x) = p_data(x) / (p_data(x) + p_g(x)) (Prop. 1), where V = -2 log 2 + 2 JSD(p_data,
-p_g): at equilibrium D is 1/2 everywhere and V = -2 log 2 (Thm. 1). D works on logits l, D(x) = sigmoid(l(x)), so
-log D = -softplus(-l) and log(1 - D) = -softplus(l).
+For a fixed G the best D is D*(x) = p_data(x) / (p_data(x) + p_g(x)) (Prop. 1), where V = -2 log 2 +
+2 JSD(p_data, p_g): at equilibrium D is 1/2 everywhere and V = -2 log 2 (Thm. 1). D works on logits
+l, D(x) = sigmoid(l(x)), so log D = -softplus(-l) and log(1 - D) = -softplus(l).
 
 One step is Algorithm 1: k updates of D, each on a minibatch of its own, then one of G.
 """
@@ -85,20 +86,22 @@ def latents(key, n: int, config, axis_name=None) -> jax.Array:
   return draws.normal(key, shape, axis_name)
 
 
-# --- The losses, as functions of logits ---------------------------------------------------------------
+# --- The losses, as functions of logits ---------------------------------------------------------
 
 
 def discriminator_loss(real, fake, real_target=1.0) -> jax.Array:
-  """-V / 2 for logits of real and generated examples [b]: the mean binary cross-entropy; log 2 at equilibrium.
+  """-V / 2 for logits of real and generated examples [b]: the mean binary cross-entropy; log 2 at
+  equilibrium.
 
-  With real_target = a < 1 (one-sided label smoothing, Salimans et al. 2016, section 3.4) the target of real
-  examples is a, and the best D becomes a p_data / (p_data + p_g).
+  With real_target = a < 1 (one-sided label smoothing, Salimans et al. 2016, section 3.4) the target
+  of real examples is a, and the best D becomes a p_data / (p_data + p_g).
   """
   real_loss = real_target * nn.softplus(-real) + (1 - real_target) * nn.softplus(real)
   return 0.5 * (jnp.mean(real_loss) + jnp.mean(nn.softplus(fake)))
 
 
-# What G minimises, as functions of D's logits for generated examples [b] (tutorial, section 3.2; without its 1/2).
+# What G minimises, as functions of D's logits for generated examples [b] (Goodfellow
+# 2016, NIPS tutorial, arXiv 1701.00160, section 3.2; without its 1/2).
 GENERATOR_LOSSES = {
   # E log(1 - D(G(z))): the game itself. Its gradient vanishes where D wins.
   'minimax': lambda fake: -jnp.mean(nn.softplus(fake)),
@@ -110,7 +113,9 @@ GENERATOR_LOSSES = {
 
 
 def d_loss(params, player, x, x_fake, keys, *, game, config):
-  """D's loss on real x and generated x_fake, each [b, ...]; also its metrics and new batch statistics."""
+  """D's loss on real x and generated x_fake, each [b, ...];
+  also its metrics and new batch statistics.
+  """
 
   def logits(stats, x, key):
     variables = {'params': params, 'batch_stats': stats}
@@ -145,7 +150,7 @@ def g_loss(params, state, z, key, *, game, config):
   return loss, ({'g/loss': loss}, updates.get('batch_stats', {}))
 
 
-# --- The contract -----------------------------------------------------------------------------------
+# --- The contract -------------------------------------------------------------------------------
 
 
 def init_state(rng, batch, *, config) -> State:
@@ -172,8 +177,8 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     axis_name: `pmap` axis, or None.
 
   Returns:
-    The new state, and metrics, float32 scalars: losses, gradient norms, D's mean probabilities and accuracy, and
-    the estimate of the Jensen-Shannon divergence. D's are those of its last update.
+    The new state, and metrics, float32 scalars: losses, gradient norms, D's mean probabilities and
+    accuracy, and the estimate of the Jensen-Shannon divergence. D's are those of its last update.
   """
   game = build(config, axis_name)
   k, b = batch['image'].shape[:2]

@@ -1,12 +1,14 @@
 r"""WGAN with gradient penalty (Gulrajani et al. 2017, arXiv 1704.00028).
 
-The critic D estimates the Wasserstein-1 distance W(p_data, p_g) = sup over 1-Lipschitz f of E f(x) - E f(G(z))
-(Arjovsky et al. 2017); G makes it small. A function is 1-Lipschitz if its gradient has norm at most 1, and the best
-critic has norm 1 almost everywhere on lines between real and generated points, so the critic minimises (Eq. 3)
+The critic D estimates the Wasserstein-1 distance W(p_data, p_g) = sup over 1-Lipschitz f of E f(x)
+- E f(G(z)) (Arjovsky et al. 2017); G makes it small. A function is 1-Lipschitz if its gradient has
+norm at most 1, and the best critic has norm 1 almost everywhere on lines between real and generated
+points, so the critic minimises (Eq. 3)
 
-    L = E D(x~) - E D(x) + lambda E (||grad_x^ D(x^)||_2 - 1)^2,    x^ = x + alpha (x~ - x),  alpha ~ U(0, 1)
+    L = E D(x~) - E D(x) + lambda E (||grad D(x^)||_2 - 1)^2,    x^ = x + alpha (x~ - x)
 
-with x real and x~ = G(z). The norm and alpha are per example, so the critic has no batch norm. G minimises -E D(G(z)).
+with x real, x~ = G(z), and alpha ~ U(0, 1), one for each example, as is the norm; so the critic has
+no batch norm. G minimises -E D(G(z)).
 
 One step is Algorithm 1: n_critic updates of D, each on a minibatch of its own, then one of G.
 """
@@ -76,7 +78,7 @@ def minibatches(config) -> int:
   return config.loss.n_critic
 
 
-# --- The losses ---------------------------------------------------------------------------------------
+# --- The losses ---------------------------------------------------------------------------------
 
 
 def gradient_penalty(D, x_hat):
@@ -123,7 +125,7 @@ def g_loss(params, state, z, key, *, game, config):
   return loss, ({'g/loss': loss}, updates.get('batch_stats', {}))
 
 
-# --- The contract -----------------------------------------------------------------------------------
+# --- The contract -------------------------------------------------------------------------------
 
 
 def init_state(rng, batch, *, config) -> State:
@@ -157,8 +159,8 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     axis_name: `pmap` axis, or None.
 
   Returns:
-    The new state, and metrics, float32 scalars: losses, gradient norms, the estimate of the Wasserstein distance,
-    the penalty and the mean slope. D's are those of its last update.
+    The new state, and metrics, float32 scalars: losses, gradient norms, the estimate of the
+    Wasserstein distance, the penalty and the mean slope. D's are those of its last update.
   """
   game = build(config, axis_name)
   k, b = batch['image'].shape[:2]
