@@ -60,8 +60,8 @@ def get_config(arg=''):
     clip_norm=1.0,  # global norm that gradients are cut to; None: never
   )
   config.train = dict(
-    steps=1500,  # updates of the net
-    batch_size=128,  # examples per step, over all devices
+    steps=2000,  # updates of the net
+    batch_size=64,  # examples per step, over all devices
     log_steps=50,  # between lines of metrics.jsonl and of the console
     sample_steps=500,  # between pictures
     checkpoint_steps=500,  # between checkpoints

@@ -2,7 +2,7 @@
 
 A system is a module in gen_jax.systems with
 
-    FIELDS                                                   {dotted path: rule} of its config groups
+    FIELDS                                                  {dotted path: rule} of its config groups
     init_state(rng, batch, *, config)                         -> State
     train_step(state, batch, rng, *, config, axis_name=None)  -> (State, {'player/name': scalar})
     sample(state, batch, rng, *, config)                      -> {'image': float32 [n, ...]}

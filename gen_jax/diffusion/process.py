@@ -1,8 +1,8 @@
 """The Gaussian diffusion process of Ho et al. 2020 (arXiv 2006.11239), in the paper's symbols.
 
-    q(x_t | x_{t-1}) = N(sqrt(alpha_t) x_{t-1}, beta_t I),  alpha_t = 1 - beta_t               (Eq. 2)
-    q(x_t | x_0) = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I),  alpha_bar_t = prod alpha_s (Eq. 4)
-    q(x_{t-1} | x_t, x_0) = N(mu_tilde_t(x_t, x_0), beta_tilde_t I)                           (Eq. 6)
+    q(x_t | x_{t-1}) = N(sqrt(alpha_t) x_{t-1}, beta_t I),  alpha_t = 1 - beta_t             (Eq. 2)
+    q(x_t | x_0) = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I),  alpha_bar_t = prod alpha (Eq. 4)
+    q(x_{t-1} | x_t, x_0) = N(mu_tilde_t(x_t, x_0), beta_tilde_t I)                         (Eq. 6)
 
 Time is an index 0..T-1: index 0 is the paper's t = 1, the least noise, and alpha_bar_{-1} = 1.
 Tables are computed in float64 on the host and stored as float32.
@@ -22,6 +22,8 @@ class Process(NamedTuple):
   alphas: jax.Array
   alpha_bars: jax.Array
   alpha_bars_prev: jax.Array  # alpha_bar_{t-1}
+  signal: jax.Array  # sqrt(alpha_bar)
+  noise: jax.Array  # sqrt(1 - alpha_bar), which float32 would cancel at small t
   posterior_variance: jax.Array  # beta_tilde
   posterior_coef_x0: jax.Array  # of x_0 in mu_tilde
   posterior_coef_xt: jax.Array  # of x_t in mu_tilde
@@ -69,6 +71,8 @@ def make_process(betas: np.ndarray) -> Process:
     alphas=alphas,
     alpha_bars=alpha_bars,
     alpha_bars_prev=prev,
+    signal=np.sqrt(alpha_bars),
+    noise=np.sqrt(1 - alpha_bars),
     posterior_variance=variance,
     posterior_coef_x0=betas * np.sqrt(prev) / (1 - alpha_bars),
     posterior_coef_xt=np.sqrt(alphas) * (1 - prev) / (1 - alpha_bars),
@@ -87,14 +91,12 @@ def q_sample(process: Process, x_0, t, eps) -> jax.Array:
   """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps (Eq. 4);
   x_0 and eps [b, ...], t int32 [b].
   """
-  alpha_bar = at(process.alpha_bars, t, x_0.ndim)
-  return jnp.sqrt(alpha_bar) * x_0 + jnp.sqrt(1 - alpha_bar) * eps
+  return at(process.signal, t, x_0.ndim) * x_0 + at(process.noise, t, x_0.ndim) * eps
 
 
 def eps_to_x0(process: Process, x_t, t, eps) -> jax.Array:
   """x_0 from a noise prediction: Eq. 4 solved for x_0. Shapes as in `q_sample`."""
-  alpha_bar = at(process.alpha_bars, t, x_t.ndim)
-  return (x_t - jnp.sqrt(1 - alpha_bar) * eps) / jnp.sqrt(alpha_bar)
+  return (x_t - at(process.noise, t, x_t.ndim) * eps) / at(process.signal, t, x_t.ndim)
 
 
 def posterior_mean(process: Process, x_0, x_t, t) -> jax.Array:

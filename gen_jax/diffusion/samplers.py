@@ -60,7 +60,7 @@ def ddim_times(total: int, steps: int, spacing: str) -> np.ndarray:
   sqrt(0.8 total), as the released code does, and repeats small indices for many steps.
   """
   if spacing == 'uniform':
-    return np.arange(steps, dtype=np.int32) * (total // steps)
+    return (np.arange(steps) * total // steps).astype(np.int32)
   return (np.linspace(0, np.sqrt(total * 0.8), steps) ** 2).astype(np.int32)
 
 

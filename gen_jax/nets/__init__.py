@@ -29,7 +29,7 @@ def find(name, field: str = 'config.net') -> type[nn.Module]:
     home = __name__ if file in _files() else None
     try:
       found = getattr(importlib.import_module(f'{home}.{file}' if home else file), attribute)
-    except (ImportError, AttributeError, ValueError) as e:
+    except (ImportError, AttributeError, TypeError, ValueError) as e:
       near = difflib.get_close_matches(name, known(), n=1)
       hint = (
         f'did you mean {near[0]}?' if near else f'one of {", ".join(known())}, or a dotted path'

@@ -181,6 +181,33 @@ class Dropout(nn.Module):
     return jnp.where(keep, x / (1 - self.rate), 0)
 
 
+class GroupNorm(nn.Module):
+  """Flax's GroupNorm, same parameters and values, as one scale and shift per channel.
+
+  The moments are taken per channel first, over contiguous memory, then joined by group: two to
+  three times faster on CPU than reducing the grouped array (docs/performance.md).
+  """
+
+  groups: int
+  epsilon: float = 1e-6
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    b, _, _, c = x.shape
+    scale = self.param('scale', nn.initializers.ones, (c,))
+    bias = self.param('bias', nn.initializers.zeros, (c,))
+
+    def by_group(moment):  # [b, c] -> means over each group's channels, [b, c]
+      means = moment.reshape(b, self.groups, -1).mean(-1)
+      return jnp.repeat(means, c // self.groups, axis=1)
+
+    mean = by_group(x.mean((1, 2)))
+    variance = jnp.maximum(by_group((x**2).mean((1, 2))) - mean**2, 0)
+    factor = jax.lax.rsqrt(variance + self.epsilon) * scale[None]
+    shift = bias[None] - mean * factor
+    return x * factor[:, None, None] + shift[:, None, None]
+
+
 def upsample(x: jax.Array) -> jax.Array:
   """Nearest neighbour, twice the size: [b, h, w, c] -> [b, 2 h, 2 w, c]."""
   b, h, w, c = x.shape

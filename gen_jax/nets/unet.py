@@ -32,10 +32,10 @@ class ResBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, temb: jax.Array, *, train: bool) -> jax.Array:
-    h = nn.swish(nn.GroupNorm(self.groups, name='norm1')(x))
+    h = nn.swish(layers.GroupNorm(self.groups, name='norm1')(x))
     h = _conv(self.features, name='conv1')(h)
     h += _dense(self.features, name='temb')(nn.swish(temb))[:, None, None, :]
-    h = nn.swish(nn.GroupNorm(self.groups, name='norm2')(h))
+    h = nn.swish(layers.GroupNorm(self.groups, name='norm2')(h))
     h = layers.Dropout(self.dropout, self.axis_name)(h, train=train)
     h = _conv(self.features, _ZERO, name='conv2')(h)
     if x.shape[-1] != self.features:
@@ -51,7 +51,7 @@ class Attention(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     b, h, w, c = x.shape
-    y = nn.GroupNorm(self.groups, name='norm')(x).reshape(b, h * w, c)
+    y = layers.GroupNorm(self.groups, name='norm')(x).reshape(b, h * w, c)
     q, k, v = (_dense(c, name=name)(y) for name in 'qkv')
     weights = nn.softmax(jnp.einsum('bqc,bkc->bqk', q, k) * c**-0.5)
     y = jnp.einsum('bqk,bkc->bqc', weights, v)
@@ -127,5 +127,5 @@ class UNet(nn.Module):
       if level > 0:
         x = _conv(width, name=f'up{level}')(layers.upsample(x))
 
-    x = nn.swish(nn.GroupNorm(self.groups, name='norm_out')(x))
+    x = nn.swish(layers.GroupNorm(self.groups, name='norm_out')(x))
     return _conv(channels, _ZERO, name='conv_out')(x)

@@ -37,7 +37,7 @@ from gen_jax.state import (
 
 FIELDS = {
   'net': rules.NET,
-  'diffusion.steps': rules.integer(low=1),  # T
+  'diffusion.steps': rules.integer(low=2),  # T
   'diffusion.schedule': rules.one_of('linear', 'cosine'),
   'diffusion.beta_min': rules.number(above=0, below=1),  # of the linear schedule
   'diffusion.beta_max': rules.number(above=0, below=1),
@@ -90,6 +90,12 @@ def check(config) -> None:
   if steps > total:
     raise UserError(
       f'config.sample.steps={steps}: at most config.diffusion.steps={total} is possible'
+    )
+  taken = total if config.sample.sampler == 'ancestral' else steps
+  if config.sample.intermediates > taken:
+    raise UserError(
+      f'config.sample.intermediates={config.sample.intermediates}: the sampler takes {taken} steps; '
+      'at most that many pictures are possible'
     )
   classes = config.net.get('num_classes')
   if classes is not None and classes != config.data.num_classes:

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from gen_jax import config as rules
 from gen_jax import draws, loops, nets
+from gen_jax.errors import UserError
 from gen_jax.state import (
   OPTIMIZER,
   Player,
@@ -99,11 +100,10 @@ def d_loss(params, x, x_fake, alpha, keys, *, game, config):
   def D(x, key):
     return game.D.apply({'params': params}, x, train=True, rngs={'dropout': key})
 
-  b = len(x)
-  both = D(
-    jnp.concatenate([x, x_fake]), keys['critic']
-  )  # one pass: without batch norm rows never meet
-  real, fake = jnp.mean(both[:b]), jnp.mean(both[b:])
+  # One pass, since without batch norm rows never meet; side by side, so that a device's rows stay
+  # together under pmap.
+  both = D(jnp.stack([x, x_fake], axis=1).reshape(-1, *x.shape[1:]), keys['critic'])
+  real, fake = jnp.mean(both[0::2]), jnp.mean(both[1::2])
   x_hat = x + alpha.reshape(-1, *[1] * (x.ndim - 1)) * (x_fake - x)
   penalty, slope = gradient_penalty(lambda x: D(x, keys['penalty']), x_hat)
   loss = fake - real + config.loss.penalty * penalty
@@ -132,7 +132,7 @@ def init_state(rng, batch, *, config) -> State:
   """Fresh nets for data like batch['image'] [n_critic, b, ...].
 
   Raises:
-    ValueError: the critic has batch norm, which the penalty forbids.
+    UserError: the critic has batch norm, which the penalty forbids.
   """
   game = build(config)
   g_key, d_key = jax.random.split(rng)
@@ -140,7 +140,10 @@ def init_state(rng, batch, *, config) -> State:
   x = jnp.zeros((1, *batch['image'].shape[2:]))
   d_variables = game.D.init(d_key, x, train=False)
   if 'batch_stats' in d_variables:
-    raise ValueError('the critic of wgan_gp has batch norm: its penalty is per example')
+    raise UserError(
+      f'config.critic.name={config.critic.name!r} has batch norm, but the penalty is per example; '
+      'a net without is needed'
+    )
   return State(
     step=jnp.zeros((), jnp.int32),
     G=init_player(game.G.init(g_key, z, train=False), game.g_optimizer),

@@ -28,13 +28,14 @@ def lax_transpose(x, w):
 
 
 def derivatives(conv, x, w, g):
-  """Value, gradient of a nonlinear function, and of a penalty on its input gradient."""
+  """Value, gradient of a nonlinear function, and of a penalty on that gradient."""
 
   def scalar(x, w):
     return jnp.sum(g * jnp.tanh(conv(x, w)))
 
   def penalty(x, w):
-    return jnp.sum(jax.grad(scalar)(x, w) ** 2)
+    g_x, g_w = jax.grad(scalar, (0, 1))(x, w)
+    return jnp.sum(g_x**2) + jnp.sum(g_w**2)
 
   return conv(x, w), jax.grad(scalar, (0, 1))(x, w), jax.grad(penalty, (0, 1))(x, w)
 
