@@ -44,18 +44,18 @@ def get_config(arg=''):
   )
   config.diffusion = dict(
     steps=1000,  # T
-    schedule='linear',  # linear or cosine
+    schedule='cosine',  # linear or cosine
     beta_min=1e-4,  # linear: first and
     beta_max=0.02,  # last beta
   )
   config.ema_decay = 0.995  # of the averaged parameters that sampling uses
   config.optim = dict(
-    lr=1e-3,  # learning rate of Adam
+    lr=2e-3,  # learning rate of Adam
     b1=0.9,  # decay of Adam's first moment
     b2=0.999,  # decay of Adam's second moment
     eps=1e-8,  # of Adam
     warmup_steps=100,  # the rate grows linearly over so many steps
-    decay_steps=None,  # then falls linearly to 0 at this step; None: never
+    decay_steps=2000,  # then falls linearly to 0 at this step; None: never
     l2=0.0,  # weight decay, added to the gradient
     clip_norm=1.0,  # global norm that gradients are cut to; None: never
   )

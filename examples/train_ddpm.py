@@ -15,8 +15,8 @@ class EpsNet(nn.Module):  # x_t [b, 2], t [b] -> predicted noise [b, 2]
   @nn.compact
   def __call__(self, x, t, label=None, *, train):
     h = jnp.concatenate([x, time_embedding(t, 32)], axis=-1)
-    for _ in range(2):
-      h = nn.swish(nn.Dense(64)(h))
+    for _ in range(3):
+      h = nn.swish(nn.Dense(128)(h))
     return nn.Dense(2)(h)
 
 
@@ -30,7 +30,7 @@ batch = {'image': jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1)}  # [b, 2]
 
 state = ddpm.init_state(init_key, batch, config=config)
 step = jax.jit(functools.partial(ddpm.train_step, config=config), donate_argnums=0)
-for _ in range(1000):
+for _ in range(3000):
   state, metrics = step(state, batch, run_key)  # the step folds its number into the key
 print({name: round(float(value), 3) for name, value in metrics.items()})
 made = ddpm.sample(state, {'index': jnp.arange(200)}, sample_key, config=config)['image']

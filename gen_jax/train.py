@@ -129,7 +129,8 @@ def _train(config, system, source, folder, saver, stop) -> int:
     metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
     for name, value in metrics.items():
       if not math.isfinite(value):
-        net, _, what = name.partition('/')
+        player, _, what = name.partition('/')
+        net = {field.lower(): field for field in vars(state)}.get(player, player)
         last = saver.steps()
         saved = f'step {last[-1]} is saved' if last else 'nothing is saved yet'
         raise Diverged(

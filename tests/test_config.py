@@ -62,7 +62,7 @@ GOOD = {
     'checkpoint_steps': 50,
     'keep_checkpoints': 2,
   },
-  'sample': {'num_images': 64, 'steps': None, 'sizes': (8,)},
+  'sample': {'num_images': 64, 'batch_size': 64, 'seed': 0, 'steps': None, 'sizes': (8,)},
   'parallel': {'mode': 'jit', 'data': None},
   'net': {'name': 'unet.UNet', 'channels': 32, 'mults': [1, 2], 'norm': 'group', 'residual': True},
   'optim': {

@@ -53,7 +53,7 @@ def get_config(arg=''):
         checkpoint_steps=10,
         keep_checkpoints=2,
       ),
-      sample=dict(num_images=16),
+      sample=dict(num_images=16, batch_size=16, seed=0),
       parallel=dict(mode='jit', data=None),
       net=dict(name='mlp.MLP', width=8),
       optim=dict(lr=1e-3),
@@ -74,13 +74,15 @@ def calls(tmp_path, monkeypatch):
   monkeypatch.delitem(sys.modules, 'gen_jax.systems.tiny', raising=False)
 
   noted = []
-  train, sample = types.ModuleType('gen_jax.train'), types.ModuleType('gen_jax.sample')
+  train, sample, contract = (
+    types.ModuleType(f'gen_jax.{name}') for name in ('train', 'sample', 'contract')
+  )
   train.run = lambda config, workdir: noted.append(('train', config, workdir)) or 143
-  train.describe = lambda config: f'parameters of {config.net.name}'
+  contract.describe = lambda config: f'parameters of {config.net.name}'
   sample.run = lambda config, workdir, step=None: (
     noted.append(('sample', config, workdir, step)) or 0
   )
-  for name, module in (('train', train), ('sample', sample)):
+  for name, module in (('train', train), ('sample', sample), ('contract', contract)):
     monkeypatch.setitem(sys.modules, f'gen_jax.{name}', module)
     monkeypatch.setattr(gen_jax, name, module, raising=False)
   yield noted

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -101,10 +102,10 @@ def finish(process, timeout=240):
 
 
 LONG = (
-  '--config.train.steps=300',
+  '--config.train.steps=130',
   '--config.train.log_steps=1',
   '--config.train.checkpoint_steps=20',
-  '--config.train.sample_steps=150',
+  '--config.train.sample_steps=65',
 )
 
 
@@ -119,17 +120,17 @@ def kill_and_resume(name, tmp_path):
   killed_at = metrics(broken)[-1]['step']
   saved = final_state(broken)[0]
   # A save takes its time in the background: a kill costs at most two intervals.
-  assert 0 < saved <= killed_at < 300 and killed_at - saved <= 2 * 20
+  assert 0 < saved <= killed_at < 130 and killed_at - saved <= 2 * 20
 
   process = start(name, broken, *LONG)
   wait_for_step(process, broken, saved + 30)
   process.send_signal(signal.SIGTERM)
   assert finish(process) == 128 + signal.SIGTERM
   # No step is lost: what was logged last is what was saved.
-  assert metrics(broken)[-1]['step'] == final_state(broken)[0] < 300
+  assert metrics(broken)[-1]['step'] == final_state(broken)[0] < 130
 
   assert finish(start(name, broken, *LONG)) == 0
-  assert final_state(broken)[0] == 300
+  assert final_state(broken)[0] == 130
   assert_same_run(straight, broken)
 
 
@@ -244,9 +245,8 @@ def test_divergence_stops_the_run_and_is_never_saved(name, net, tmp_path, capsys
   assert status == 1
   errors = [line for line in output.err.splitlines() if line.startswith('error:')]
   assert len(errors) == 1
-  assert 'step' in errors[0] and (
-    ' of d ' in errors[0] or ' of net ' in errors[0] or 'state' in errors[0]
-  )
+  # The net is named: D, or G whose gradient comes through D.
+  assert re.search(r' of (D|G|net) is (nan|inf|-inf) at step \d', errors[0]), errors[0]
   if (tmp_path / 'checkpoints').exists() and list((tmp_path / 'checkpoints').iterdir()):
     assert all(np.isfinite(leaf).all() for leaf in final_state(tmp_path)[1])
 
@@ -274,7 +274,7 @@ def test_wrong_input_is_answered_in_one_line_before_anything_compiles(
     ('gan_ring', ['--config.data.num_classes=2'], ['config.data.num_classes', '8']),
     ('gan_ring', ['--config.parallel.data=64'], ['config.parallel.data=64', '2']),
     ('gan_ring', [f'--workdir={blocked}'], [str(blocked)]),
-    ('gan_mnist', ['--config.data.shape=(32, 32, 1)'], ['config.data.shape', '28']),
+    ('dcgan_fashion_mnist', ['--config.data.shape=(32, 32, 1)'], ['config.data.shape', '28']),
     (
       'dcgan_folder',
       ['--config.data.name=folder', f'--config.data.path={tmp_path}/empty'],

@@ -56,7 +56,7 @@ def ancestral(
 def ddim_times(total: int, steps: int, spacing: str) -> np.ndarray:
   """The sub-sequence tau of time indices, ascending int32 [steps] (Song et al. 2020, appendix D.2).
 
-  'uniform' takes every (total // steps)-th index from 0; 'quadratic' squares an even grid up to
+  'uniform' takes floor(i total / steps) for i = 0, 1, ...; 'quadratic' squares an even grid up to
   sqrt(0.8 total), as the released code does, and repeats small indices for many steps.
   """
   if spacing == 'uniform':
