@@ -1,14 +1,15 @@
 """Speed of gen_jax's training steps against the same steps in PyTorch, on this machine.
 
     python -m pip install -r requirements.txt -r benchmarks/requirements.txt
-    python benchmarks/compare_torch.py                            # all cases, 20 minutes on two cores
-    python benchmarks/compare_torch.py --cases gan_mnist --rounds 3
+    python benchmarks/compare_torch.py                            # all cases, 20 minutes on two
+    cores python benchmarks/compare_torch.py --cases gan_mnist --rounds 3
 
-One process trains with gen_jax, one with PyTorch, one with PyTorch and torch.compile, where that exists. They
-work in turns: ours, theirs, compiled, ours, theirs, ... A turn is some seconds of steps, each of which is waited
-for, and gives their median. The speed-up is the median of theirs / ours, against the faster of PyTorch's two
-forms; in brackets its smallest and largest value over rounds. Times to the first step run from the start of a
-process, without caches of compiled code. Nothing else should run on the machine meanwhile: compare the load.
+One process trains with gen_jax, one with PyTorch, one with PyTorch and torch.compile, where that
+exists. They work in turns: ours, theirs, compiled, ours, theirs, ... A turn is some seconds of
+steps, each of which is waited for, and gives their median. The speed-up is the median of theirs /
+ours, against the faster of PyTorch's two forms; in brackets its smallest and largest value over
+rounds. Times to the first step run from the start of a process, without caches of compiled code.
+Nothing else should run on the machine meanwhile: compare the load.
 """
 
 import argparse
@@ -34,7 +35,8 @@ CASES = {  # config -> batch size
 NAMES = {'jax': 'gen_jax', 'torch': 'PyTorch', 'compiled': 'PyTorch, torch.compile'}
 
 
-# --- Workers: `make(case) -> (step, parameters)`, where step() trains one step and waits for it -----
+# --- Workers: `make(case) -> (step, parameters)`, where step() trains one step and waits for it
+# -----
 
 
 def load(case, batch_size):
@@ -102,7 +104,9 @@ MAKE = {
 
 
 def work(side, case):
-  """Trains the first step, tells the parent, then trains for as many seconds as each line of stdin says."""
+  """Trains the first step, tells the parent, then trains for as many seconds as each line of stdin
+  says.
+  """
   replies = os.fdopen(os.dup(1), 'w', buffering=1)
   os.dup2(2, 1)  # whatever a library prints is no reply
   step, parameters = MAKE[side](case, CASES[case])
@@ -124,7 +128,8 @@ def work(side, case):
     print(json.dumps(reply), file=replies)
 
 
-# --- The parent ---------------------------------------------------------------------------------------
+# --- The parent
+# ---------------------------------------------------------------------------------------
 
 
 class Worker:
@@ -154,7 +159,8 @@ class Worker:
   def read(self):
     line = self.process.stdout.readline()
     if not line:
-      raise SystemExit(f'error: the {NAMES[self.side]} process ended (status {self.process.wait()})')
+      status = self.process.wait()
+      raise SystemExit(f'error: the {NAMES[self.side]} process ended (status {status})')
     return json.loads(line)
 
   def turn(self, seconds):
@@ -180,7 +186,8 @@ def compare(case, sides, rounds, seconds):
       workers.append(worker)
       if worker.parameters != workers[0].parameters:
         raise SystemExit(
-          f'error: {case}: {workers[0].parameters} parameters, but {worker.parameters} in {NAMES[side]}'
+          f'error: {case}: {workers[0].parameters} parameters, but '
+          f'{worker.parameters} in {NAMES[side]}'
         )
     for worker in workers:
       worker.turn(seconds / 4)  # warm-up
@@ -230,7 +237,8 @@ def machine():
   changed = ' with changes' if output('git', 'status', '--porcelain', '--', 'gen_jax') else ''
   return (
     f'Commit {output("git", "rev-parse", "--short", "HEAD")}{changed}; {models[0]}, '
-    f'{len(os.sched_getaffinity(0))} cores, float32; {versions}, Python {platform.python_version()}; '
+    f'{len(os.sched_getaffinity(0))} cores, float32; {versions}, '
+    f'Python {platform.python_version()}; '
     f'load before: {os.getloadavg()[0]:.1f}.'
   )
 
@@ -242,7 +250,7 @@ def main():
   parser.add_argument('--cases', nargs='+', choices=CASES, default=list(CASES), metavar='CASE')
   parser.add_argument('--rounds', type=int, default=5)
   parser.add_argument('--seconds', type=float, default=4.0, help='of a turn, at least 3 steps')
-  parser.add_argument('--no-compile', action='store_true', help='PyTorch without torch.compile only')
+  parser.add_argument('--no-compile', action='store_true', help='no torch.compile')
   parser.add_argument('--worker', nargs=2, help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.worker:

@@ -1,9 +1,11 @@
-"""The PyTorch side of compare_torch.py: the nets and training steps of gen_jax, as a PyTorch user writes them.
+"""The PyTorch side of compare_torch.py: the nets and training steps of gen_jax, as a PyTorch user
+writes them.
 
-Same function, parameter count, losses, optimiser and random draws as gen_jax, in PyTorch's fast forms:
-channels-last maps, fused Adam, scaled_dot_product_attention. A SAME convolution with stride 2 puts the odd zero
-after the map, PyTorch's `padding` puts it before; so these nets see the mirror image of what ours see, which
-saves PyTorch a copy per layer. Maps are flattened in the order (h, w, c), which costs nothing in channels-last.
+Same function, parameter count, losses, optimiser and random draws as gen_jax, in PyTorch's fast
+forms: channels-last maps, fused Adam, scaled_dot_product_attention. A SAME convolution with stride
+2 puts the odd zero after the map, PyTorch's `padding` puts it before; so these nets see the mirror
+image of what ours see, which saves PyTorch a copy per layer. Maps are flattened in the order (h, w,
+c), which costs nothing in channels-last.
 """
 
 import copy
@@ -26,7 +28,8 @@ def rows(x):
   return x.permute(0, 2, 3, 1).flatten(1)
 
 
-# --- Nets -------------------------------------------------------------------------------------------
+# --- Nets
+# -------------------------------------------------------------------------------------------
 
 
 def mlp_generator(latent, shape, features, negative_slope):
@@ -97,9 +100,7 @@ class WGANGenerator28(nn.Module):
   def __init__(self, latent, shape, features):
     super().__init__()
     self.features = features
-    up = functools.partial(
-      nn.ConvTranspose2d, kernel_size=5, stride=2, padding=2, output_padding=1
-    )
+    up = functools.partial(nn.ConvTranspose2d, kernel_size=5, stride=2, padding=2, output_padding=1)
     self.dense = nn.Linear(latent, 4 * 4 * 4 * features)
     self.up1, self.up2 = up(4 * features, 2 * features), up(2 * features, features)
     self.up3 = up(features, shape[-1])
@@ -253,7 +254,8 @@ def make_net(spec, **given):
   return net.to(memory_format=torch.channels_last)
 
 
-# --- Training steps ---------------------------------------------------------------------------------
+# --- Training steps
+# ---------------------------------------------------------------------------------
 
 
 def make_adam(net, c):
@@ -302,7 +304,8 @@ def gan_step(config, compiled):
 def wgan_gp_step(config, compiled):
   """(step, nets) of gen_jax.systems.wgan_gp; step(x) -> metrics.
 
-  torch.compile has no second-order gradients, so the penalty runs the critic eagerly even when compiled.
+  torch.compile has no second-order gradients, so the penalty runs the critic eagerly even when
+  compiled.
   """
   G = make_net(config.generator, latent=config.latent.dim, shape=config.data.shape)
   D = make_net(config.critic, shape=config.data.shape)

@@ -5,7 +5,7 @@ Radford, Metz and Chintala 2016, https://arxiv.org/abs/1511.06434.
     python launch.py --config=configs/dcgan_cifar.py
 
 The paper has no nets for 32 pixels, and no CIFAR-10 samples to compare with.
-TIME_RC
+Not trained here.
 Out come grids of samples in runs/dcgan_cifar/samples/.
 """
 
@@ -26,7 +26,7 @@ def get_config(arg=''):
     shape=(32, 32, 3),  # height, width, channels
     num_classes=None,  # classes of the labels; None leaves labels unused
     flip=0.0,  # probability of a horizontal flip
-    dequantize='none',  # none: x / 127.5 - 1; uniform: noise of one grey level, 2 (x + u) / 256 - 1
+    dequantize='none',  # none: x / 127.5 - 1; uniform: noise of one level, 2 (x + u) / 256 - 1
     storage='auto',  # device, stream, or auto: on the device if it fits
     bad_files='error',  # folder only: error or skip
     fit='exact',  # folder only: exact, or crop to fit the shape

@@ -5,7 +5,7 @@ Radford, Metz and Chintala 2016, https://arxiv.org/abs/1511.06434.
     python launch.py --config=configs/dcgan_folder.py --config.data.path=FOLDER
 
 PNG, JPEG and WebP, cropped to the middle and resized; sub-folders, if any, are classes.
-TIME_RF
+Not trained here.
 Out come grids of samples in runs/dcgan_folder/samples/.
 """
 
@@ -26,7 +26,7 @@ def get_config(arg=''):
     shape=(64, 64, 3),  # height, width, channels
     num_classes=None,  # classes of the labels; None leaves labels unused
     flip=0.0,  # probability of a horizontal flip
-    dequantize='none',  # none: x / 127.5 - 1; uniform: noise of one grey level, 2 (x + u) / 256 - 1
+    dequantize='none',  # none: x / 127.5 - 1; uniform: noise of one level, 2 (x + u) / 256 - 1
     storage='auto',  # device, stream, or auto: on the device if it fits
     bad_files='error',  # folder only: error or skip
     fit='crop',  # folder only: exact, or crop to fit the shape

@@ -4,10 +4,10 @@ Ho, Jain and Abbeel 2020, https://arxiv.org/abs/2006.11239.
 
     python launch.py --config=configs/ddpm_cifar.py
 
-The paper trained 800,000 steps on 8 TPU v3 cores and reports FID 3.17 (50,000 samples, against the training
-set, ancestral sampling with 1000 steps, averaged weights). Single-device approximation of its clipping: it clips
-the gradient of each core's 16 images to norm 1 and averages; here the gradient of the whole batch is clipped.
-TIME_DC
+The paper trained 800,000 steps on 8 TPU v3 cores and reports FID 3.17 (50,000 samples, against the
+training set, ancestral sampling with 1000 steps, averaged weights). It clips the gradient of each
+core's 16 images to norm 1 and averages; here the gradient of the whole batch is clipped.
+Not trained here: on two CPU cores a step would take some 20 s.
 Out come grids of samples in runs/ddpm_cifar/samples/.
 """
 
@@ -28,7 +28,7 @@ def get_config(arg=''):
     shape=(32, 32, 3),  # height, width, channels
     num_classes=None,  # classes of the labels; None leaves labels unused
     flip=0.5,  # probability of a horizontal flip
-    dequantize='none',  # none: x / 127.5 - 1; uniform: noise of one grey level, 2 (x + u) / 256 - 1
+    dequantize='none',  # none: x / 127.5 - 1; uniform: noise of one level, 2 (x + u) / 256 - 1
     storage='auto',  # device, stream, or auto: on the device if it fits
     bad_files='error',  # folder only: error or skip
     fit='exact',  # folder only: exact, or crop to fit the shape

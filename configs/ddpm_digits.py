@@ -4,7 +4,7 @@ Ho, Jain and Abbeel 2020, https://arxiv.org/abs/2006.11239.
 
     python launch.py --config=configs/ddpm_digits.py
 
-TIME_DIGITS
+2,000 steps; on two busy CPU cores (AMD EPYC) 0.18 s a step, the first step after 25 s.
 Out comes runs/ddpm_digits/samples/: grids of digits that anyone can read.
 """
 
@@ -25,7 +25,7 @@ def get_config(arg=''):
     shape=(8, 8, 1),  # height, width, channels
     num_classes=None,  # classes of the labels; None leaves labels unused
     flip=0.0,  # probability of a horizontal flip
-    dequantize='none',  # none: x / 127.5 - 1; uniform: noise of one grey level, 2 (x + u) / 256 - 1
+    dequantize='none',  # none: x / 127.5 - 1; uniform: noise of one level, 2 (x + u) / 256 - 1
     storage='auto',  # device, stream, or auto: on the device if it fits
     bad_files='error',  # folder only: error or skip
     fit='exact',  # folder only: exact, or crop to fit the shape

@@ -4,7 +4,7 @@ Ho, Jain and Abbeel 2020, https://arxiv.org/abs/2006.11239.
 
     python launch.py --config=configs/ddpm_fashion_mnist.py
 
-TIME_DFM
+5,000 steps. Not yet trained to the end; see docs/gallery.md.
 Out come grids of clothes in runs/ddpm_fashion_mnist/samples/.
 """
 
@@ -25,7 +25,7 @@ def get_config(arg=''):
     shape=(28, 28, 1),  # height, width, channels
     num_classes=None,  # classes of the labels; None leaves labels unused
     flip=0.0,  # probability of a horizontal flip
-    dequantize='none',  # none: x / 127.5 - 1; uniform: noise of one grey level, 2 (x + u) / 256 - 1
+    dequantize='none',  # none: x / 127.5 - 1; uniform: noise of one level, 2 (x + u) / 256 - 1
     storage='auto',  # device, stream, or auto: on the device if it fits
     bad_files='error',  # folder only: error or skip
     fit='exact',  # folder only: exact, or crop to fit the shape

@@ -4,8 +4,9 @@ Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661.
 
     python launch.py --config=configs/gan_ring.py
 
-TIME_RING
-Out come plots of real and generated points in runs/gan_ring/samples/. Count the modes: a plain GAN may drop some.
+8,000 steps, 90 s on two busy CPU cores (AMD EPYC).
+Out come plots of real and generated points in runs/gan_ring/samples/. Count the
+modes. With config.loss.real_target=1 and a learning rate of 1e-3 the same game collapses onto one.
 """
 
 from ml_collections import ConfigDict
@@ -25,7 +26,7 @@ def get_config(arg=''):
     shape=(2,),  # two-dimensional points
     num_classes=None,  # classes of the labels; None leaves labels unused
     flip=0.0,  # probability of a horizontal flip
-    dequantize='none',  # none: x / 127.5 - 1; uniform: noise of one grey level, 2 (x + u) / 256 - 1
+    dequantize='none',  # none: x / 127.5 - 1; uniform: noise of one level, 2 (x + u) / 256 - 1
     storage='auto',  # device, stream, or auto: on the device if it fits
     bad_files='error',  # folder only: error or skip
     fit='exact',  # folder only: exact, or crop to fit the shape
@@ -35,29 +36,29 @@ def get_config(arg=''):
   config.generator = dict(
     name='mlp.Generator',  # file.Class in gen_jax/nets, or a dotted path to a Flax module
     features=(128, 128),  # widths of the hidden layers
-    negative_slope=0.0,  # of LeakyReLU; 0 is ReLU
+    negative_slope=0.2,  # of LeakyReLU
     squash=False,  # no tanh at the end
   )
   config.discriminator = dict(
     name='mlp.Discriminator',  # likewise
     features=(128, 128),  # widths of the hidden layers
-    negative_slope=0.0,  # of LeakyReLU; 0 is ReLU
+    negative_slope=0.2,  # of LeakyReLU
     dropout=0.0,  # after every hidden layer
   )
   config.latent = dict(
-    dim=16,  # entries of z
+    dim=2,  # entries of z
     distribution='normal',  # normal or uniform in [-1, 1]
   )
   config.loss = dict(
     generator='non_saturating',  # minimax, non_saturating or maximum_likelihood
-    real_target=1.0,  # one-sided label smoothing: target for real examples
+    real_target=0.9,  # one-sided label smoothing: target for real examples
     d_steps=1,  # updates of D per update of G
   )
   config.optim = dict(
     G=dict(
-      lr=1e-3,  # learning rate of Adam
+      lr=2e-4,  # learning rate of Adam
       b1=0.5,  # decay of Adam's first moment
-      b2=0.9,  # decay of Adam's second moment
+      b2=0.999,  # decay of Adam's second moment
       eps=1e-8,  # of Adam
       warmup_steps=0,  # the rate grows linearly over so many steps
       decay_steps=None,  # then falls linearly to 0 at this step; None: never
@@ -65,9 +66,9 @@ def get_config(arg=''):
       clip_norm=None,  # global norm that gradients are cut to; None: never
     ),
     D=dict(
-      lr=1e-3,  # learning rate of Adam
+      lr=2e-4,  # learning rate of Adam
       b1=0.5,  # decay of Adam's first moment
-      b2=0.9,  # decay of Adam's second moment
+      b2=0.999,  # decay of Adam's second moment
       eps=1e-8,  # of Adam
       warmup_steps=0,  # the rate grows linearly over so many steps
       decay_steps=None,  # then falls linearly to 0 at this step; None: never
@@ -76,7 +77,7 @@ def get_config(arg=''):
     ),
   )
   config.train = dict(
-    steps=10000,  # updates of G
+    steps=8000,  # updates of G
     batch_size=256,  # examples per step, over all devices
     log_steps=100,  # between lines of metrics.jsonl and of the console
     sample_steps=2000,  # between pictures

@@ -5,7 +5,7 @@ Gulrajani et al. 2017, https://arxiv.org/abs/1704.00028.
     python launch.py --config=configs/wgan_gp_cifar.py
 
 The paper reports an Inception score of 7.86 +- 0.07.
-TIME_WC
+Not trained here.
 Out come grids of samples in runs/wgan_gp_cifar/samples/.
 """
 
@@ -26,7 +26,7 @@ def get_config(arg=''):
     shape=(32, 32, 3),  # height, width, channels
     num_classes=None,  # classes of the labels; None leaves labels unused
     flip=0.0,  # probability of a horizontal flip
-    dequantize='uniform',  # none: x / 127.5 - 1; uniform: noise of one grey level, 2 (x + u) / 256 - 1
+    dequantize='uniform',  # none: x / 127.5 - 1; uniform: noise of one level, 2 (x + u) / 256 - 1
     storage='auto',  # device, stream, or auto: on the device if it fits
     bad_files='error',  # folder only: error or skip
     fit='exact',  # folder only: exact, or crop to fit the shape
@@ -74,7 +74,7 @@ def get_config(arg=''):
   )
   config.train = dict(
     steps=100000,  # updates of G
-    batch_size=64,  # of each critic update, over all devices
+    batch_size=64,  # of each critic update
     log_steps=100,  # between lines of metrics.jsonl and of the console
     sample_steps=5000,  # between pictures
     checkpoint_steps=2500,  # between checkpoints

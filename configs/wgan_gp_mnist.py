@@ -5,7 +5,7 @@ Gulrajani et al. 2017, https://arxiv.org/abs/1704.00028.
     python launch.py --config=configs/wgan_gp_mnist.py
 
 The released code trains 200,000 steps; digits are good long before.
-TIME_WM
+4,000 steps. Not yet trained to the end; see docs/gallery.md.
 Out come grids of handwritten digits in runs/wgan_gp_mnist/samples/.
 """
 
@@ -26,7 +26,7 @@ def get_config(arg=''):
     shape=(28, 28, 1),  # height, width, channels
     num_classes=None,  # classes of the labels; None leaves labels unused
     flip=0.0,  # probability of a horizontal flip
-    dequantize='none',  # none: x / 127.5 - 1; uniform: noise of one grey level, 2 (x + u) / 256 - 1
+    dequantize='none',  # none: x / 127.5 - 1; uniform: noise of one level, 2 (x + u) / 256 - 1
     storage='auto',  # device, stream, or auto: on the device if it fits
     bad_files='error',  # folder only: error or skip
     fit='exact',  # folder only: exact, or crop to fit the shape
@@ -74,7 +74,7 @@ def get_config(arg=''):
   )
   config.train = dict(
     steps=4000,  # updates of G
-    batch_size=50,  # of each critic update, over all devices
+    batch_size=50,  # of each critic update
     log_steps=50,  # between lines of metrics.jsonl and of the console
     sample_steps=1000,  # between pictures
     checkpoint_steps=500,  # between checkpoints

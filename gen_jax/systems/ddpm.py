@@ -94,8 +94,8 @@ def check(config) -> None:
   taken = total if config.sample.sampler == 'ancestral' else steps
   if config.sample.intermediates > taken:
     raise UserError(
-      f'config.sample.intermediates={config.sample.intermediates}: the sampler takes {taken} steps; '
-      'at most that many pictures are possible'
+      f'config.sample.intermediates={config.sample.intermediates}: the sampler takes {taken} '
+      'steps, and at most that many pictures are possible'
     )
   classes = config.net.get('num_classes')
   if classes is not None and classes != config.data.num_classes:
