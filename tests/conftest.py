@@ -2,15 +2,14 @@
 
 import os
 import pathlib
-import sys
 import warnings
 
+from children import QUICK
+
 # Before JAX starts. Two devices, so that sharding and pmap are tested on any machine.
-# Tests run tiny nets a few times, so most of their time is compilation: the least of it, and a
-# cache, which child processes share through the environment.
-QUICK = '--xla_backend_optimization_level=0'
 os.environ['XLA_FLAGS'] = f'{QUICK} --xla_force_host_platform_device_count=2'
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+# Most of the suite's time is compilation; child processes share the cache through the environment.
 os.environ.setdefault(
   'JAX_COMPILATION_CACHE_DIR', str(pathlib.Path.home() / '.cache' / 'gen_jax_tests')
 )
@@ -62,19 +61,3 @@ def pytest_collection_modifyitems(config, items):
 def repository() -> pathlib.Path:
   """The root of the checkout."""
   return pathlib.Path(__file__).parent.parent
-
-
-def run_python(*args, cwd, timeout=300, **env):
-  """Runs Python in a child process with one device, as a user would;
-  returns the finished process.
-  """
-  import subprocess
-
-  return subprocess.run(
-    [sys.executable, *map(str, args)],
-    cwd=cwd,
-    timeout=timeout,
-    capture_output=True,
-    text=True,
-    env=os.environ | {'XLA_FLAGS': QUICK} | env,
-  )

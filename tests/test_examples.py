@@ -4,7 +4,7 @@ import pathlib
 import re
 
 import pytest
-from conftest import run_python
+from children import run_python
 
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted((ROOT / 'examples').glob('*.py'))

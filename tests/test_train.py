@@ -12,7 +12,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import QUICK, run_python
+from children import QUICK, run_python
 from PIL import Image
 
 import launch
