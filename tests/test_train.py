@@ -102,7 +102,7 @@ def finish(process, timeout=240):
 
 
 LONG = (
-  '--config.train.steps=130',
+  '--config.train.steps=200',
   '--config.train.log_steps=1',
   '--config.train.checkpoint_steps=20',
   '--config.train.sample_steps=65',
@@ -120,17 +120,17 @@ def kill_and_resume(name, tmp_path):
   killed_at = metrics(broken)[-1]['step']
   saved = final_state(broken)[0]
   # A save takes its time in the background: a kill costs at most two intervals.
-  assert 0 < saved <= killed_at < 130 and killed_at - saved <= 2 * 20
+  assert 0 < saved <= killed_at < 200 and killed_at - saved <= 2 * 20
 
   process = start(name, broken, *LONG)
   wait_for_step(process, broken, saved + 30)
   process.send_signal(signal.SIGTERM)
   assert finish(process) == 128 + signal.SIGTERM
   # No step is lost: what was logged last is what was saved.
-  assert metrics(broken)[-1]['step'] == final_state(broken)[0] < 130
+  assert metrics(broken)[-1]['step'] == final_state(broken)[0] < 200
 
   assert finish(start(name, broken, *LONG)) == 0
-  assert final_state(broken)[0] == 130
+  assert final_state(broken)[0] == 200
   assert_same_run(straight, broken)
 
 
