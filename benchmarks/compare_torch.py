@@ -1,8 +1,8 @@
 """Speed of gen_jax's training steps against the same steps in PyTorch, on this machine.
 
     python -m pip install -r requirements.txt -r benchmarks/requirements.txt
-    python benchmarks/compare_torch.py                            # all cases, 20 minutes on two
-    cores python benchmarks/compare_torch.py --cases gan_mnist --rounds 3
+    python benchmarks/compare_torch.py                               # all cases: 20 minutes
+    python benchmarks/compare_torch.py --cases gan_mnist --rounds 3
 
 One process trains with gen_jax, one with PyTorch, one with PyTorch and torch.compile, where that
 exists. They work in turns: ours, theirs, compiled, ours, theirs, ... A turn is some seconds of
@@ -35,8 +35,7 @@ CASES = {  # config -> batch size
 NAMES = {'jax': 'gen_jax', 'torch': 'PyTorch', 'compiled': 'PyTorch, torch.compile'}
 
 
-# --- Workers: `make(case) -> (step, parameters)`, where step() trains one step and waits for it
-# -----
+# --- Workers: `make(case) -> (step, parameters)`; step() trains one step and waits for it ---------
 
 
 def load(case, batch_size):
@@ -58,13 +57,16 @@ def make_jax(case, batch_size):
   import jax
   import jax.numpy as jnp
 
+  from gen_jax import parallel
   from gen_jax.systems import find_system
 
   config, shape = load(case, batch_size)
   system = find_system(config.system)
   init_key, data_key, step_key = jax.random.split(jax.random.key(config.seed), 3)
   batch = {'image': jnp.clip(0.5 * jax.random.normal(data_key, shape), -1, 1)}
-  init = jax.jit(lambda key: system.init_state(key, batch, config=config))
+  init = parallel.compile_once(
+    lambda key: system.init_state(key, batch, config=config), parallel.make_mesh(config)
+  )
   train_step = jax.jit(
     lambda state, batch, key: system.train_step(state, batch, key, config=config), donate_argnums=0
   )
@@ -128,8 +130,7 @@ def work(side, case):
     print(json.dumps(reply), file=replies)
 
 
-# --- The parent
-# ---------------------------------------------------------------------------------------
+# --- The parent ----------------------------------------------------------------------------------
 
 
 class Worker:

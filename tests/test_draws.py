@@ -60,5 +60,13 @@ def test_the_distributions():
   np.testing.assert_allclose(
     np.bincount(integers, minlength=7) / n, [0, 0, *[0.25] * 4, 0], atol=0.01
   )
-  np.testing.assert_allclose(draws.bernoulli(key, 0.3, (n,)).mean(), 0.3, atol=0.01)
+  for p in (0, 0.3, 1):
+    np.testing.assert_allclose(draws.bernoulli(key, p, (n,)).mean(), p, atol=0.01)
   assert normal.dtype == uniform.dtype == jnp.float32
+
+
+def test_bernoulli_entries_are_independent_of_their_neighbours():
+  # Neighbours share a random word; the last axis may be odd.
+  a = np.float64(draws.bernoulli(jax.random.key(1), 0.3, (40_000, 3)))
+  correlations = np.corrcoef(a.T)
+  np.testing.assert_allclose(correlations, np.eye(3), atol=0.02)

@@ -41,7 +41,7 @@ class Discriminator28(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     for width in self.features:
-      x = nn.leaky_relu(layers.DownConv(width)(x), self.negative_slope)
+      x = nn.leaky_relu(layers.Conv(width, kernel=4, stride=2)(x), self.negative_slope)
       x = layers.Dropout(self.dropout, self.axis_name)(x, train=train)
     return nn.Dense(1)(layers.flatten(x))[:, 0]
 
@@ -100,7 +100,7 @@ class Discriminator(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     for i, width in enumerate(self.features):
-      x = layers.DownConv(width, kernel=5, bias=False, kernel_init=layers.NORMAL_02)(x)
+      x = layers.Conv(width, kernel=5, stride=2, bias=False, kernel_init=layers.NORMAL_02)(x)
       if i > 0:
         x = _BatchNorm(axis_name=self.axis_name)(x)
       x = nn.leaky_relu(x, self.negative_slope)

@@ -8,133 +8,30 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax import draws
+from gen_jax.nets import convolutions
 
 # Radford et al. 2016: every weight from N(0, 0.02).
 NORMAL_02 = nn.initializers.normal(0.02)
 
 
-# --- Convolutions with a stride -----------------------------------------------------------------
-#
-# A convolution, its input gradient and its weight gradient are the three sides of one trilinear
-# form, so every derivative of each of them, of any order, is again one of the three. Told so,
-# XLA:CPU keeps to its fast kernels; left to JAX's rules, the second-order gradient of a gradient
-# penalty and the weight gradient of a transposed convolution come out as dilated convolutions that
-# are 10 to 30 times slower (docs/performance.md). Only on CPU: a custom_vjp has no forward mode,
-# and accelerators do not need it.
+# --- Convolutions -------------------------------------------------------------------------------
 
 
-def _convolution(x, w, stride, padding):
-  return jax.lax.conv_general_dilated(
-    x, w, (stride, stride), padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
-  )
-
-
-def _input_gradient(g, w, stride, padding, hw):
-  x = jax.ShapeDtypeStruct((g.shape[0], *hw, w.shape[2]), g.dtype)
-  return jax.linear_transpose(lambda x: _convolution(x, w, stride, padding), x)(g)[0]
-
-
-def _weight_gradient(x, g, stride, padding, kernel):
-  w = jax.ShapeDtypeStruct((*kernel, x.shape[3], g.shape[3]), x.dtype)
-  return jax.linear_transpose(lambda w: _convolution(x, w, stride, padding), w)(g)[0]
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _down(x, w, stride, padding):
-  """y = x * w."""
-  return _convolution(x, w, stride, padding)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _up(g, w, stride, padding, hw):
-  """x = the input gradient of `_down` for the output gradient g;
-  also the transposed convolution.
-  """
-  return _input_gradient(g, w, stride, padding, hw)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _correlate(x, g, stride, padding, kernel):
-  """w = the weight gradient of `_down` for the input x and the output gradient g."""
-  return _weight_gradient(x, g, stride, padding, kernel)
-
-
-_down.defvjp(
-  lambda x, w, stride, padding: (_down(x, w, stride, padding), (x, w)),
-  lambda stride, padding, saved, g: (
-    _up(g, saved[1], stride, padding, saved[0].shape[1:3]),
-    _correlate(saved[0], g, stride, padding, saved[1].shape[:2]),
-  ),
-)
-_up.defvjp(
-  lambda g, w, stride, padding, hw: (_up(g, w, stride, padding, hw), (g, w)),
-  lambda stride, padding, hw, saved, x: (
-    _down(x, saved[1], stride, padding),
-    _correlate(x, saved[0], stride, padding, saved[1].shape[:2]),
-  ),
-)
-_correlate.defvjp(
-  lambda x, g, stride, padding, kernel: (_correlate(x, g, stride, padding, kernel), (x, g)),
-  lambda stride, padding, kernel, saved, w: (
-    _up(saved[1], w, stride, padding, saved[0].shape[1:3]),
-    _down(saved[0], w, stride, padding),
-  ),
-)
-
-
-def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-  """TensorFlow's SAME: zeros (before, after) that give ceil(size / stride) outputs,
-  the odd one after.
-  """
-  total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-  return total // 2, total - total // 2
-
-
-def strided_conv(x: jax.Array, w: jax.Array, stride: int) -> jax.Array:
-  """SAME convolution of x [b, h, w, c] with w [k, k, c, d] -> [b, ceil(h / stride),
-  ceil(w / stride), d].
-  """
-  padding = tuple(same_padding(size, w.shape[0], stride) for size in x.shape[1:3])
-  if jax.default_backend() != 'cpu':
-    return _convolution(x, w, stride, padding)
-  # XLA:CPU's input gradient is 30 times slower for an odd size with even padding on both sides, so
-  # one of the zeros before becomes part of the input.
-  odd = tuple(
-    int(size % 2 == 1 and before > 0)
-    for size, (before, _) in zip(x.shape[1:3], padding, strict=True)
-  )
-  if any(odd):
-    x = jnp.pad(x, ((0, 0), (odd[0], 0), (odd[1], 0), (0, 0)))
-    padding = tuple((before - o, after) for o, (before, after) in zip(odd, padding, strict=True))
-  return _down(x, w, stride, padding)
-
-
-def transposed_conv(x: jax.Array, w: jax.Array, stride: int) -> jax.Array:
-  """The transpose of `strided_conv`: x [b, h, w, d] with w [k, k, c, d] -> [b, h stride, w stride,
-  c].
-  """
-  hw = (x.shape[1] * stride, x.shape[2] * stride)
-  padding = tuple(same_padding(size, w.shape[0], stride) for size in hw)
-  if jax.default_backend() != 'cpu':
-    return _input_gradient(x, w, stride, padding, hw)
-  return _up(x, w, stride, padding, hw)
-
-
-class DownConv(nn.Module):
-  """Convolution with a stride and SAME padding:
-  [b, h, w, c] -> [b, ceil(h / stride), ..., features].
+class Conv(nn.Module):
+  """Convolution with SAME padding: [b, h, w, c] -> [b, ceil(h / stride), ceil(w / stride),
+  features].
   """
 
   features: int
-  kernel: int = 4
-  stride: int = 2
+  kernel: int = 3
+  stride: int = 1
   bias: bool = True
   kernel_init: Callable = nn.initializers.lecun_normal()
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     shape = (self.kernel, self.kernel, x.shape[-1], self.features)
-    x = strided_conv(x, self.param('kernel', self.kernel_init, shape), self.stride)
+    x = convolutions.conv(x, self.param('kernel', self.kernel_init, shape), self.stride)
     if not self.bias:
       return x
     return x + self.param('bias', nn.initializers.zeros, (self.features,))[None, None, None]
@@ -156,7 +53,7 @@ class UpConv(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     shape = (self.kernel, self.kernel, self.features, x.shape[-1])
-    x = transposed_conv(x, self.param('kernel', self.kernel_init, shape), self.stride)
+    x = convolutions.transposed_conv(x, self.param('kernel', self.kernel_init, shape), self.stride)
     if not self.bias:
       return x
     return x + self.param('bias', nn.initializers.zeros, (self.features,))[None, None, None]

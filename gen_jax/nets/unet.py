@@ -19,7 +19,7 @@ def _dense(features, init=_INIT, name=None):
 
 
 def _conv(features, init=_INIT, name=None):
-  return nn.Conv(features, (3, 3), kernel_init=init, name=name)
+  return layers.Conv(features, kernel_init=init, name=name)
 
 
 class ResBlock(nn.Module):
@@ -110,7 +110,7 @@ class UNet(nn.Module):
         x = block(x, width, f'down{level}_{i}')
         skips.append(x)
       if level < len(widths) - 1:
-        x = layers.DownConv(width, kernel=3, kernel_init=_INIT, name=f'down{level}')(x)
+        x = layers.Conv(width, stride=2, kernel_init=_INIT, name=f'down{level}')(x)
         skips.append(x)
 
     x = ResBlock(widths[-1], self.groups, self.dropout, self.axis_name, name='mid1')(

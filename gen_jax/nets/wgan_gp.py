@@ -62,17 +62,17 @@ class Critic28(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     for multiple in (1, 2, 4):
-      x = layers.DownConv(multiple * self.features, kernel=5, kernel_init=_strided_he(2))(x)
+      x = layers.Conv(multiple * self.features, kernel=5, stride=2, kernel_init=_strided_he(2))(x)
       x = nn.leaky_relu(x, self.negative_slope)
     return nn.Dense(1, kernel_init=_GLOROT)(layers.flatten(x))[:, 0]
 
 
 def _conv3(features, name):
-  return nn.Conv(features, (3, 3), kernel_init=_HE, name=name)
+  return layers.Conv(features, kernel_init=_HE, name=name)
 
 
 def _conv1(features, name):
-  return nn.Conv(features, (1, 1), kernel_init=_GLOROT, name=name)
+  return layers.Conv(features, kernel=1, kernel_init=_GLOROT, name=name)
 
 
 class UpBlock(nn.Module):
@@ -109,7 +109,7 @@ class ResNetGenerator(nn.Module):
     for _ in range(self.blocks):
       x = UpBlock(self.features, self.axis_name)(x)
     x = nn.relu(nn.BatchNorm(use_running_average=False, axis_name=self.axis_name)(x))
-    return nn.tanh(nn.Conv(self.shape[-1], (3, 3), kernel_init=_GLOROT)(x))
+    return nn.tanh(layers.Conv(self.shape[-1], kernel_init=_GLOROT)(x))
 
 
 class CriticBlock(nn.Module):

@@ -152,10 +152,8 @@ def test_batch_norm_averages_or_uses_the_batch_as_the_papers_do():
 
 def test_initial_weights():
   params = init(dcgan.Discriminator(features=(16, 64)), jnp.zeros((1, 16, 16, 3)))['params']
-  assert set(params) == {'DownConv_0', 'DownConv_1', '_BatchNorm_0', 'Dense_0'}, (
-    'first without norm'
-  )
-  for name in ('DownConv_0', 'DownConv_1', 'Dense_0'):
+  assert set(params) == {'Conv_0', 'Conv_1', '_BatchNorm_0', 'Dense_0'}, 'first without norm'
+  for name in ('Conv_0', 'Conv_1', 'Dense_0'):
     assert list(params[name]) == ['kernel'], 'no biases'
     np.testing.assert_allclose(params[name]['kernel'].std(), 0.02, rtol=0.1)
   gamma = params['_BatchNorm_0']['BatchNorm_0']['scale']
@@ -164,8 +162,8 @@ def test_initial_weights():
   # tflib: uniform with variance 4 / (fan_in + fan_out), fan_out of a stride counted per stride^2.
   params = init(wgan_gp.Critic28(features=16), jnp.zeros((1, 28, 28, 1)))['params']
   std = (4 / (25 * 16 + 25 * 32 / 4)) ** 0.5
-  np.testing.assert_allclose(params['DownConv_1']['kernel'].std(), std, rtol=0.03)
-  np.testing.assert_allclose(np.abs(params['DownConv_1']['kernel']).max(), 3**0.5 * std, rtol=0.01)
+  np.testing.assert_allclose(params['Conv_1']['kernel'].std(), std, rtol=0.03)
+  np.testing.assert_allclose(np.abs(params['Conv_1']['kernel']).max(), 3**0.5 * std, rtol=0.01)
   params = init(wgan_gp.Generator28(features=16), jnp.zeros((1, 8)))['params']
   # Deconvolution of 64 to 32 channels: fan_in per stride^2.
   std = (4 / (25 * 64 / 4 + 25 * 32)) ** 0.5

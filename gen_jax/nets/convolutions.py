@@ -1,0 +1,233 @@
+"""Two-dimensional convolutions with SAME padding, in the form that is fast on the backend.
+
+Accelerators get `lax` and its own derivatives. XLA's CPU backend needs help: it runs the
+second-order gradient of a gradient penalty and the weight gradient of a transposed convolution 10
+to 30 times slower than the convolution, and even its plain forms at half the speed of a matrix
+product (docs/performance.md). So, on CPU:
+
+- A convolution, its input gradient and its weight gradient are the three sides of one trilinear
+  form, so every derivative of each of them, of any order, is again one of the three. A custom_vjp
+  says so to JAX. (It has no forward mode.)
+- Each of the three is computed as matrix products: of patches on small maps, of Winograd's tiles on
+  large ones with many channels.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+
+def conv(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
+  """SAME convolution of x [b, h, w, c] with w [k, k, c, d] -> [b, ceil(h / stride),
+  ceil(w / stride), d].
+  """
+  padding = _same(x.shape[1:3], w.shape[:2], stride)
+  if jax.default_backend() != 'cpu':
+    return _lax_conv(x, w, stride, padding)
+  return _conv(x, w, stride, padding)
+
+
+def transposed_conv(x: jax.Array, w: jax.Array, stride: int) -> jax.Array:
+  """The transpose of `conv`: x [b, h, w, d] with w [k, k, c, d] -> [b, h stride, w stride, c]."""
+  hw = (x.shape[1] * stride, x.shape[2] * stride)
+  padding = _same(hw, w.shape[:2], stride)
+  if jax.default_backend() != 'cpu':
+    return _transpose_x(_lax_conv, x, w, stride, padding, hw)
+  return _input_gradient(x, w, stride, padding, hw)
+
+
+def _same(hw, kernel, stride):
+  """TensorFlow's SAME: zeros (before, after) that give ceil(size / stride) outputs,
+  the odd one after.
+  """
+  pads = []
+  for size, k in zip(hw, kernel, strict=True):
+    total = max((-(-size // stride) - 1) * stride + k - size, 0)
+    pads.append((total // 2, total - total // 2))
+  return tuple(pads)
+
+
+# --- The trilinear form -------------------------------------------------------------------------
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _conv(x, w, stride, padding):
+  """y = x * w."""
+  form = _form(x.shape, w.shape, stride)
+  return form(x, w, stride, padding)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _input_gradient(g, w, stride, padding, hw):
+  """The gradient of <g, x * w> with respect to x [b, *hw, c]; also the transposed convolution."""
+  form = _form((g.shape[0], *hw, w.shape[2]), w.shape, stride)
+  if form is _winograd_conv:  # with stride 1 it is a convolution too
+    return form(g, jnp.flip(w, (0, 1)).swapaxes(2, 3), stride, padding)
+  return _transpose_x(form, g, w, stride, padding, hw)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _weight_gradient(x, g, stride, padding, kernel):
+  """The gradient of <g, x * w> with respect to w [*kernel, c, d]."""
+  shape = (*kernel, x.shape[3], g.shape[3])
+  form = _form(x.shape, shape, stride)
+  # A barrier, as XLA would otherwise keep the patches or tiles of the forward pass for this one.
+  x, g = jax.lax.optimization_barrier((x, g))
+  return _WEIGHT_GRADIENTS[form](x, g, stride, padding, shape)
+
+
+_conv.defvjp(
+  lambda x, w, stride, padding: (_conv(x, w, stride, padding), (x, w)),
+  lambda stride, padding, saved, g: (
+    _input_gradient(g, saved[1], stride, padding, saved[0].shape[1:3]),
+    _weight_gradient(saved[0], g, stride, padding, saved[1].shape[:2]),
+  ),
+)
+_input_gradient.defvjp(
+  lambda g, w, stride, padding, hw: (_input_gradient(g, w, stride, padding, hw), (g, w)),
+  lambda stride, padding, hw, saved, x: (
+    _conv(x, saved[1], stride, padding),
+    _weight_gradient(x, saved[0], stride, padding, saved[1].shape[:2]),
+  ),
+)
+_weight_gradient.defvjp(
+  lambda x, g, stride, padding, kernel: (_weight_gradient(x, g, stride, padding, kernel), (x, g)),
+  lambda stride, padding, kernel, saved, w: (
+    _input_gradient(saved[1], w, stride, padding, saved[0].shape[1:3]),
+    _conv(saved[0], w, stride, padding),
+  ),
+)
+
+
+def _transpose_x(form, g, w, stride, padding, hw):
+  x = jax.ShapeDtypeStruct((g.shape[0], *hw, w.shape[2]), g.dtype)
+  return jax.linear_transpose(lambda x: form(x, w, stride, padding), x)(g)[0]
+
+
+def _form(shape, kernel, stride):
+  """The fast form on CPU for x [b, h, w, c] and w [k, k, c, d] of these shapes
+  (docs/performance.md).
+  """
+  b, h, w, c = shape
+  if stride == 1 and kernel[:2] == (3, 3) and min(kernel[2:]) >= 64:
+    if h % 2 == w % 2 == 0 and h * w >= 256:
+      return _winograd_conv
+  outputs = -(-h // stride) * -(-w // stride)
+  megabytes = 4e-6 * b * outputs * kernel[0] * kernel[1] * c
+  if outputs <= 16 or outputs <= 64 and megabytes <= 10:
+    return _patches_conv
+  return _lax_conv
+
+
+# --- By lax -------------------------------------------------------------------------------------
+
+
+def _lax_conv(x, w, stride, padding):
+  return jax.lax.conv_general_dilated(
+    x, w, (stride, stride), padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
+
+
+def _lax_weight_gradient(x, g, stride, padding, shape):
+  w = jax.ShapeDtypeStruct(shape, x.dtype)
+  return jax.linear_transpose(lambda w: _lax_conv(x, w, stride, padding), w)(g)[0]
+
+
+# --- By patches ---------------------------------------------------------------------------------
+
+
+def _patches(x, kernel, stride, padding):
+  """The part of x that each output sees: [b, h, w, c] -> [b h' w', k k c]."""
+  x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+  h, w = ((n - k) // stride + 1 for n, k in zip(x.shape[1:3], kernel, strict=True))
+  shifts = [
+    x[:, i : i + stride * (h - 1) + 1 : stride, j : j + stride * (w - 1) + 1 : stride]
+    for i in range(kernel[0])
+    for j in range(kernel[1])
+  ]
+  return jnp.concatenate(shifts, axis=-1).reshape(x.shape[0] * h * w, -1), (h, w)
+
+
+def _patches_conv(x, w, stride, padding):
+  patches, hw = _patches(x, w.shape[:2], stride, padding)
+  return (patches @ w.reshape(-1, w.shape[3])).reshape(x.shape[0], *hw, w.shape[3])
+
+
+def _patches_weight_gradient(x, g, stride, padding, shape):
+  patches, _ = _patches(x, shape[:2], stride, padding)
+  # XLA would move the transposition into the product, which is then up to 1.7 times slower.
+  w = jax.lax.optimization_barrier(g.reshape(-1, shape[3]).T @ patches)
+  return w.T.reshape(shape)
+
+
+# --- By Winograd's F(2x2, 3x3) (Lavin and Gray 2016, arXiv 1509.09308) --------------------------
+#
+# Each 2x2 block of outputs Y sees a 4x4 tile d of the input: Y = A^T [(G w G^T) . (B^T d B)] A,
+# with 16 products instead of 36. Summed over channels they are 16 matrix products.
+
+
+def _along_both(f, x, axes):
+  """f, which makes a list from an array and an axis, along two axes; [16, ...] or [4, ...]."""
+  return jnp.stack([column for row in f(x, axes[0]) for column in f(row, axes[1])])
+
+
+def _input_tiles(x):
+  """B^T d B for every tile: [b, h, w, c] -> [16, b h w / 4, c]."""
+
+  def along(x, axis):
+    d = [jax.lax.slice_in_dim(x, i, x.shape[axis] - 3 + i, 2, axis) for i in range(4)]
+    return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
+
+  x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  return _along_both(along, x, (1, 2)).reshape(16, -1, x.shape[-1])
+
+
+def _output_tiles(g):
+  """A Y A^T for every tile, the transpose of `_from_tiles`: [b, h, w, d] -> [16, b h w / 4, d]."""
+
+  def along(g, axis):
+    y = [jax.lax.slice_in_dim(g, i, g.shape[axis], 2, axis) for i in range(2)]
+    return [y[0], y[0] + y[1], y[0] - y[1], -y[1]]
+
+  return _along_both(along, g, (1, 2)).reshape(16, -1, g.shape[-1])
+
+
+def _from_tiles(m, shape):
+  """A^T M A for every tile: [16, b h w / 4, d] -> shape [b, h, w, d]."""
+
+  def along(m):
+    return [m[0] + m[1] + m[2], m[1] - m[2] - m[3]]
+
+  b, h, w, d = shape
+  rows = along(m.reshape(4, 4, b, h // 2, w // 2, d))
+  return jnp.stack([jnp.stack(along(row), axis=3) for row in rows], axis=2).reshape(shape)
+
+
+def _winograd_conv(x, w, stride, padding):
+  del stride, padding  # 1 and SAME
+
+  def along(w, axis):  # G w
+    w = [jax.lax.index_in_dim(w, i, axis, keepdims=False) for i in range(3)]
+    return [w[0], (w[0] + w[1] + w[2]) / 2, (w[0] - w[1] + w[2]) / 2, w[2]]
+
+  kernels = _along_both(along, w, (0, 0))
+  products = jnp.einsum('knc,kcd->knd', _input_tiles(x), kernels)
+  return _from_tiles(products, (*x.shape[:3], w.shape[3]))
+
+
+def _winograd_weight_gradient(x, g, stride, padding, shape):
+  del stride, padding
+
+  def along(u):  # G^T u
+    return [u[0] + (u[1] + u[2]) / 2, (u[1] - u[2]) / 2, (u[1] + u[2]) / 2 + u[3]]
+
+  u = jnp.einsum('knc,knd->kcd', _input_tiles(x), _output_tiles(g)).reshape(4, 4, *shape[2:])
+  return jnp.stack([jnp.stack(along(row)) for row in along(u)])
+
+
+_WEIGHT_GRADIENTS = {
+  _lax_conv: _lax_weight_gradient,
+  _patches_conv: _patches_weight_gradient,
+  _winograd_conv: _winograd_weight_gradient,
+}

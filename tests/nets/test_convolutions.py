@@ -1,0 +1,107 @@
+"""Every form of a convolution against lax's, in value and two orders of derivatives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gen_jax.nets import convolutions
+
+
+def draw(*shape, seed=0):
+  return jnp.float32(np.random.default_rng(seed).standard_normal(shape))
+
+
+def lax_conv(x, w, stride):
+  return jax.lax.conv_general_dilated(
+    x, w, (stride, stride), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
+
+
+def lax_transpose(x, w, stride):
+  return jax.lax.conv_transpose(
+    x,
+    w,
+    (stride, stride),
+    'SAME',
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    transpose_kernel=True,
+  )
+
+
+def derivatives(conv, x, w, g):
+  """Value, gradient of a nonlinear function, and of a penalty on that gradient."""
+
+  def scalar(x, w):
+    return jnp.sum(g * jnp.tanh(conv(x, w)))
+
+  def penalty(x, w):
+    g_x, g_w = jax.grad(scalar, (0, 1))(x, w)
+    return jnp.sum(g_x**2) + jnp.sum(g_w**2)
+
+  return conv(x, w), jax.grad(scalar, (0, 1))(x, w), jax.grad(penalty, (0, 1))(x, w)
+
+
+def assert_same_derivatives(ours, reference, x, w):
+  g = draw(*jax.eval_shape(reference, x, w).shape, seed=2)
+  found, expected = jax.jit(
+    lambda x, w: (derivatives(ours, x, w, g), derivatives(reference, x, w, g))
+  )(x, w)
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    assert a.shape == b.shape
+    # Relative to the largest entry: single ones are sums that cancel.
+    np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5 * np.abs(b).max())
+
+
+# form, b, h, w, kernel, stride, channels in and out
+CASES = [
+  ('patches', 2, 7, 7, 5, 2, 2, 3),
+  ('patches', 2, 14, 14, 3, 2, 2, 3),
+  ('patches', 1, 5, 8, 4, 2, 2, 3),
+  ('patches', 2, 8, 8, 3, 1, 2, 3),
+  ('patches', 2, 4, 4, 1, 1, 3, 2),
+  ('patches', 2, 1, 1, 3, 1, 3, 2),
+  ('lax', 2, 28, 28, 5, 2, 2, 3),
+  ('lax', 2, 19, 28, 4, 2, 2, 3),
+  ('lax', 2, 16, 16, 3, 1, 2, 3),
+  ('lax', 1, 17, 16, 3, 1, 64, 64),
+  ('lax', 64, 14, 14, 4, 2, 64, 2),  # too many patches
+  ('winograd', 1, 16, 18, 3, 1, 64, 65),
+]
+
+
+def form_of(x, w, stride):
+  return convolutions._form(x.shape, w.shape, stride).__name__.strip('_').removesuffix('_conv')
+
+
+@pytest.mark.parametrize('form, b, height, width, kernel, stride, c, d', CASES)
+def test_conv_is_laxs_in_value_and_two_derivatives(form, b, height, width, kernel, stride, c, d):
+  x, w = draw(b, height, width, c), draw(kernel, kernel, c, d, seed=1) / (kernel * c**0.5)
+  assert form_of(x, w, stride) == form
+  assert_same_derivatives(
+    lambda x, w: convolutions.conv(x, w, stride), lambda x, w: lax_conv(x, w, stride), x, w
+  )
+
+
+@pytest.mark.parametrize('size, kernel', [(4, 3), (4, 5), (7, 4), (7, 5), (14, 3), (14, 4)])
+def test_transposed_conv_is_laxs_in_value_and_two_derivatives(size, kernel):
+  x, w = draw(2, size, size, 3), draw(kernel, kernel, 2, 3, seed=1) / kernel
+  assert_same_derivatives(
+    lambda x, w: convolutions.transposed_conv(x, w, 2), lambda x, w: lax_transpose(x, w, 2), x, w
+  )
+
+
+def test_winograd_is_as_exact_as_float32_allows():
+  x, w = draw(2, 16, 16, 128), draw(3, 3, 128, 64, seed=1)
+  patches = np.lib.stride_tricks.sliding_window_view(
+    np.pad(np.float64(x), ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), axis=(1, 2)
+  )
+  exact = np.einsum('bhwcij,ijcd->bhwd', patches, np.float64(w))
+  assert form_of(x, w, 1) == 'winograd'
+  error = np.abs(convolutions.conv(x, w) - exact).max()
+  assert error < 4e-6 * np.abs(exact).max()
+
+
+def test_the_sides_of_a_transposed_conv_may_differ():
+  w = draw(4, 4, 2, 3)
+  assert convolutions.transposed_conv(draw(1, 5, 8, 3), w, 2).shape == (1, 10, 16, 2)
