@@ -41,15 +41,15 @@ NAMES = {'jax': 'gen_jax', 'torch': 'PyTorch', 'compiled': 'PyTorch, torch.compi
 def load(case, batch_size):
   """The checked config of a case, and the shape of its batch: [(minibatches,) b, h, w, c]."""
   from gen_jax import config as configs
+  from gen_jax import contract
   from gen_jax.systems import find_system
 
   loaded = configs.load(
     str(ROOT / 'configs' / f'{case}.py'), [('train.batch_size', str(batch_size))]
   )
   config = configs.check(loaded, find_system(loaded.system).FIELDS)
-  k = {'gan': 'd_steps', 'wgan_gp': 'n_critic'}.get(config.system)
-  k = () if k is None else (config.loss[k],)
-  return config, (*k, batch_size, *config.data.shape)
+  k = contract.minibatches(config, find_system(config.system))
+  return config, (*(() if k is None else (k,)), batch_size, *config.data.shape)
 
 
 def make_jax(case, batch_size):
@@ -57,26 +57,28 @@ def make_jax(case, batch_size):
   import jax
   import jax.numpy as jnp
 
-  from gen_jax import parallel
+  from gen_jax import contract, parallel
   from gen_jax.systems import find_system
 
   config, shape = load(case, batch_size)
   system = find_system(config.system)
   init_key, data_key, step_key = jax.random.split(jax.random.key(config.seed), 3)
   batch = {'image': jnp.clip(0.5 * jax.random.normal(data_key, shape), -1, 1)}
-  init = parallel.compile_once(
-    lambda key: system.init_state(key, batch, config=config), parallel.make_mesh(config)
-  )
-  train_step = jax.jit(
-    lambda state, batch, key: system.train_step(state, batch, key, config=config), donate_argnums=0
-  )
+  mesh = parallel.make_mesh(config)
+  init = parallel.compile_once(lambda key: system.init_state(key, batch, config=config), mesh)
+
+  def one_step(state, batch, resident, key, *, axis_name):
+    return system.train_step(state, batch, key, config=config, axis_name=axis_name)
+
+  minibatches = contract.minibatches(config, system) is not None
+  train_step = parallel.compile_step(one_step, mesh, mode='jit', minibatches=minibatches)
   state = init(init_key)
   players = [player for player in vars(state).values() if hasattr(player, 'params')]
   parameters = [sum(leaf.size for leaf in jax.tree.leaves(p.params)) for p in players]
 
   def step():
     nonlocal state
-    state, metrics = train_step(state, batch, step_key)
+    state, metrics = train_step(state, batch, {}, step_key)
     return [float(m) for m in jax.device_get(jax.block_until_ready((state, metrics))[1]).values()]
 
   return step, parameters

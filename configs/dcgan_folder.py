@@ -29,7 +29,7 @@ def get_config(arg=''):
     dequantize='none',  # none: x / 127.5 - 1; uniform: noise of one level, 2 (x + u) / 256 - 1
     storage='auto',  # device, stream, or auto: on the device if it fits
     bad_files='error',  # folder only: error or skip
-    fit='crop',  # folder only: exact, or crop to fit the shape
+    fit='crop',  # of folders and tensorflow-datasets: exact, or crop to the shape
     read_threads=8,  # that read ahead when streaming
     prefetch=8,  # batches read ahead when streaming
   )
@@ -57,7 +57,7 @@ def get_config(arg=''):
       b1=0.5,  # decay of Adam's first moment
       b2=0.999,  # decay of Adam's second moment
       eps=1e-8,  # of Adam
-      warmup_steps=0,  # the rate grows linearly over so many steps
+      warmup_steps=0,  # the rate grows linearly from 0 over so many steps
       decay_steps=None,  # then falls linearly to 0 at this step; None: never
       l2=1e-5,  # weight decay, added to the gradient
       clip_norm=None,  # global norm that gradients are cut to; None: never
@@ -67,9 +67,9 @@ def get_config(arg=''):
       b1=0.5,  # decay of Adam's first moment
       b2=0.999,  # decay of Adam's second moment
       eps=1e-8,  # of Adam
-      warmup_steps=0,  # the rate grows linearly over so many steps
+      warmup_steps=0,  # the rate grows linearly from 0 over so many steps
       decay_steps=None,  # then falls linearly to 0 at this step; None: never
-      l2=1e-5,  # weight decay, added to the gradient
+      l2=5e-6,  # weight decay, added to the gradient; half of 1e-5, as D's loss is
       clip_norm=None,  # global norm that gradients are cut to; None: never
     ),
   )

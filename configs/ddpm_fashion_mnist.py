@@ -28,7 +28,7 @@ def get_config(arg=''):
     dequantize='none',  # none: x / 127.5 - 1; uniform: noise of one level, 2 (x + u) / 256 - 1
     storage='auto',  # device, stream, or auto: on the device if it fits
     bad_files='error',  # folder only: error or skip
-    fit='exact',  # folder only: exact, or crop to fit the shape
+    fit='exact',  # of folders and tensorflow-datasets: exact, or crop to the shape
     read_threads=8,  # that read ahead when streaming
     prefetch=8,  # batches read ahead when streaming
   )
@@ -54,7 +54,7 @@ def get_config(arg=''):
     b1=0.9,  # decay of Adam's first moment
     b2=0.999,  # decay of Adam's second moment
     eps=1e-8,  # of Adam
-    warmup_steps=200,  # the rate grows linearly over so many steps
+    warmup_steps=200,  # the rate grows linearly from 0 over so many steps
     decay_steps=None,  # then falls linearly to 0 at this step; None: never
     l2=0.0,  # weight decay, added to the gradient
     clip_norm=1.0,  # global norm that gradients are cut to; None: never
@@ -76,7 +76,7 @@ def get_config(arg=''):
     steps=100,  # ddim: evaluations of the net
     spacing='uniform',  # ddim: uniform or quadratic
     eta=0.0,  # ddim: 0 deterministic, 1 as random as DDPM
-    clip=True,  # cut the predicted x_0 to [-1, 1] at every step
+    clip=None,  # cut x_0 to [-1, 1] at every step; None: as published, ancestral only
     intermediates=0,  # pictures of the way from noise to data
     weights='ema',  # ema or raw
   )
@@ -88,6 +88,7 @@ def get_config(arg=''):
     # The same program for a laptop's minute: small nets, made-up pictures, no download.
     config.data.name = 'shapes'
     config.net.update(features=8, groups=4, multipliers=(1, 2), attention=(14,))
+    config.optim.warmup_steps = 0
     config.train.update(steps=20, batch_size=8, log_steps=5, sample_steps=20, checkpoint_steps=10)
     config.sample.update(num_images=8, batch_size=8, sampler='ddim', steps=5, intermediates=2)
   return config

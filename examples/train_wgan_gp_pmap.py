@@ -1,14 +1,23 @@
-"""WGAN-GP under `jax.pmap`, one copy of the step per device, in a script of your own."""
+"""WGAN-GP with a critic of your own under `jax.pmap`: one copy of the step per device."""
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from gen_jax import config as configs
 from gen_jax.systems import wgan_gp
 
+
+class Critic(nn.Module):  # x [b, 28, 28, 1] -> [b]
+  @nn.compact
+  def __call__(self, x, *, train):
+    return nn.Dense(1)(nn.leaky_relu(nn.Dense(64)(x.reshape(len(x), -1))))[:, 0]
+
+
 config = configs.load('configs/wgan_gp_mnist.py:smoke')
+config.critic = dict(name=Critic)
 config = configs.check(config, wgan_gp.FIELDS)
 k, devices, b = config.loss.n_critic, jax.local_device_count(), 8
 

@@ -181,6 +181,7 @@ SHARED = {
 # A run may be continued with these fields changed (fnmatch patterns): none changes what is learnt.
 SAFE_TO_CHANGE = (
   'train.steps',
+  'optim.*decay_steps',  # goes with train.steps
   'train.log_steps',
   'train.sample_steps',
   'train.checkpoint_steps',
@@ -387,7 +388,7 @@ def check_resumable(old: Mapping, new: Mapping, workdir: str | Path) -> None:
 
 def describe(config: Mapping | ConfigDict) -> str:
   """Returns one aligned line for each field, in the form that the command line takes."""
-  fields = sorted(_flatten(to_dict(config)), key=lambda field: '.' in field[0])
+  fields = sorted(leaves(config), key=lambda field: '.' in field[0])
   width = max((len(path) for path, _ in fields), default=0)
   return '\n'.join(f'config.{path:{width}} = {value!r}' for path, value in fields)
 
@@ -405,6 +406,11 @@ def _map_leaves(value, function):
   if isinstance(value, tuple):
     return tuple(_map_leaves(v, function) for v in value)
   return function(value)
+
+
+def leaves(config: Mapping | ConfigDict):
+  """Yields (dotted path, value) of every field."""
+  return _flatten(to_dict(config))
 
 
 def _flatten(tree: dict, prefix=''):

@@ -13,11 +13,13 @@ another.
 """
 
 import math
+import traceback
 
 import jax
 import jax.numpy as jnp
 
 from gen_jax import config as configs
+from gen_jax import nets
 from gen_jax.errors import UserError
 from gen_jax.systems import find_system
 
@@ -31,10 +33,27 @@ def check(config):
   system = find_system(config.system)
   configs.check_devices(config, jax.device_count())
   getattr(system, 'check', lambda config: None)(config)
-  state = abstract_state(config, system)
+  check_schedules(config)
   count = config.sample.batch_size
-  batch = conditions(config, count)
-  made = jax.eval_shape(lambda s: system.sample(s, batch, jax.random.key(0), config=config), state)
+  try:
+    state = abstract_state(config, system)
+    batch = conditions(config, count)
+    made = jax.eval_shape(
+      lambda s: system.sample(s, batch, jax.random.key(0), config=config), state
+    )
+  except UserError:
+    raise
+  except Exception as error:
+    files = {frame.filename for frame in traceback.extract_tb(error.__traceback__)}
+    if not files & nets.files():
+      raise  # not in a net of ours: whoever wrote it needs the traceback
+    groups = [path for path, rule in system.FIELDS.items() if rule.type == 'net']
+    named = ' or '.join(f'config.{path}' for path in groups)
+    why = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
+    raise UserError(
+      f'{named} cannot be built for config.data.shape={tuple(config.data.shape)}: another value '
+      f'is needed ({why})'
+    ) from error
   shape = made['image'].shape
   if shape != (count, *config.data.shape):
     raise UserError(
@@ -42,6 +61,16 @@ def check(config):
       f'{shape[1:]}; set config.data.shape to that, or change the nets'
     )
   return system
+
+
+def check_schedules(config) -> None:
+  """Refuses a learning rate that is 0 before the last step."""
+  for path, value in configs.leaves(config):
+    if path.endswith('.decay_steps') and value is not None and value < config.train.steps:
+      raise UserError(
+        f'config.{path}={value} makes the learning rate 0 before '
+        f'config.train.steps={config.train.steps}: at least that many, or None, is needed'
+      )
 
 
 def describe(config) -> str:

@@ -1,6 +1,10 @@
 """The one exception for what a user can put right."""
 
 
+class Diverged(Exception):
+  """Values that are not finite, where only a smaller learning rate or an older checkpoint helps."""
+
+
 class UserError(Exception):
   """Something the user can fix: printed as one line, without a traceback, exit status 2.
 

@@ -2,13 +2,15 @@
 and what the training loop draws on its way.
 """
 
+import sys
+
 import jax
 import numpy as np
 import tqdm
 
 from gen_jax import checkpoint, contract, data, writers
 from gen_jax import config as configs
-from gen_jax.errors import UserError
+from gen_jax.errors import Diverged, UserError
 from gen_jax.workdir import Workdir
 
 
@@ -18,7 +20,7 @@ def make_sampler(config, system):
 
   Every batch has config.sample.batch_size rows, so that one program serves all and batch
   statistics, where a net uses them, are those of a whole batch. With `stop` (a `signals.Stop`),
-  None comes back when a stop is requested.
+  None comes back when a stop is requested. It raises `Diverged` for values that are not finite.
   """
   size = config.sample.batch_size
   sample = jax.jit(lambda state, batch, rng: system.sample(state, batch, rng, config=config))
@@ -34,6 +36,8 @@ def make_sampler(config, system):
     # 'trajectory' is [steps, n, ...], everything else [n, ...].
     axes = {name: int(name == 'trajectory') for name in parts[0]}
     joined = {name: np.concatenate([p[name] for p in parts], axes[name]) for name in parts[0]}
+    if not np.isfinite(joined['image']).all():
+      raise Diverged('the net draws pictures that are not finite: training has diverged')
     return {name: np.take(value, range(n), axes[name]) for name, value in joined.items()}
 
   return draw
@@ -79,7 +83,7 @@ def run(config, workdir, step: int | None = None) -> int:
     step: which checkpoint; None: the newest that is intact.
 
   Returns:
-    The exit status, 0.
+    The exit status: 0, or 1 if the net draws values that are not finite.
 
   Raises:
     UserError: no checkpoint, or one of another config.
@@ -102,7 +106,11 @@ def run(config, workdir, step: int | None = None) -> int:
 
   n, seed = config.sample.num_images, config.sample.seed
   draw = make_sampler(config, system)
-  made = draw(state, jax.random.key(seed), n)
+  try:
+    made = draw(state, jax.random.key(seed), n)
+  except Diverged as error:
+    print(f'error: step {manifest.step} of {folder.path}: {error}', file=sys.stderr)
+    return 1
   out = folder.samples / f'step_{manifest.step:07d}_seed_{seed}'
   try:
     out.mkdir(parents=True, exist_ok=True)

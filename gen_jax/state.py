@@ -33,7 +33,7 @@ OPTIMIZER = {
   'b1': rules.number(low=0, below=1),  # decay of Adam's first moment
   'b2': rules.number(low=0, below=1),  # decay of Adam's second moment
   'eps': rules.number(above=0),  # added to the root of the second moment
-  'warmup_steps': rules.integer(low=0),  # the rate grows linearly to lr over so many steps
+  'warmup_steps': rules.integer(low=0),  # the rate grows linearly from 0 to lr over so many steps
   'decay_steps': rules.integer(
     low=1, optional=True
   ),  # then falls linearly to 0 at this step; None: never
@@ -44,20 +44,27 @@ OPTIMIZER = {
 }
 
 
-def make_optimizer(config) -> optax.GradientTransformation:
-  """Adam with warm-up, linear decay, L2 and clipping, as the group `OPTIMIZER` describes."""
+def make_optimizer(config) -> optax.GradientTransformationExtraArgs:
+  """Adam with warm-up, linear decay, L2 and clipping, as the group `OPTIMIZER` describes.
+
+  The learning rate is a function of the training step, which its `update` takes as `step`: a player
+  that is updated several times in a step counts no faster.
+  """
 
   def rate(step):
-    factor = jnp.minimum((step + 1) / max(config.warmup_steps, 1), 1)
+    factor = jnp.minimum(step / config.warmup_steps, 1) if config.warmup_steps else 1.0
     if config.decay_steps is not None:
       factor *= jnp.maximum(0, 1 - step / config.decay_steps)
     return config.lr * factor
 
-  constant = config.warmup_steps == 0 and config.decay_steps is None
+  def scale_by_rate(updates, state, params=None, *, step, **_):
+    return jax.tree.map(lambda u: -rate(step) * u, updates), state
+
   return optax.chain(
     optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm),
     optax.add_decayed_weights(config.l2) if config.l2 else optax.identity(),
-    optax.adam(config.lr if constant else rate, config.b1, config.b2, config.eps),
+    optax.scale_by_adam(config.b1, config.b2, config.eps),
+    optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), scale_by_rate),
   )
 
 
@@ -73,13 +80,14 @@ def init_player(variables, optimizer, *, ema: bool = False) -> Player:
   )
 
 
-def apply_gradients(player, grads, optimizer, *, stats=None, ema_decay=None, axis_name=None):
+def apply_gradients(player, grads, optimizer, step, *, stats=None, ema_decay=None, axis_name=None):
   """One update of a player: gradients averaged over devices, optimiser, moving average.
 
   Args:
     player: the `Player` to update.
     grads: gradients of its loss, shaped like `player.params`.
-    optimizer: the transformation whose state the player holds.
+    optimizer: the transformation whose state the player holds; any of optax.
+    step: the training step, int32, of which the learning rate is a function.
     stats: new batch statistics; None keeps the old ones.
     ema_decay: decay of the moving average (scalar, may be traced); it sees the new parameters.
     axis_name: the `pmap` axis to average over; under `jit` the loss is a global mean already.
@@ -89,7 +97,8 @@ def apply_gradients(player, grads, optimizer, *, stats=None, ema_decay=None, axi
   """
   if axis_name is not None:
     grads = jax.lax.pmean(grads, axis_name)
-  updates, opt_state = optimizer.update(grads, player.opt_state, player.params)
+  optimizer = optax.with_extra_args_support(optimizer)
+  updates, opt_state = optimizer.update(grads, player.opt_state, player.params, step=step)
   params = optax.apply_updates(player.params, updates)
   ema = player.ema
   if ema is not None:

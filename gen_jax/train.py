@@ -15,12 +15,8 @@ import jax
 from gen_jax import checkpoint, contract, data, parallel, signals, writers
 from gen_jax import config as configs
 from gen_jax import sample as sampling
-from gen_jax.errors import UserError
+from gen_jax.errors import Diverged, UserError
 from gen_jax.workdir import open_workdir
-
-
-class Diverged(Exception):
-  """A loss or a gradient norm is not finite; the message says which, of which net, and when."""
 
 
 def run(config, workdir) -> int:
@@ -40,7 +36,13 @@ def run(config, workdir) -> int:
   logging.basicConfig(format='%(message)s', level=logging.WARNING)
   system = contract.check(config)
   with open_workdir(workdir) as folder, signals.Stop() as stop:
-    source = data.open_source(config)
+    try:
+      source = data.open_source(config)
+    except UserError:
+      if stop.requested is None:
+        raise
+    if stop.requested is not None:  # while the data were prepared or checked
+      return 128 + stop.requested
     saver = checkpoint.Checkpointer(
       folder.checkpoints,
       config=configs.to_dict(config),
@@ -101,14 +103,9 @@ def _train(config, system, source, folder, saver, stop) -> int:
       lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), target
     )
     state = saver.restore(manifest, target)
-  if start >= total:
-    print(
-      f'{folder.path} is finished: step {start} of {total}; pictures in {folder.samples}. '
-      f'A larger --config.train.steps goes on.'
-    )
-    return 0
-  folder.write_config(configs.to_dict(config))
-  if start:
+  if start < total:
+    folder.write_config(configs.to_dict(config))
+  if 0 < start < total:
     print(f'{folder.path}: going on from step {start} of {total}', file=sys.stderr)
 
   keys = {'data': data_key, 'step': step_key}
@@ -143,6 +140,11 @@ def _train(config, system, source, folder, saver, stop) -> int:
       writer.progress(done, metrics)
     return metrics
 
+  def show(done, state):
+    """Draws and writes the pictures of step `done`, unless a stop is requested first."""
+    images = draw(state, sample_key, config.sample.num_images, stop)
+    return None if images is None else sampling.write(writer, done, images, source)
+
   def save(done, state):
     try:
       saver.save(done, state)
@@ -151,6 +153,16 @@ def _train(config, system, source, folder, saver, stop) -> int:
 
   feed = batches.iterate(start)
   try:
+    # The run may have been stopped between the checkpoint and the pictures of a step.
+    if start and itstime(start, config.train.sample_steps, total):
+      if not writer.image_path(start, 'samples').exists():
+        picture = show(start, state)
+    if start >= total:
+      print(
+        f'{folder.path} is finished: step {start} of {total}; pictures in {folder.samples}. '
+        f'A larger --config.train.steps goes on.'
+      )
+      return 0
     pending = None
     for done, fed in zip(range(start + 1, total + 1), feed, strict=False):
       state, metrics = step(state, fed, resident, keys)
@@ -171,9 +183,7 @@ def _train(config, system, source, folder, saver, stop) -> int:
       if saves:
         save(done, state)
       if shows:
-        images = draw(state, sample_key, config.sample.num_images, stop)
-        if images is not None:
-          picture = sampling.write(writer, done, images, source)
+        picture = show(done, state)
       # The stop may have come in any line above: this step is done, and no later one starts.
       if stop.requested is not None:
         if pending is not None:

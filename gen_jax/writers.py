@@ -160,7 +160,7 @@ def image_grid(images, columns: int | None = None, pad: int = 2) -> np.ndarray:
   Small images are enlarged by a whole factor, so that a person can read them.
 
   Args:
-    images: float [n, h, w, c] in [-1, 1], c = 1 or 3; values outside are clipped.
+    images: float [n, h, w, c] in [-1, 1], c = 1, 3 or 4; values outside are clipped.
     columns: images per row; None makes the grid about square.
     pad: pixels between images and around them.
 
@@ -168,8 +168,8 @@ def image_grid(images, columns: int | None = None, pad: int = 2) -> np.ndarray:
     ValueError: another shape, or a NaN.
   """
   images = np.asarray(images)
-  if images.ndim != 4 or not images.shape[0] or images.shape[3] not in (1, 3):
-    raise ValueError(f'images have shape {images.shape}, not [n, h, w, 1] or [n, h, w, 3]')
+  if images.ndim != 4 or not images.shape[0] or images.shape[3] not in (1, 3, 4):
+    raise ValueError(f'images have shape {images.shape}, not [n, h, w, 1, 3 or 4]')
   pixels = to_pixels(images)
   factor = max(1, math.ceil(READABLE_PIXELS / max(pixels.shape[1:3])))
   pixels = pixels.repeat(factor, axis=1).repeat(factor, axis=2)
@@ -185,10 +185,10 @@ def image_grid(images, columns: int | None = None, pad: int = 2) -> np.ndarray:
 
 
 def save_png(path, picture) -> None:
-  """Writes uint8 [h, w, c], c = 1 or 3, to a PNG file; the file is never half-written."""
+  """Writes uint8 [h, w, c], c = 1, 3 or 4, to a PNG file; the file is never half-written."""
   picture = np.asarray(picture)
-  if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] not in (1, 3):
-    raise ValueError(f'a picture is uint8 [h, w, 1 or 3], not {picture.dtype} {picture.shape}')
+  if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] not in (1, 3, 4):
+    raise ValueError(f'a picture is uint8 [h, w, 1, 3 or 4], not {picture.dtype} {picture.shape}')
   buffer = io.BytesIO()
   Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture).save(buffer, 'PNG')
   write_atomic(path, buffer.getvalue())

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import warnings
 
 from children import QUICK
@@ -22,7 +23,12 @@ import pytest  # noqa: E402
 # An unintended broadcast of [b] against [b, 1] is a classic silent bug of losses.
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
-OURS = (str(pathlib.Path(__file__).parent.parent / 'gen_jax'),)
+ROOT = pathlib.Path(__file__).parent.parent
+OURS = tuple(str(ROOT / name) for name in ('gen_jax', 'configs', 'examples', 'launch.py'))
+
+# A shell that starts a job in the background has it ignore Ctrl-C, and its children too; the tests
+# send that signal.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -25,6 +25,7 @@ FIELDS = {
   'optim.clip': number(above=0, optional=True),
   'optim.warmup_steps': integer(0),
   'optim.G.decay': number(0, 1),
+  'optim.G.decay_steps': integer(1, optional=True),
   'loss.name': one_of('minimax', 'non_saturating'),
   'loss.k': one_of(1, 2),
   'loss.learn_sigma': one_of(True, False),
@@ -70,7 +71,7 @@ GOOD = {
     'betas': (0.9, 0.999),
     'clip': None,
     'warmup_steps': 0,
-    'G': {'decay': 0.999},
+    'G': {'decay': 0.999, 'decay_steps': None},
   },
   'loss': {
     'name': 'minimax',
@@ -709,6 +710,7 @@ def test_split_overrides():
     ('optim.lr', 2e-4, False),
     ('optim.warmup_steps', 5, False),
     ('optim.G.decay', 0.5, False),
+    ('optim.G.decay_steps', 200, True),
     ('loss.name', 'non_saturating', False),
   ],
 )

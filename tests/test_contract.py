@@ -178,7 +178,7 @@ def test_samples_have_the_shape_of_the_data(case):
 
 
 def run_steps(case, mode, devices, steps=2):
-  """Metrics of every step, through the loop's own compilation."""
+  """The state after all steps and the metrics of each, through the loop's own compilation."""
   config, system = case.config, case.system
   mesh = parallel.make_mesh(load_parallel(config, mode, devices))
   k = contract.minibatches(config, system)
@@ -194,7 +194,7 @@ def run_steps(case, mode, devices, steps=2):
     batch = jax.tree.map(np.asarray, make_batch(config, system, jax.random.fold_in(BATCH_KEY, i)))
     state, metrics = compiled(state, batch, {}, jax.device_put(STEP_KEY, whole))
     history.append(jax.device_get(metrics))
-  return history
+  return state, history
 
 
 def load_parallel(config, mode, devices):
@@ -204,14 +204,21 @@ def load_parallel(config, mode, devices):
 
 @functools.cache
 def reference(path, steps=2):
-  """Metrics of every step on one device."""
+  """The state after all steps and the metrics of each, on one device."""
   case, history = case_of(path), []
   state = case.state
   for i in range(steps):
     batch = make_batch(case.config, case.system, jax.random.fold_in(BATCH_KEY, i))
     state, metrics = case.step(state, batch, STEP_KEY)
     history.append(jax.device_get(metrics))
-  return history
+  return state, history
+
+
+def learnt(state):
+  """Parameters, batch statistics and moving averages of all players, as one vector."""
+  players = [p for p in vars(state).values() if hasattr(p, 'params')]
+  leaves = jax.tree.leaves([(p.params, p.stats, p.ema) for p in players])
+  return np.concatenate([np.ravel(leaf) for leaf in leaves])
 
 
 @pytest.mark.parametrize('mode', ['jit', 'pmap'])
@@ -219,8 +226,13 @@ def reference(path, steps=2):
 def test_two_devices_equal_one(path, mode):
   """A sharded jit and pmap train on the same noise, and batch norm sees the whole batch."""
   assert jax.device_count() == 2
-  history = run_steps(case_of(path), mode, 2)
-  for one, two in zip(reference(path), history, strict=True):
+  case = case_of(path)
+  (one, history_of_one), (two, history) = reference(path), run_steps(case, mode, 2)
+  # Adam makes a whole step of a gradient that is 0 within rounding, so single entries may differ.
+  # Without an average over the devices the difference is as large as the movement.
+  moved, apart = learnt(one) - learnt(case.state), learnt(two) - learnt(one)
+  assert np.abs(apart).mean() < 0.05 * np.abs(moved).mean()
+  for one, two in zip(history_of_one, history, strict=True):
     for name in one:
       np.testing.assert_allclose(two[name], one[name], rtol=2e-3, atol=1e-4, err_msg=name)
     for name in one:

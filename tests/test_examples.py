@@ -10,8 +10,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted((ROOT / 'examples').glob('*.py'))
 
 
-def run(path):
-  done = run_python(path, cwd=ROOT, PYTHONPATH=str(ROOT))
+def run(path, **env):
+  done = run_python(path, cwd=ROOT, PYTHONPATH=str(ROOT), **env)
   assert done.returncode == 0, done.stderr
   return done.stdout
 
@@ -29,7 +29,10 @@ def test_gan_example_trains():
 
 
 def test_wgan_gp_example_runs_under_pmap():
-  assert '(4, 28, 28, 1)' in run(ROOT / 'examples/train_wgan_gp_pmap.py')
+  two_devices = '--xla_force_host_platform_device_count=2'
+  for flags in ('', two_devices):
+    output = run(ROOT / 'examples/train_wgan_gp_pmap.py', XLA_FLAGS=flags)
+    assert '(4, 28, 28, 1)' in output
 
 
 def test_ddpm_example_samples_the_circle():

@@ -27,7 +27,7 @@ ALLOWED = {
   'workdir': {'errors'},
   'checkpoint': {'errors', 'workdir'},
   'writers': {'workdir'},
-  'contract': {'systems'} | LEAVES,
+  'contract': {'systems', 'nets'} | LEAVES,
   'sample': {'checkpoint', 'contract', 'data', 'workdir', 'writers'} | LEAVES,
   'train': {
     'checkpoint',

@@ -38,12 +38,12 @@ def adam(config, factors=(1, 1, 1)):
   return x
 
 
-def train(config, **options):
+def train(config, steps=(0, 1, 2), **options):
   optimizer = players.make_optimizer(ConfigDict(config))
   player = players.init_player({'params': PARAMS}, optimizer)
   norms = []
-  for grads in GRADS:
-    player, norm = players.apply_gradients(player, grads, optimizer, **options)
+  for grads, step in zip(GRADS, steps, strict=True):
+    player, norm = players.apply_gradients(player, grads, optimizer, step, **options)
     norms.append(float(norm))
   return player, norms
 
@@ -56,11 +56,11 @@ def train(config, **options):
     ({'clip_norm': 1.0}, (1, 1, 1)),
     ({'l2': 0.1}, (1, 1, 1)),
     ({'l2': 0.1, 'clip_norm': 1.0}, (1, 1, 1)),
-    ({'warmup_steps': 1}, (1, 1, 1)),
-    ({'warmup_steps': 2}, (1 / 2, 1, 1)),
-    ({'warmup_steps': 4}, (1 / 4, 2 / 4, 3 / 4)),
+    ({'warmup_steps': 1}, (0, 1, 1)),
+    ({'warmup_steps': 2}, (0, 1 / 2, 1)),
+    ({'warmup_steps': 4}, (0, 1 / 4, 2 / 4)),
     ({'decay_steps': 2}, (1, 1 / 2, 0)),
-    ({'decay_steps': 4, 'warmup_steps': 2}, (1 / 2, 3 / 4, 2 / 4)),
+    ({'decay_steps': 4, 'warmup_steps': 2}, (0, 3 / 8, 2 / 4)),
   ],
   ids=str,
 )
@@ -72,12 +72,18 @@ def test_three_steps_of_adam(changes, factors):
   np.testing.assert_allclose(norms, [5, np.sqrt(0.14), 3], rtol=1e-6)
 
 
+def test_rates_count_training_steps_where_one_makes_several_updates():
+  config = PLAIN | {'decay_steps': 2}
+  player, _ = train(config, steps=(0, 0, 1))
+  np.testing.assert_allclose(flat(player.params), adam(config, (1, 1, 1 / 2)), rtol=2e-6)
+
+
 def test_the_moving_average_sees_the_new_parameters():
   optimizer = players.make_optimizer(ConfigDict(PLAIN))
   player = players.init_player({'params': PARAMS}, optimizer, ema=True)
   expected = flat(PARAMS)
   for grads, decay in zip(GRADS, [0.9, 0.0, 0.75], strict=True):
-    player, _ = players.apply_gradients(player, grads, optimizer, ema_decay=decay)
+    player, _ = players.apply_gradients(player, grads, optimizer, 0, ema_decay=decay)
     expected = decay * expected + (1 - decay) * flat(player.params)
     np.testing.assert_allclose(flat(player.ema), expected, rtol=1e-6)
     if decay == 0:
@@ -87,9 +93,9 @@ def test_the_moving_average_sees_the_new_parameters():
 def test_a_player_keeps_its_statistics_until_new_ones_come():
   optimizer = players.make_optimizer(ConfigDict(PLAIN))
   player = players.init_player({'params': PARAMS, 'batch_stats': {'mean': jnp.ones(2)}}, optimizer)
-  same, _ = players.apply_gradients(player, GRADS[0], optimizer)
+  same, _ = players.apply_gradients(player, GRADS[0], optimizer, 0)
   assert same.stats is player.stats and same.ema is None
-  new, _ = players.apply_gradients(player, GRADS[0], optimizer, stats={'mean': jnp.zeros(2)})
+  new, _ = players.apply_gradients(player, GRADS[0], optimizer, 0, stats={'mean': jnp.zeros(2)})
   np.testing.assert_array_equal(new.stats['mean'], 0)
   assert new.variables()['params'] is new.params
   assert new.variables({'other': 1}) == {'params': {'other': 1}, 'batch_stats': new.stats}
@@ -110,12 +116,12 @@ def test_gradients_are_averaged_over_devices():
   two = jax.tree.map(lambda a, b: jnp.stack([a, b]), GRADS[0], GRADS[2])
 
   def step(grads):
-    new, norm = players.apply_gradients(player, grads, optimizer, axis_name='batch')
+    new, norm = players.apply_gradients(player, grads, optimizer, 0, axis_name='batch')
     return new.params, players.average({'norm': norm, 'own': grads['a'][0]}, 'batch')
 
   params, metrics = jax.pmap(step, axis_name='batch')(two)
   mean = jax.tree.map(lambda a, b: (a + b) / 2, GRADS[0], GRADS[2])
-  alone, norm = players.apply_gradients(player, mean, optimizer)
+  alone, norm = players.apply_gradients(player, mean, optimizer, 0)
   for device in range(2):
     np.testing.assert_allclose(
       flat(jax.tree.map(lambda p, i=device: p[i], params)), flat(alone.params), rtol=1e-6

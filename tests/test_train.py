@@ -8,16 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from children import QUICK, run_python
 from PIL import Image
 
 import launch
-from gen_jax import checkpoint, contract, train
+from gen_jax import checkpoint, contract, sample, train
 from gen_jax import config as configs
+from gen_jax.errors import Diverged
 from gen_jax.systems import find_system
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -64,6 +67,11 @@ def assert_same_run(a, b):
   for x, y in zip(leaves_a, leaves_b, strict=True):
     np.testing.assert_array_equal(x, y)
   assert metrics(a) == metrics(b)
+  assert pictures(a) == pictures(b)
+
+
+def pictures(workdir):
+  return {path.name: path.read_bytes() for path in (workdir / 'samples').iterdir()}
 
 
 def start(name, workdir, *flags):
@@ -237,6 +245,26 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, caps
   assert final_state(tmp_path)[0] == 21
 
 
+def test_a_picture_that_a_stop_prevented_is_drawn_by_the_next_start(tmp_path, capsys):
+  flags = (f'--config={RING}', f'--workdir={tmp_path}')
+  assert main(*flags) == 0
+  drawn = pictures(tmp_path)
+  assert list(drawn) == ['0000020_samples.png']
+  (tmp_path / 'samples/0000020_samples.png').unlink()
+  capsys.readouterr()
+  status, output = main(*flags, capsys=capsys)
+  assert status == 0 and 'is finished' in output.out
+  assert pictures(tmp_path) == drawn
+
+
+def test_pictures_that_are_not_finite_are_refused():
+  config = configs.check(configs.load('configs/gan_mnist.py:smoke'), find_system('gan').FIELDS)
+  nan = jnp.full((config.sample.batch_size, 28, 28, 1), jnp.nan)
+  draw = sample.make_sampler(config, types.SimpleNamespace(sample=lambda *_, **__: {'image': nan}))
+  with pytest.raises(Diverged, match='not finite'):
+    draw({}, jax.random.key(0), 8)
+
+
 @pytest.mark.parametrize('name, net', [('gan_ring', 'optim.D.lr'), ('ddpm_digits', 'optim.lr')])
 def test_divergence_stops_the_run_and_is_never_saved(name, net, tmp_path, capsys):
   flags = (f'--config=configs/{name}.py:smoke', f'--workdir={tmp_path}')
@@ -284,6 +312,12 @@ def test_wrong_input_is_answered_in_one_line_before_anything_compiles(
     ('ddpm_digits', ['--config.sample.steps=2000'], ['config.sample.steps=2000', '1000']),
     ('ddpm_digits', ['--config.net.num_classes=10'], ['config.net.num_classes=10', 'None']),
     ('ddpm_digits', ['--config.net.groups=5'], ['groups']),
+    ('ddpm_digits', ['--config.net.groups=0'], ['config.net', 'ZeroDivisionError']),
+    ('ddpm_digits', ['--config.net.dropout=5'], ['dropout=5', 'below 1']),
+    ('ddpm_digits', ['--config.data.shape=(2,)'], ['config.net', 'config.data.shape=(2,)']),
+    ('ddpm_digits', ['--config.optim.decay_steps=10'], ['decay_steps=10', 'train.steps=20']),
+    ('gan_ring', ['--config.generator.features=(0.5,)'], ['config.generator']),
+    ('wgan_gp_cifar', ['--config.data.shape=(30, 30, 3)'], ['config.critic', '(30, 30, 3)']),
     ('ddpm_digits', ['--config.data.shape=(9, 9, 1)'], ['config.data.shape']),
   ]:
     workdir = [] if any('--workdir' in flag for flag in flags) else [f'--workdir={tmp_path}/run']

@@ -4,6 +4,7 @@ import glob
 import json
 import math
 import os
+import pathlib
 import pty
 import re
 import subprocess
@@ -39,7 +40,7 @@ def lines(workdir):
 def events(workdir):
   found = []
   for path in sorted(glob.glob(f'{workdir.tensorboard}/events*')):
-    data = open(path, 'rb').read()
+    data = pathlib.Path(path).read_bytes()
     while data:
       size = int.from_bytes(data[:8], 'little')
       found.append(event_pb2.Event.FromString(data[12 : 12 + size]))
@@ -138,7 +139,8 @@ def test_points_are_drawn_where_they_are(tmp_path):
   real = np.array([[1.0, 0.0], [0.0, -1.0]])
   generated = np.array([[-1.0, -1.0], [0.5, 0.25]])
   scatter_plot(real, generated, tmp_path / 'a.png')
-  assert Image.open(tmp_path / 'a.png').size == (600, 600)
+  with Image.open(tmp_path / 'a.png') as plot:
+    assert plot.size == (600, 600)
   for x, y in generated:
     assert abs(colour_at(tmp_path / 'a.png', x, y, 1.5) - [255, 127, 14]).max() < 40
   for x, y in real:

@@ -6,11 +6,11 @@ decodes without an error.
 """
 
 import io
+import logging
 import math
 import os
 import pathlib
 import re
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -19,6 +19,8 @@ from tqdm import tqdm
 
 from gen_jax.data.sources import Source, content_hash, only_train, resident
 from gen_jax.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp')
 FORMATS = ('PNG', 'JPEG', 'WEBP')
@@ -158,8 +160,9 @@ class FolderSource(Source):
       )
     self._decoded = None
     self._files = self._checked(files, data)
+    # Of all files, also skipped ones: a class without a good file keeps its number.
+    self.classes = () if flat else tuple(dict.fromkeys(path.parts[0] for path in files))
     classes = [] if flat else [path.parts[0] for path in self._files]
-    self.classes = tuple(dict.fromkeys(classes))
     self.num_classes = len(self.classes) or None
     self._labels = np.array([self.classes.index(name) for name in classes], np.int32)
 
@@ -199,7 +202,7 @@ class FolderSource(Source):
           f"be used: {named}. Mend them, change the shape, set config.data.fit='crop' to cut and "
           "resize, or config.data.bad_files='skip'"
         )
-      warnings.warn(f'{count} are skipped: {named}', stacklevel=4)
+      _log.warning('%s are skipped: %s', count, named)
     if keep:
       self._decoded = np.stack(decoded)
     lines = zip(good, digests, strict=True)

@@ -79,9 +79,11 @@ def main(name: str, data_dir: str | None = None) -> int:
     with contextlib.redirect_stdout(sys.stderr):
       prepare(name, data_dir)
   # The parent shows one line; TFDS's traceback would help nobody.
-  except (Exception, KeyboardInterrupt) as error:
+  except Exception as error:
     print(_reason(error))
     return 1
+  except KeyboardInterrupt:
+    return 130
   return 0
 
 

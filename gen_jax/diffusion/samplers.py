@@ -85,29 +85,33 @@ def ddim(
     steps: length of the sub-sequence, 1..T.
     spacing: 'uniform' or 'quadratic', see `ddim_times`.
     eta: 0 is deterministic; 1 has the variance of the DDPM posterior.
-    clip: cut the predicted x_0 to [-1, 1] (the published numbers are without).
+    clip: cut the predicted x_0 to [-1, 1], and take the noise that belongs to it, as Dhariwal and
+      Nichol 2021 do (the published numbers of DDIM are without).
   """
   times = ddim_times(len(process.betas), steps, spacing)
-  bars = np.asarray(process.alpha_bars)[times]
-  bars_prev = np.append(np.float32(1), bars[:-1])
+  # sqrt(alpha_bar) and sqrt(1 - alpha_bar), here and one step on.
+  signal, noise = np.asarray(process.signal)[times], np.asarray(process.noise)[times]
+  signal_prev, noise_prev = np.append(1, signal[:-1]), np.append(0, noise[:-1])
+  # Where an index repeats (quadratic spacing), sigma is 0 and the step changes nothing.
+  sigmas = eta * noise_prev / noise * np.sqrt(np.maximum(1 - (signal / signal_prev) ** 2, 0))
+  directions = np.sqrt(np.maximum(noise_prev**2 - sigmas**2, 0))
 
   def step(x, inputs):
-    t, bar, bar_prev = inputs
+    t, signal, noise, signal_prev, direction, sigma = inputs
     noise_hat = eps(x, jnp.full(x.shape[0], t))
-    x_0 = (x - jnp.sqrt(1 - bar) * noise_hat) / jnp.sqrt(bar)
+    x_0 = (x - noise * noise_hat) / signal
     if clip:
       x_0 = jnp.clip(x_0, -1, 1)
-    # Where an index repeats (quadratic spacing), bar == bar_prev and the step changes nothing.
-    sigma = eta * jnp.sqrt((1 - bar_prev) / (1 - bar) * jnp.maximum(1 - bar / bar_prev, 0))
-    direction = jnp.sqrt(jnp.maximum(1 - bar_prev - sigma**2, 0)) * noise_hat
-    return jnp.sqrt(bar_prev) * x_0 + direction, sigma
+      noise_hat = (x - signal * x_0) / noise
+    return signal_prev * x_0 + direction * noise_hat, sigma
 
   def noisy(x, inputs):
     i, *rest = inputs
     mean, sigma = step(x, rest)
     return mean + sigma * jax.random.normal(jax.random.fold_in(rng, i), x.shape) if eta else mean
 
-  order = (np.arange(steps), times, bars, bars_prev)
+  tables = (np.float32(o) for o in (signal, noise, signal_prev, directions, sigmas))
+  order = (np.arange(steps), times, *tables)
   return _run(noisy, x, tuple(jnp.asarray(o[::-1]) for o in order), keep)
 
 

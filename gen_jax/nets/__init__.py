@@ -8,6 +8,7 @@ or, in a script, the class itself, works as well, so that a net of your own need
 import dataclasses
 import difflib
 import importlib
+import pathlib
 import pkgutil
 
 import flax.linen as nn
@@ -65,6 +66,11 @@ def make(spec, field: str = 'config.net', **offered) -> nn.Module:
     return module(**(offered | attributes))
   except TypeError as e:
     raise UserError(f'{field}: {spec["name"]} cannot be built ({e})') from e
+
+
+def files() -> set[str]:
+  """Paths of the source files of this package's nets."""
+  return {str(pathlib.Path(__path__[0]) / f'{name}.py') for name in _files()}
 
 
 def _files() -> list[str]:

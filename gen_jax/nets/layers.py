@@ -1,13 +1,13 @@
 """Layers that more than one architecture uses, each in the form that is fast on every backend."""
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from gen_jax import draws
+from gen_jax.errors import UserError
 from gen_jax.nets import convolutions
 
 # Radford et al. 2016: every weight from N(0, 0.02).
@@ -72,6 +72,8 @@ class Dropout(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    if not 0 <= self.rate < 1:
+      raise UserError(f'dropout={self.rate!r} of a net: a number from 0 to below 1 is needed')
     if not train or self.rate == 0:
       return x
     keep = draws.bernoulli(self.make_rng('dropout'), 1 - self.rate, x.shape, self.axis_name)
@@ -132,8 +134,3 @@ def time_embedding(t: jax.Array, dim: int) -> jax.Array:
 def flatten(x: jax.Array) -> jax.Array:
   """[b, ...] -> [b, everything]."""
   return x.reshape(x.shape[0], -1)
-
-
-def size(shape: Sequence[int]) -> int:
-  """Number of entries of an array of `shape`."""
-  return functools.reduce(lambda a, b: a * b, shape, 1)

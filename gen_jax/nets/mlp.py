@@ -2,6 +2,7 @@
 and the plain nets of two-dimensional toys.
 """
 
+import math
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -26,7 +27,7 @@ class Generator(nn.Module):
     x = z
     for width in self.features:
       x = nn.leaky_relu(nn.Dense(width)(x), self.negative_slope)
-    x = nn.Dense(layers.size(self.shape))(x)
+    x = nn.Dense(math.prod(self.shape))(x)
     return (nn.tanh(x) if self.squash else x).reshape(-1, *self.shape)
 
 

@@ -48,7 +48,8 @@ FIELDS = {
   'sample.steps': rules.integer(low=1),  # of DDIM
   'sample.spacing': rules.one_of('uniform', 'quadratic'),  # of DDIM
   'sample.eta': rules.number(low=0, high=1),  # of DDIM: 0 deterministic, 1 as random as DDPM
-  'sample.clip': rules.one_of(True, False),  # cut the predicted x_0 to [-1, 1]
+  # Cut the predicted x_0 to [-1, 1]; None: as published, ancestral sampling only.
+  'sample.clip': rules.one_of(True, False, optional=True),
   'sample.intermediates': rules.integer(low=0),  # pictures of the way to return
   'sample.weights': rules.one_of('ema', 'raw'),
 }
@@ -159,7 +160,7 @@ def train_step(state, batch, rng, *, config, axis_name=None):
   # released code.
   decay = jnp.where(state.step == 0, 0.0, config.ema_decay)
   net, norm = apply_gradients(
-    state.net, grads, model.optimizer, ema_decay=decay, axis_name=axis_name
+    state.net, grads, model.optimizer, state.step, ema_decay=decay, axis_name=axis_name
   )
   metrics |= {'net/grad_norm': norm}
   return State(state.step + 1, net), average(metrics, axis_name)
@@ -185,6 +186,7 @@ def sample(state, batch, rng, *, config) -> dict:
     'ancestral': functools.partial(samplers.ancestral, variance=c.variance),
     'ddim': functools.partial(samplers.ddim, steps=c.steps, spacing=c.spacing, eta=c.eta),
   }[c.sampler]
-  x, kept = sampler(eps, x, steps_key, model.process, clip=c.clip, keep=c.intermediates)
+  clip = c.sampler == 'ancestral' if c.clip is None else c.clip
+  x, kept = sampler(eps, x, steps_key, model.process, clip=clip, keep=c.intermediates)
   images = {'image': jnp.clip(x, -1, 1)}
   return images | {'trajectory': jnp.clip(kept, -1, 1)} if c.intermediates else images

@@ -192,7 +192,9 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     (_, (metrics, stats)), grads = jax.value_and_grad(d_loss, has_aux=True)(
       D.params, D, x, x_fake, {'real': real_key, 'fake': fake_key}, game=game, config=config
     )
-    D, norm = apply_gradients(D, grads, game.d_optimizer, stats=stats, axis_name=axis_name)
+    D, norm = apply_gradients(
+      D, grads, game.d_optimizer, state.step, stats=stats, axis_name=axis_name
+    )
     return D, metrics | {'d/grad_norm': norm}
 
   D, d_metrics = loops.scan(d_step, state.D, (batch['image'], jax.random.split(keys['D'], k)))
@@ -201,7 +203,9 @@ def train_step(state, batch, rng, *, config, axis_name=None):
   (_, (g_metrics, stats)), grads = jax.value_and_grad(g_loss, has_aux=True)(
     state.G.params, state.replace(D=D), z, keys['dropout'], game=game, config=config
   )
-  G, norm = apply_gradients(state.G, grads, game.g_optimizer, stats=stats, axis_name=axis_name)
+  G, norm = apply_gradients(
+    state.G, grads, game.g_optimizer, state.step, stats=stats, axis_name=axis_name
+  )
 
   metrics = jax.tree.map(lambda m: m[-1], d_metrics) | g_metrics | {'g/grad_norm': norm}
   return State(state.step + 1, G, D), average(metrics, axis_name)

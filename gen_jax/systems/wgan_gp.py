@@ -105,13 +105,13 @@ def d_loss(params, x, x_fake, alpha, keys, *, game, config):
   both = D(jnp.stack([x, x_fake], axis=1).reshape(-1, *x.shape[1:]), keys['critic'])
   real, fake = jnp.mean(both[0::2]), jnp.mean(both[1::2])
   x_hat = x + alpha.reshape(-1, *[1] * (x.ndim - 1)) * (x_fake - x)
-  penalty, slope = gradient_penalty(lambda x: D(x, keys['penalty']), x_hat)
+  penalty, norm = gradient_penalty(lambda x: D(x, keys['penalty']), x_hat)
   loss = fake - real + config.loss.penalty * penalty
   metrics = {
     'd/loss': loss,
     'd/wasserstein': real - fake,
     'd/penalty': penalty,
-    'd/slope': slope,  # mean ||grad D(x^)||, which the penalty pulls to 1
+    'd/input_grad_norm': norm,  # mean ||grad D(x^)||, which the penalty pulls to 1
   }
   return loss, metrics
 
@@ -163,7 +163,8 @@ def train_step(state, batch, rng, *, config, axis_name=None):
 
   Returns:
     The new state, and metrics, float32 scalars: losses, gradient norms, the estimate of the
-    Wasserstein distance, the penalty and the mean slope. D's are those of its last update.
+    Wasserstein distance, the penalty and the mean norm of the critic's gradient with respect to its
+    input. D's are those of its last update.
   """
   game = build(config, axis_name)
   k, b = batch['image'].shape[:2]
@@ -184,7 +185,7 @@ def train_step(state, batch, rng, *, config, axis_name=None):
       game=game,
       config=config,
     )
-    D, norm = apply_gradients(D, grads, game.d_optimizer, axis_name=axis_name)
+    D, norm = apply_gradients(D, grads, game.d_optimizer, state.step, axis_name=axis_name)
     return D, metrics | {'d/grad_norm': norm}
 
   D, d_metrics = loops.scan(d_step, state.D, (batch['image'], jax.random.split(keys['D'], k)))
@@ -193,7 +194,9 @@ def train_step(state, batch, rng, *, config, axis_name=None):
   (_, (g_metrics, stats)), grads = jax.value_and_grad(g_loss, has_aux=True)(
     state.G.params, state.replace(D=D), z, keys['dropout'], game=game, config=config
   )
-  G, norm = apply_gradients(state.G, grads, game.g_optimizer, stats=stats, axis_name=axis_name)
+  G, norm = apply_gradients(
+    state.G, grads, game.g_optimizer, state.step, stats=stats, axis_name=axis_name
+  )
 
   metrics = jax.tree.map(lambda m: m[-1], d_metrics) | g_metrics | {'g/grad_norm': norm}
   return State(state.step + 1, G, D), average(metrics, axis_name)

@@ -243,3 +243,20 @@ def test_clipping_keeps_x0_in_range(name):
   assert np.abs(kept[-2]).max() < 3
   free, _ = run(sampler, zero_eps, x, process=SHORT, clip=False)
   assert np.abs(free).max() > 5
+
+
+def test_clipped_ddim_takes_the_noise_that_belongs_to_the_clipped_x0():
+  found, _ = run(
+    functools.partial(samplers.ddim, steps=8),
+    zero_eps,
+    np.full((1, 1), 5.0),
+    process=SHORT,
+    clip=True,
+  )
+  signal, noise = np.sqrt(SHORT.alpha_bars), np.sqrt(1 - np.asarray(SHORT.alpha_bars))
+  x = 5.0
+  for i in range(7, -1, -1):
+    x_0 = np.clip(x / signal[i], -1, 1)
+    eps = (x - signal[i] * x_0) / noise[i]
+    x = x_0 if i == 0 else signal[i - 1] * x_0 + noise[i - 1] * eps
+  np.testing.assert_allclose(found, x, rtol=1e-5)

@@ -156,7 +156,7 @@ def test_the_loss_and_its_metrics():
     'd/loss': fake - real + 10 * penalty,
     'd/wasserstein': real - fake,
     'd/penalty': penalty,
-    'd/slope': norms.mean(),
+    'd/input_grad_norm': norms.mean(),
   }
   assert {k: float(v) for k, v in metrics.items()} == pytest.approx(expected, rel=1e-5)
   np.testing.assert_allclose(loss, expected['d/loss'], rtol=1e-5)
@@ -169,7 +169,7 @@ def test_alpha_is_one_uniform_number_per_example():
   state = init(make_config(**changes))
   _, metrics = step(state, np.zeros((1, 4000, *shape), np.float32), **changes)
   # One for the batch would give a penalty of (slope - 1)^2, one per pixel a slope of sqrt(1/3).
-  np.testing.assert_allclose(metrics['d/slope'], 1 / 2, atol=0.02)
+  np.testing.assert_allclose(metrics['d/input_grad_norm'], 1 / 2, atol=0.02)
   np.testing.assert_allclose(metrics['d/penalty'], 1 / 3, atol=0.02)
 
 
@@ -219,7 +219,7 @@ def test_a_step_is_n_critic_updates_of_d_and_then_one_of_g(penalty):
   # Metrics of D are those of its last update.
   expected = {
     'd/wasserstein': wasserstein,
-    'd/slope': norm,
+    'd/input_grad_norm': norm,
     'd/penalty': (norm - 1) ** 2,
     'd/loss': penalty * (norm - 1) ** 2 - wasserstein,
     'd/grad_norm': np.linalg.norm(d_grad),
