@@ -110,7 +110,10 @@ def _form(shape, kernel, stride):
   (docs/performance.md).
   """
   b, h, w, c = shape
-  if stride == 1 and kernel[:2] == (3, 3) and min(kernel[2:]) >= 64:
+  narrow = min(kernel[2:])
+  if narrow < 16:  # little to win, and lax compiles fastest
+    return _lax_conv
+  if stride == 1 and kernel[:2] == (3, 3) and narrow >= 64:
     if h % 2 == w % 2 == 0 and h * w >= 256:
       return _winograd_conv
   outputs = -(-h // stride) * -(-w // stride)

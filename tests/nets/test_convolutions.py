@@ -55,17 +55,18 @@ def assert_same_derivatives(ours, reference, x, w):
 
 # form, b, h, w, kernel, stride, channels in and out
 CASES = [
-  ('patches', 2, 7, 7, 5, 2, 2, 3),
-  ('patches', 2, 14, 14, 3, 2, 2, 3),
-  ('patches', 1, 5, 8, 4, 2, 2, 3),
-  ('patches', 2, 8, 8, 3, 1, 2, 3),
-  ('patches', 2, 4, 4, 1, 1, 3, 2),
-  ('patches', 2, 1, 1, 3, 1, 3, 2),
+  ('patches', 2, 7, 7, 5, 2, 16, 17),
+  ('patches', 2, 14, 14, 3, 2, 16, 17),
+  ('patches', 1, 5, 8, 4, 2, 17, 16),
+  ('patches', 2, 8, 8, 3, 1, 16, 17),
+  ('patches', 2, 4, 4, 1, 1, 17, 16),
+  ('patches', 2, 1, 1, 3, 1, 17, 16),
+  ('lax', 2, 7, 7, 5, 2, 2, 3),
   ('lax', 2, 28, 28, 5, 2, 2, 3),
   ('lax', 2, 19, 28, 4, 2, 2, 3),
   ('lax', 2, 16, 16, 3, 1, 2, 3),
   ('lax', 1, 17, 16, 3, 1, 64, 64),
-  ('lax', 64, 14, 14, 4, 2, 64, 2),  # too many patches
+  ('lax', 64, 14, 14, 4, 2, 64, 16),  # too many patches
   ('winograd', 1, 16, 18, 3, 1, 64, 65),
 ]
 
@@ -83,9 +84,10 @@ def test_conv_is_laxs_in_value_and_two_derivatives(form, b, height, width, kerne
   )
 
 
-@pytest.mark.parametrize('size, kernel', [(4, 3), (4, 5), (7, 4), (7, 5), (14, 3), (14, 4)])
-def test_transposed_conv_is_laxs_in_value_and_two_derivatives(size, kernel):
-  x, w = draw(2, size, size, 3), draw(kernel, kernel, 2, 3, seed=1) / kernel
+@pytest.mark.parametrize('channels', [2, 16])
+@pytest.mark.parametrize('size, kernel', [(4, 3), (4, 5), (7, 4), (7, 5), (14, 3)])
+def test_transposed_conv_is_laxs_in_value_and_two_derivatives(size, kernel, channels):
+  x, w = draw(2, size, size, 17), draw(kernel, kernel, channels, 17, seed=1) / kernel
   assert_same_derivatives(
     lambda x, w: convolutions.transposed_conv(x, w, 2), lambda x, w: lax_transpose(x, w, 2), x, w
   )
