@@ -296,6 +296,9 @@ class Checkpointer:
       shutil.rmtree(rubbish)
 
 
+# --- What a manifest says -----------------------------------------------------------------------
+
+
 def environment() -> dict[str, str]:
   """What the bits of a compiled step may depend on besides the program and its inputs."""
   device = jax.devices()[0]
@@ -393,6 +396,9 @@ def _some(names: list[str]) -> str:
 def _array(leaf) -> str:
   shape, dtype = leaf
   return f'{dtype}[{",".join(map(str, shape))}]'
+
+
+# --- Files and checksums ------------------------------------------------------------------------
 
 
 def _files(folder: pathlib.Path) -> list[str]:

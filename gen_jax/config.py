@@ -178,10 +178,11 @@ SHARED = {
   'parallel.data': integer(1, optional=True),
 }
 
-# A run may be continued with these fields changed (fnmatch patterns): none changes what is learnt.
+# A run may be continued with these fields changed (fnmatch patterns): they say how long it trains,
+# what it writes and where it runs.
 SAFE_TO_CHANGE = (
   'train.steps',
-  'optim.*decay_steps',  # goes with train.steps
+  'optim.*decay_steps',  # the schedule of a longer run goes with its train.steps
   'train.log_steps',
   'train.sample_steps',
   'train.checkpoint_steps',
@@ -193,6 +194,9 @@ SAFE_TO_CHANGE = (
   'data.prefetch',
   'parallel.*',
 )
+
+
+# --- Checking -----------------------------------------------------------------------------------
 
 
 def check(config: Mapping | ConfigDict, fields: Mapping[str, Field]) -> FrozenConfigDict:
@@ -234,6 +238,9 @@ def check_devices(config: ConfigDict, devices: int) -> None:
       f'config.train.batch_size={batch} does not divide by the {used} devices that share a batch; '
       f'{" or ".join(map(str, near))} would (or set config.parallel.data)'
     )
+
+
+# --- Files and command lines --------------------------------------------------------------------
 
 
 def load(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
@@ -318,11 +325,26 @@ def did_you_mean(word: str, known: Iterable[str], prefix='', cutoff=0.6) -> str:
   return f'; did you mean {prefix}{close[0]}?' if close else ''
 
 
+# --- Other forms: dict, JSON, text --------------------------------------------------------------
+
+
 def to_dict(config: Mapping | ConfigDict) -> dict:
   """Returns nested dicts of plain values, sequences as tuples, classes as 'module.Class'."""
   return _map_leaves(
     _plain(config), lambda v: f'{v.__module__}.{v.__qualname__}' if isinstance(v, type) else v
   )
+
+
+def leaves(config: Mapping | ConfigDict):
+  """Yields (dotted path, value) of every field."""
+  return _flatten(to_dict(config))
+
+
+def describe(config: Mapping | ConfigDict) -> str:
+  """Returns one aligned line for each field, in the form that the command line takes."""
+  fields = sorted(leaves(config), key=lambda field: '.' in field[0])
+  width = max((len(path) for path, _ in fields), default=0)
+  return '\n'.join(f'config.{path:{width}} = {value!r}' for path, value in fields)
 
 
 def to_json(config: Mapping | ConfigDict) -> str:
@@ -358,12 +380,15 @@ def from_json(text: str) -> FrozenConfigDict:
     raise UserError(f'not a config as JSON: {e}') from e
 
 
+# --- Continuing a run ---------------------------------------------------------------------------
+
+
 def difference(old: Mapping, new: Mapping) -> tuple[str, Any, Any] | None:
   """Returns (dotted path, old value, new value) of the first field that differs, or `None`.
 
   Fields in `SAFE_TO_CHANGE` do not count. A field that one config lacks is '(absent)' there.
   """
-  old, new = dict(_flatten(to_dict(old))), dict(_flatten(to_dict(new)))
+  old, new = dict(leaves(old)), dict(leaves(new))
   for path in [*new, *(p for p in old if p not in new)]:
     a, b = old.get(path, '(absent)'), new.get(path, '(absent)')
     if a != b and not any(fnmatch.fnmatchcase(path, pattern) for pattern in SAFE_TO_CHANGE):
@@ -386,11 +411,7 @@ def check_resumable(old: Mapping, new: Mapping, workdir: str | Path) -> None:
     )
 
 
-def describe(config: Mapping | ConfigDict) -> str:
-  """Returns one aligned line for each field, in the form that the command line takes."""
-  fields = sorted(leaves(config), key=lambda field: '.' in field[0])
-  width = max((len(path) for path, _ in fields), default=0)
-  return '\n'.join(f'config.{path:{width}} = {value!r}' for path, value in fields)
+# --- Helpers ------------------------------------------------------------------------------------
 
 
 def _plain(value):
@@ -406,11 +427,6 @@ def _map_leaves(value, function):
   if isinstance(value, tuple):
     return tuple(_map_leaves(v, function) for v in value)
   return function(value)
-
-
-def leaves(config: Mapping | ConfigDict):
-  """Yields (dotted path, value) of every field."""
-  return _flatten(to_dict(config))
 
 
 def _flatten(tree: dict, prefix=''):

@@ -44,10 +44,11 @@ def check(config):
   except UserError:
     raise
   except Exception as error:
-    files = {frame.filename for frame in traceback.extract_tb(error.__traceback__)}
-    if not files & nets.files():
-      raise  # not in a net of ours: whoever wrote it needs the traceback
     groups = [path for path, rule in system.FIELDS.items() if rule.type == 'net']
+    ours = {config[path].name for path in groups} <= set(nets.known())
+    files = {frame.filename for frame in traceback.extract_tb(error.__traceback__)}
+    if not ours or not files & nets.files():
+      raise  # not in a net of ours: whoever wrote it needs the traceback
     named = ' or '.join(f'config.{path}' for path in groups)
     why = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
     raise UserError(

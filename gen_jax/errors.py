@@ -1,4 +1,4 @@
-"""The one exception for what a user can put right."""
+"""What stops a run: a mistake that the user can put right, and training that diverges."""
 
 
 class Diverged(Exception):

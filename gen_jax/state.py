@@ -58,7 +58,8 @@ def make_optimizer(config) -> optax.GradientTransformationExtraArgs:
     return config.lr * factor
 
   def scale_by_rate(updates, state, params=None, *, step, **_):
-    return jax.tree.map(lambda u: -rate(step) * u, updates), state
+    factor = -rate(step)
+    return jax.tree.map(lambda u: factor * u, updates), state
 
   return optax.chain(
     optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm),

@@ -103,9 +103,20 @@ def _train(config, system, source, folder, saver, stop) -> int:
       lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), target
     )
     state = saver.restore(manifest, target)
-  if start < total:
-    folder.write_config(configs.to_dict(config))
-  if 0 < start < total:
+  # The run may have been stopped between the checkpoint and the pictures of a step.
+  undrawn = (
+    start > 0
+    and itstime(start, config.train.sample_steps, total)
+    and not folder.image_path(start, 'samples').exists()
+  )
+  if start >= total and not undrawn:
+    print(
+      f'{folder.path} is finished: step {start} of {total}; pictures in {folder.samples}. '
+      f'A larger --config.train.steps goes on.'
+    )
+    return 0
+  folder.write_config(configs.to_dict(config))
+  if start:
     print(f'{folder.path}: going on from step {start} of {total}', file=sys.stderr)
 
   keys = {'data': data_key, 'step': step_key}
@@ -153,16 +164,10 @@ def _train(config, system, source, folder, saver, stop) -> int:
 
   feed = batches.iterate(start)
   try:
-    # The run may have been stopped between the checkpoint and the pictures of a step.
-    if start and itstime(start, config.train.sample_steps, total):
-      if not writer.image_path(start, 'samples').exists():
-        picture = show(start, state)
-    if start >= total:
-      print(
-        f'{folder.path} is finished: step {start} of {total}; pictures in {folder.samples}. '
-        f'A larger --config.train.steps goes on.'
-      )
-      return 0
+    if undrawn:
+      picture = show(start, state)
+      if stop.requested is not None:
+        return 128 + stop.requested  # the state is the checkpoint's
     pending = None
     for done, fed in zip(range(start + 1, total + 1), feed, strict=False):
       state, metrics = step(state, fed, resident, keys)

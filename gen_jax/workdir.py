@@ -53,6 +53,10 @@ class Workdir:
     self.tensorboard = self.path / 'tensorboard'
     self.lock = self.path / '.lock'
 
+  def image_path(self, step: int, name: str) -> pathlib.Path:
+    """Where the picture `name` of `step` belongs."""
+    return self.samples / f'{step:07d}_{name.replace("/", "_")}.png'
+
   def write_config(self, config: Mapping) -> None:
     """Writes the resolved config, a plain dict, to `config.json`."""
     write_atomic(self.config, (json.dumps(config, indent=2) + '\n').encode())

@@ -108,7 +108,7 @@ class Writers:
 
   def image_path(self, step: int, name: str) -> pathlib.Path:
     """Where the picture `name` of `step` belongs."""
-    return self._workdir.samples / f'{step:07d}_{name.replace("/", "_")}.png'
+    return self._workdir.image_path(step, name)
 
   def image(self, step: int, name: str, picture) -> pathlib.Path:
     """Writes a picture to `samples/` and to TensorBoard; returns its path.

@@ -141,7 +141,7 @@ def _lax_weight_gradient(x, g, stride, padding, shape):
 
 
 def _patches(x, kernel, stride, padding):
-  """The part of x that each output sees: [b, h, w, c] -> [b h' w', k k c]."""
+  """The part of x [b, h, w, c] that each output sees, [b h' w', k k c], and (h', w')."""
   x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
   h, w = ((n - k) // stride + 1 for n, k in zip(x.shape[1:3], kernel, strict=True))
   shifts = [
@@ -171,7 +171,7 @@ def _patches_weight_gradient(x, g, stride, padding, shape):
 
 
 def _along_both(f, x, axes):
-  """f, which makes a list from an array and an axis, along two axes; [16, ...] or [4, ...]."""
+  """f, which makes four arrays from an array and an axis, along two axes: [16, ...]."""
   return jnp.stack([column for row in f(x, axes[0]) for column in f(row, axes[1])])
 
 
