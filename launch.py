@@ -9,6 +9,7 @@ Exit status: 0 finished, 2 a mistake (told in one line), 130 or 143 stopped by C
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 from gen_jax import config as configs
@@ -41,6 +42,7 @@ def parse(argv):
 
 
 def run(argv):
+  started = time.monotonic()
   overrides, argv = configs.split_overrides(argv)
   flags = parse(argv)
   if flags.list:
@@ -61,7 +63,7 @@ def run(argv):
     return 0
   if flags.mode == 'sample':
     return sample.run(config, workdir, step=flags.step)
-  return train.run(config, workdir)
+  return train.run(config, workdir, started)
 
 
 def main(argv=None) -> int:

@@ -55,15 +55,15 @@ def get_config(arg=''):
     b2=0.999,  # decay of Adam's second moment
     eps=1e-8,  # of Adam
     warmup_steps=200,  # the rate grows linearly from 0 over so many steps
-    decay_steps=None,  # then falls linearly to 0 at this step; None: never
+    decay_steps=3500,  # then falls linearly to 0 at this step; None: never
     l2=0.0,  # weight decay, added to the gradient
     clip_norm=1.0,  # global norm that gradients are cut to; None: never
   )
   config.train = dict(
-    steps=5000,  # updates of the net
+    steps=3500,  # updates of the net, 4 epochs
     batch_size=64,  # examples per step, over all devices
     log_steps=50,  # between lines of metrics.jsonl and of the console
-    sample_steps=1000,  # between pictures
+    sample_steps=500,  # between pictures
     checkpoint_steps=500,  # between checkpoints
     keep_checkpoints=2,  # the newest ones
   )

@@ -73,10 +73,10 @@ def get_config(arg=''):
     ),
   )
   config.train = dict(
-    steps=4000,  # updates of G
+    steps=1500,  # updates of G
     batch_size=50,  # of each critic update
     log_steps=50,  # between lines of metrics.jsonl and of the console
-    sample_steps=1000,  # between pictures
+    sample_steps=500,  # between pictures
     checkpoint_steps=500,  # between checkpoints
     keep_checkpoints=2,  # the newest ones
   )

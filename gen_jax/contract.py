@@ -28,12 +28,10 @@ def check(config):
   """Checks what can be checked without data, and returns the module of the system.
 
   Raises:
-    UserError: a field contradicts another one, the devices or the nets.
+    UserError: a field contradicts another one or the nets.
   """
   system = find_system(config.system)
-  configs.check_devices(config, jax.device_count())
   getattr(system, 'check', lambda config: None)(config)
-  check_schedules(config)
   count = config.sample.batch_size
   try:
     state = abstract_state(config, system)
@@ -64,8 +62,14 @@ def check(config):
   return system
 
 
-def check_schedules(config) -> None:
-  """Refuses a learning rate that is 0 before the last step."""
+def check_training(config) -> None:
+  """Checks what matters to training only.
+
+  Raises:
+    UserError: the batch does not divide by the devices, or a learning rate is 0 before the last
+      step.
+  """
+  configs.check_devices(config, jax.device_count())
   for path, value in configs.leaves(config):
     if path.endswith('.decay_steps') and value is not None and value < config.train.steps:
       raise UserError(

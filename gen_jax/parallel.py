@@ -42,14 +42,14 @@ def by_rows(mesh: Mesh, *, minibatches: bool = False) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(None, AXIS) if minibatches else PartitionSpec(AXIS))
 
 
-def compiler_options(mesh: Mesh, level: int) -> dict | None:
+def compiler_options(level: int) -> dict | None:
   """Options for `jax.jit` on CPU: how far LLVM optimises, where the user's XLA_FLAGS do not say.
 
   Level 1 makes a training step as fast as the default, 3, and compiles in two thirds of the time
   (docs/performance.md); level 0 is for what runs once.
   """
   name = 'xla_backend_optimization_level'
-  if mesh.devices.flat[0].platform != 'cpu' or name in os.environ.get('XLA_FLAGS', ''):
+  if jax.default_backend() != 'cpu' or name in os.environ.get('XLA_FLAGS', ''):
     return None
   return {name: level}
 
@@ -61,7 +61,7 @@ def compile_once(f: Callable, mesh: Mesh) -> Callable:
   On CPU it is compiled quickly rather than well: with full optimisation the random draws of a
   U-Net's parameters take longer to compile than its whole training step.
   """
-  return jax.jit(f, out_shardings=replicated(mesh), compiler_options=compiler_options(mesh, 0))
+  return jax.jit(f, out_shardings=replicated(mesh), compiler_options=compiler_options(0))
 
 
 def compile_step(step: Callable, mesh: Mesh, *, mode: str, minibatches: bool) -> Callable:
@@ -81,7 +81,7 @@ def compile_step(step: Callable, mesh: Mesh, *, mode: str, minibatches: bool) ->
       in_shardings=(whole, rows, whole, whole),
       out_shardings=whole,
       donate_argnums=0,
-      compiler_options=compiler_options(mesh, 1),
+      compiler_options=compiler_options(1),
     )
 
   axis = 1 if minibatches else 0

@@ -8,10 +8,12 @@ import jax
 import numpy as np
 import tqdm
 
-from gen_jax import checkpoint, contract, data, writers
+from gen_jax import checkpoint, contract, data, parallel, writers
 from gen_jax import config as configs
 from gen_jax.errors import Diverged, UserError
 from gen_jax.workdir import Workdir
+
+SAMPLE_MODE = 0x5A3B1E  # any number far above those that runs fold in
 
 
 def make_sampler(config, system):
@@ -23,7 +25,10 @@ def make_sampler(config, system):
   None comes back when a stop is requested. It raises `Diverged` for values that are not finite.
   """
   size = config.sample.batch_size
-  sample = jax.jit(lambda state, batch, rng: system.sample(state, batch, rng, config=config))
+  sample = jax.jit(
+    lambda state, batch, rng: system.sample(state, batch, rng, config=config),
+    compiler_options=parallel.compiler_options(1),
+  )
 
   def draw(state, rng, n, stop=None):
     parts = []
@@ -107,7 +112,8 @@ def run(config, workdir, step: int | None = None) -> int:
   n, seed = config.sample.num_images, config.sample.seed
   draw = make_sampler(config, system)
   try:
-    made = draw(state, jax.random.key(seed), n)
+    # Folded, so that no seed gives the keys that the run itself split from `config.seed`.
+    made = draw(state, jax.random.fold_in(jax.random.key(seed), SAMPLE_MODE), n)
   except Diverged as error:
     print(f'error: step {manifest.step} of {folder.path}: {error}', file=sys.stderr)
     return 1

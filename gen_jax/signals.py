@@ -1,4 +1,4 @@
-"""Stopping on SIGTERM and Ctrl-C: the first signal asks, the second one exits."""
+"""Stopping on SIGTERM and Ctrl-C: in training the first signal asks, the second one exits."""
 
 import contextlib
 import os
@@ -15,6 +15,23 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # arrives twice at once. No person is that fast.
 SAME_REQUEST_SECONDS = 0.02
 _QUIT = b'\0'
+
+
+@contextlib.contextmanager
+def exit_in_order():
+  """Where nothing is to be saved yet: SIGTERM raises SystemExit(143), as Ctrl-C raises
+  KeyboardInterrupt, so that child processes and threads are ended on the way out.
+
+  Does nothing in other threads than the main one, as `Stop`.
+  """
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  previous = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)
 
 
 class Stop:

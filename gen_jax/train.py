@@ -19,13 +19,15 @@ from gen_jax.errors import Diverged, UserError
 from gen_jax.workdir import open_workdir
 
 
-def run(config, workdir) -> int:
+def run(config, workdir, started: float | None = None) -> int:
   """Trains until config.train.steps, or until a signal; going on where the run in `workdir`
   stopped.
 
   Args:
     config: checked config (`gen_jax.config.check`).
     workdir: folder of the run; made if need be.
+    started: `time.monotonic()` at the start of the program, from where the time to the first step
+      is told; None: now.
 
   Returns:
     0: finished. 1: stopped by a loss that is not finite. 128 + n: saved and stopped by signal n.
@@ -34,15 +36,13 @@ def run(config, workdir) -> int:
     UserError: something in the config, the data or the workdir has to be put right first.
   """
   logging.basicConfig(format='%(message)s', level=logging.WARNING)
+  started = time.monotonic() if started is None else started
   system = contract.check(config)
-  with open_workdir(workdir) as folder, signals.Stop() as stop:
-    try:
+  contract.check_training(config)
+  with open_workdir(workdir) as folder:
+    with signals.exit_in_order():
       source = data.open_source(config)
-    except UserError:
-      if stop.requested is None:
-        raise
-    if stop.requested is not None:  # while the data were prepared or checked
-      return 128 + stop.requested
+      batches = data.Batches(source, config, minibatches=contract.minibatches(config, system))
     saver = checkpoint.Checkpointer(
       folder.checkpoints,
       config=configs.to_dict(config),
@@ -50,7 +50,8 @@ def run(config, workdir) -> int:
       keep=config.train.keep_checkpoints,
     )
     try:
-      return _train(config, system, source, folder, saver, stop)
+      with signals.Stop() as stop:
+        return _train(config, system, source, batches, folder, saver, stop, started)
     except Diverged as error:
       print(f'error: {error}', file=sys.stderr)
       return 1
@@ -65,11 +66,9 @@ def itstime(step: int, every: int, total: int) -> bool:
   return step % every == 0 or step == total
 
 
-def _train(config, system, source, folder, saver, stop) -> int:
-  started = time.monotonic()
+def _train(config, system, source, batches, folder, saver, stop, started) -> int:
   k = contract.minibatches(config, system)
   total = config.train.steps
-  batches = data.Batches(source, config, minibatches=k)
   mesh = parallel.make_mesh(config)
   whole = parallel.replicated(mesh)
   # The run key is constant: a step folds its own number in, so that resuming needs no saved key.
@@ -89,6 +88,8 @@ def _train(config, system, source, folder, saver, stop) -> int:
   manifest = saver.latest()
   init = parallel.compile_once(init, mesh)
   if manifest is None:
+    if folder.config.exists():
+      print(f'{folder.path}: no checkpoint is there, starting from step 0', file=sys.stderr)
     start, state = 0, init(batches.fed(0), resident)
   else:
     start = manifest.step

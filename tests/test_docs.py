@@ -3,6 +3,7 @@
 import pathlib
 import re
 import shutil
+import subprocess
 
 from children import run_python
 
@@ -10,17 +11,25 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def test_the_system_of_the_docs_needs_no_other_edit(tmp_path):
-  for folder in ('gen_jax', 'configs'):
+  for folder in ('gen_jax', 'configs', 'tests', 'examples'):
     shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns('__pycache__'))
-  shutil.copy(ROOT / 'launch.py', tmp_path)
+  for file in ('launch.py', 'pyproject.toml'):
+    shutil.copy(ROOT / file, tmp_path)
   text = (ROOT / 'docs/adding_a_system.md').read_text()
-  files = re.findall(r'`([\w/]+\.py)`[^`]*:\n\n```python\n(.*?)```', text, re.DOTALL)
-  assert [name for name, _ in files] == ['gen_jax/systems/lsgan.py', 'configs/lsgan_ring.py']
-  for name, code in files:
-    (tmp_path / name).write_text(code)
+  ((name, code),) = re.findall(r'`([\w/]+\.py)`[^`]*:\n\n```python\n(.*?)```', text, re.DOTALL)
+  assert name == 'gen_jax/systems/lsgan.py'
+  (tmp_path / name).write_text(code)
+  (patch,) = re.findall(r'```diff\n(.*?)```', text, re.DOTALL)
+  shutil.copy(tmp_path / 'configs/gan_ring.py', tmp_path / 'configs/lsgan_ring.py')
+  subprocess.run(['git', 'apply', '-'], input=patch, text=True, cwd=tmp_path, check=True)
+
   done = run_python('launch.py', '--config=configs/lsgan_ring.py:smoke', cwd=tmp_path)
   assert done.returncode == 0, done.stderr
   assert (tmp_path / 'runs/lsgan_ring_smoke/samples/0000020_samples.png').exists()
+  chosen = 'lsgan_ring or test_layering'
+  done = run_python('-m', 'pytest', '-n0', '-k', chosen, cwd=tmp_path)
+  assert done.returncode == 0, done.stdout[-3000:]
+  assert 'lsgan_ring' in text and re.search(r'\d\d passed', done.stdout)
 
 
 def test_links_and_commands_of_the_docs_name_what_exists():

@@ -28,7 +28,7 @@ ALLOWED = {
   'checkpoint': {'errors', 'workdir'},
   'writers': {'workdir'},
   'contract': {'systems', 'nets'} | LEAVES,
-  'sample': {'checkpoint', 'contract', 'data', 'workdir', 'writers'} | LEAVES,
+  'sample': {'checkpoint', 'contract', 'data', 'parallel', 'workdir', 'writers'} | LEAVES,
   'train': {
     'checkpoint',
     'contract',

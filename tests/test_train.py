@@ -158,6 +158,22 @@ def test_killed_and_resumed_equals_uninterrupted_everywhere(name, tmp_path):
   kill_and_resume(name, tmp_path)
 
 
+@pytest.mark.slow
+def test_ddpm_digits_trains_in_two_gib(tmp_path):
+  command = [
+    sys.executable,
+    'launch.py',
+    '--config=configs/ddpm_digits.py',
+    '--config.train.steps=20',
+    f'--workdir={tmp_path}/run',
+  ]
+  environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+  process = subprocess.Popen(command, env=environment)
+  _, status, usage = os.wait4(process.pid, 0)
+  assert status == 0 and (tmp_path / 'run/samples/0000020_samples.png').exists()
+  assert usage.ru_maxrss < 2 * 2**20  # in KiB: 1.3 GiB on two CPU cores
+
+
 def test_a_run_leaves_what_a_person_looks_for(tmp_path, capsys):
   status, output = main(f'--config={RING}', f'--workdir={tmp_path}/run', capsys=capsys)
   assert status == 0

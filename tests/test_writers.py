@@ -83,6 +83,9 @@ def test_the_grid_is_laid_out_by_rows_on_white():
   assert (grid == 255).all(axis=2).sum() == grid.shape[0] * grid.shape[1] - painted
   assert image_grid(images, columns=5, pad=0).shape == (64, 300, 3)
   assert image_grid(images, columns=9, pad=1).shape == (66, 306, 3)
+  transparent = np.concatenate([images, -np.ones((5, 64, 60, 1))], axis=3)
+  assert image_grid(transparent)[0, 0].tolist() == [255] * 4
+  assert image_grid(transparent)[2, 2].tolist() == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +110,7 @@ def test_wrong_images_are_named():
     image_grid(images)
 
 
-@pytest.mark.parametrize('c, mode', [(1, 'L'), (3, 'RGB')])
+@pytest.mark.parametrize('c, mode', [(1, 'L'), (3, 'RGB'), (4, 'RGBA')])
 def test_png_holds_the_pixels(tmp_path, c, mode):
   picture = np.random.default_rng(0).integers(0, 256, (7, 9, c), np.uint8)
   save_png(tmp_path / 'a.png', picture)

@@ -11,13 +11,12 @@ import math
 import os
 import pathlib
 import re
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from gen_jax.data.sources import Source, content_hash, only_train, resident
+from gen_jax.data.sources import Source, content_hash, only_train, reading_pool, resident
 from gen_jax.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -181,7 +180,7 @@ class FolderSource(Source):
         return str(error), None, None
       return None, content_hash(content), image if keep else None
 
-    with ThreadPoolExecutor(data.read_threads) as pool:
+    with reading_pool(data.read_threads) as pool:
       results = pool.map(examine, files)
       hidden = True if len(files) < _BAR_FROM else None  # None: hidden unless on a terminal
       bar = tqdm(results, 'Checking images', len(files), disable=hidden, unit='image')

@@ -19,9 +19,10 @@ def shapes(shape, split: str = 'train') -> ArraySource:
     UserError: `shape` is not that of an image.
   """
   only_train('shapes', split)
-  if len(shape) != 3:
+  if len(shape) != 3 or shape[2] not in (1, 3, 4):
     raise UserError(
-      f'config.data.shape={tuple(shape)}: shapes makes images, (height, width, channels)'
+      f'config.data.shape={tuple(shape)}: shapes makes images, (height, width, channels) with 1, '
+      '3 or 4 channels'
     )
   h, w, c = shape
   rng = np.random.RandomState(0)  # the one generator whose stream NumPy promises to keep

@@ -1,8 +1,10 @@
 """What a data set offers to the pipeline, and the embedded set of handwritten digits."""
 
+import contextlib
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -90,6 +92,19 @@ def content_hash(*parts: bytes) -> str:
     digest.update(len(part).to_bytes(8, 'little'))
     digest.update(part)
   return digest.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def reading_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+  """A pool of threads that drops the work still waiting when an exception (Ctrl-C, too) ends its
+  block.
+  """
+  with ThreadPoolExecutor(threads) as pool:
+    try:
+      yield pool
+    except BaseException:
+      pool.shutdown(wait=False, cancel_futures=True)
+      raise
 
 
 def only_train(name: str, split: str) -> None:

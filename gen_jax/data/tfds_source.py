@@ -9,7 +9,6 @@ import os
 import pathlib
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -18,7 +17,7 @@ from tqdm import tqdm
 
 import gen_jax
 from gen_jax.data.folder import BadImage, decode
-from gen_jax.data.sources import Source, content_hash
+from gen_jax.data.sources import Source, content_hash, reading_pool
 from gen_jax.errors import UserError
 
 _CHUNK = 1_000
@@ -169,7 +168,7 @@ class TFDSSource(Source):
     parts = []
     # Small images leave little to do outside of Python's lock: more threads only get in the way.
     threads = min(self._threads, os.cpu_count() or 1)
-    with bar, ThreadPoolExecutor(threads) as pool:
+    with bar, reading_pool(threads) as pool:
       for part in pool.map(self.read, chunks):
         parts.append(part)
         bar.update(len(part['image']))

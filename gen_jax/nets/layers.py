@@ -124,7 +124,12 @@ def time_embedding(t: jax.Array, dim: int) -> jax.Array:
   et al. 2017).
 
   Frequencies run from 1 down to 1/10000 in dim/2 geometric steps, both ends included.
+
+  Raises:
+    ValueError: `dim` is odd or less than 4.
   """
+  if dim < 4 or dim % 2:
+    raise ValueError(f'a time embedding of {dim} features: an even number from 4 up is needed')
   half = dim // 2
   freqs = jnp.exp(-jnp.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / (half - 1))
   angles = t.astype(jnp.float32)[:, None] * freqs[None]

@@ -156,8 +156,7 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     model=model,
     config=config,
   )
-  # The first average is the first set of trained parameters, not the initial ones, as in the
-  # released code.
+  # The average starts at the parameters that the first step leaves, as in the released code.
   decay = jnp.where(state.step == 0, 0.0, config.ema_decay)
   net, norm = apply_gradients(
     state.net, grads, model.optimizer, state.step, ema_decay=decay, axis_name=axis_name

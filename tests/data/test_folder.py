@@ -60,6 +60,14 @@ def test_sub_folders_are_classes(make_config, make_images, tmp_path):
   assert 'config.data.num_classes=3' in refusal(make_config, tmp_path, num_classes=3)
 
 
+def test_a_class_without_a_good_image_keeps_its_number(make_config, make_images, tmp_path):
+  make_images(tmp_path, ['bird/1.png', 'cat/1.png', 'dog/1.png'])
+  damage(tmp_path / 'cat/1.png', 'truncated')
+  source = open_folder(make_config, tmp_path, bad_files='skip')
+  assert source.classes == ('bird', 'cat', 'dog') and source.num_classes == 3
+  assert source.arrays()['label'].tolist() == [0, 2]
+
+
 def test_order_does_not_depend_on_the_file_system(tmp_path, monkeypatch, make_images):
   make_images(tmp_path, ['a/2.png', 'a/10.png', 'b/1.png', 'B/1.png', 'b/01.png'])
   expected = folder.find_images(tmp_path)

@@ -241,6 +241,70 @@ print([name for name in sys.modules if name.split('.')[0] == 'tensorflow'])
   assert done.stdout == '[]\n', done.stdout + done.stderr[-2000:]
 
 
+# TFDS has code of its own for mnist, and only files for the made-up set.
+@pytest.mark.parametrize(
+  ('name', 'shape'),
+  [('tiny_pictures', '4,6,3'), pytest.param('mnist', '28,28,1', marks=pytest.mark.real_data)],
+)
+def test_training_does_not_import_tensorflow(request, tmp_path, repository, name, shape):
+  folder = request.getfixturevalue('prepared' if name == 'tiny_pictures' else 'real_data')
+  (tmp_path / 'tensorflow').mkdir()
+  (tmp_path / 'tensorflow/__init__.py').write_text('print("TensorFlow is imported", flush=True)\n')
+  env = os.environ | {'PYTHONPATH': os.pathsep.join([str(tmp_path), *sys.path])}
+  imported = subprocess.run(
+    [sys.executable, '-c', 'import tensorflow'], env=env, capture_output=True, text=True
+  )
+  assert imported.stdout == 'TensorFlow is imported\n'  # This test can fail.
+  command = [
+    sys.executable,
+    str(repository / 'launch.py'),
+    f'--config={repository}/configs/gan_mnist.py:smoke',
+    f'--config.data.name={name}',
+    f'--config.data.path={folder}',
+    f'--config.data.shape={shape}',
+    '--config.train.batch_size=4',
+    '--config.train.steps=2',
+    f'--workdir={tmp_path}/run',
+  ]
+  done = subprocess.run(command, env=env, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr[-2000:]
+  assert 'is finished after 2 steps' in done.stdout and 'TensorFlow' not in done.stdout
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_while_data_are_prepared_is_quiet(tmp_path, repository, number):
+  (tmp_path / 'tensorflow').mkdir()  # Preparing looks for it before it asks the network.
+  (tmp_path / 'tensorflow/__init__.py').write_text('')
+  with socket.create_server(('127.0.0.1', 0)) as silent:  # Takes connections and never answers.
+    silent.settimeout(60)
+    env = os.environ | {'PYTHONPATH': os.pathsep.join([str(tmp_path), *sys.path]), 'no_proxy': ''}
+    for name in ('http_proxy', 'https_proxy', 'HTTP_PROXY', 'HTTPS_PROXY'):
+      env[name] = f'http://127.0.0.1:{silent.getsockname()[1]}'
+    command = [
+      sys.executable,
+      str(repository / 'launch.py'),
+      f'--config={repository}/configs/gan_mnist.py:smoke',
+      '--config.data.name=mnist',
+      '--config.data.shape=28,28,1',
+      f'--config.data.path={tmp_path}/data',
+      f'--workdir={tmp_path}/run',
+    ]
+    process = subprocess.Popen(
+      command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    connection, _ = silent.accept()
+    if number == signal.SIGINT:
+      os.killpg(process.pid, number)  # As a terminal does: the child gets it, too.
+    else:
+      process.send_signal(number)
+    _, err = process.communicate(timeout=20)
+    connection.settimeout(20)
+    while connection.recv(4096):  # Until the child, which asks the network, is gone as well.
+      pass
+    connection.close()
+  assert (process.returncode, err) == (128 + number, f'Preparing mnist in {tmp_path}/data, once\n')
+
+
 def test_without_tensorflow_the_error_says_so(refusal, tmp_path, monkeypatch, capfd):
   (tmp_path / 'sitecustomize.py').write_text(HIDE_TENSORFLOW)
   monkeypatch.setenv('PYTHONPATH', str(tmp_path))
