@@ -4,7 +4,7 @@ After Radford, Metz and Chintala 2016, https://arxiv.org/abs/1511.06434.
 
     python launch.py --config=configs/dcgan_fashion_mnist.py
 
-6,000 steps. Not yet trained to the end; see docs/gallery.md.
+5,000 steps. Not yet trained to the end; see docs/gallery.md.
 Out come grids of clothes in runs/dcgan_fashion_mnist/samples/.
 """
 
@@ -74,7 +74,7 @@ def get_config(arg=''):
     ),
   )
   config.train = dict(
-    steps=6000,  # updates of G, 6 epochs
+    steps=5000,  # updates of G, 5 epochs
     batch_size=64,  # examples per step, over all devices
     log_steps=100,  # between lines of metrics.jsonl and of the console
     sample_steps=1000,  # between pictures

@@ -4,7 +4,9 @@ Ho, Jain and Abbeel 2020, https://arxiv.org/abs/2006.11239.
 
     python launch.py --config=configs/ddpm_digits.py
 
-1,000 steps; under 4 minutes on two cores of an AMD EPYC, the first step after 21 s.
+The net is told the digit, so that in the grids every column is one: 0 to 9.
+
+1,000 steps; 3 to 4 minutes on two cores of an AMD EPYC, the first step after 23 to 27 s.
 Out comes runs/ddpm_digits/samples/: grids of digits that anyone can read.
 """
 
@@ -23,7 +25,7 @@ def get_config(arg=''):
     path=None,  # not used
     split='train',  # part of the data set
     shape=(8, 8, 1),  # height, width, channels
-    num_classes=None,  # classes of the labels; None leaves labels unused
+    num_classes=10,  # classes of the labels; None leaves labels unused
     flip=0.0,  # probability of a horizontal flip
     dequantize='none',  # none: x / 127.5 - 1; uniform: noise of one level, 2 (x + u) / 256 - 1
     storage='auto',  # device, stream, or auto: on the device if it fits
@@ -37,10 +39,10 @@ def get_config(arg=''):
     features=32,  # channels of the first level
     multipliers=(1, 2),  # of the channels, level by level; each level halves the size
     blocks=1,  # residual blocks per level
-    attention=(4,),  # sizes with self-attention
+    attention=(),  # sizes with self-attention, besides the middle
     dropout=0.0,  # in the residual blocks
     groups=8,  # of the group norms
-    num_classes=None,  # class-conditional: the number of classes, as in config.data
+    num_classes=10,  # class-conditional: the number of classes, as in config.data
   )
   config.diffusion = dict(
     steps=1000,  # T
@@ -68,8 +70,8 @@ def get_config(arg=''):
     keep_checkpoints=2,  # the newest ones
   )
   config.sample = dict(
-    num_images=64,  # pictures in the grid, and for --mode=sample
-    batch_size=64,  # drawn at once
+    num_images=100,  # pictures in the grid, and for --mode=sample
+    batch_size=100,  # drawn at once
     seed=0,  # of --mode=sample
     sampler='ddim',  # ancestral (DDPM, every step) or ddim
     variance='large',  # ancestral: sigma^2 = beta (large) or beta tilde (small)

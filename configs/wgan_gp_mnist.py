@@ -5,7 +5,7 @@ Gulrajani et al. 2017, https://arxiv.org/abs/1704.00028.
     python launch.py --config=configs/wgan_gp_mnist.py
 
 The released code trains 200,000 steps; digits are good long before.
-4,000 steps. Not yet trained to the end; see docs/gallery.md.
+1,000 steps. Not yet trained to the end; see docs/gallery.md.
 Out come grids of handwritten digits in runs/wgan_gp_mnist/samples/.
 """
 
@@ -73,11 +73,11 @@ def get_config(arg=''):
     ),
   )
   config.train = dict(
-    steps=1500,  # updates of G
+    steps=1000,  # updates of G, after 5 of the critic each
     batch_size=50,  # of each critic update
     log_steps=50,  # between lines of metrics.jsonl and of the console
-    sample_steps=500,  # between pictures
-    checkpoint_steps=500,  # between checkpoints
+    sample_steps=250,  # between pictures
+    checkpoint_steps=250,  # between checkpoints
     keep_checkpoints=2,  # the newest ones
   )
   config.sample = dict(

@@ -206,9 +206,24 @@ def test_a_run_leaves_what_a_person_looks_for(tmp_path, capsys):
   assert not np.array_equal(first, np.load(samples / 'step_0000020_seed_1/points.npy'))
 
 
+def test_sampling_does_not_ask_for_the_devices_of_the_training(tmp_path):
+  flags = (f'--config={RING}', f'--workdir={tmp_path}', '--config.train.batch_size=15')
+  assert main(*flags, '--config.parallel.data=1', '--config.train.steps=1') == 0
+  assert main(*flags, '--mode=sample') == 0  # 15 do not divide by the two devices here.
+
+
+def test_a_start_from_step_0_is_never_silent(tmp_path, capsys):
+  flags = (f'--config={RING}', f'--workdir={tmp_path}', '--config.train.steps=1')
+  status, output = main(*flags, capsys=capsys)
+  assert status == 0 and 'step 0' not in output.err
+  (tmp_path / 'checkpoints').rename(tmp_path / 'moved')
+  status, output = main(*flags, capsys=capsys)
+  assert status == 0
+  assert f'{tmp_path}: no checkpoint is there, starting from step 0\n' in output.err
+
+
 def test_a_class_conditional_model_samples_one_png_per_image_and_a_trajectory(tmp_path):
   flags = ('--config=configs/ddpm_digits.py:smoke', f'--workdir={tmp_path}')
-  flags += ('--config.net.num_classes=10', '--config.data.num_classes=10')
   flags += ('--config.net.multipliers=(1,)',)
   assert main(*flags, '--config.train.steps=2') == 0
   assert main(*flags, '--mode=sample', '--config.sample.num_images=10') == 0
@@ -339,10 +354,20 @@ def test_wrong_input_is_answered_in_one_line_before_anything_compiles(
     ),
     ('dcgan_folder', ['--config.data.name=folder', '--config.data.path=nowhere'], ['nowhere']),
     ('ddpm_digits', ['--config.sample.steps=2000'], ['config.sample.steps=2000', '1000']),
-    ('ddpm_digits', ['--config.net.num_classes=10'], ['config.net.num_classes=10', 'None']),
+    ('ddpm_digits', ['--config.data.num_classes=None'], ['config.net.num_classes=10', 'None']),
     ('ddpm_digits', ['--config.net.groups=5'], ['groups']),
     ('ddpm_digits', ['--config.net.groups=0'], ['config.net', 'ZeroDivisionError']),
     ('ddpm_digits', ['--config.net.dropout=5'], ['dropout=5', 'below 1']),
+    (
+      'ddpm_digits',
+      ['--config.net.features=2', '--config.net.groups=2'],
+      ['config.net', 'time embedding of 2'],
+    ),
+    (
+      'ddpm_fashion_mnist',
+      ['--config.data.shape=(28, 28, 2)'],
+      ['config.data.shape=(28, 28, 2)', '3 or 4 channels'],
+    ),
     ('ddpm_digits', ['--config.data.shape=(2,)'], ['config.net', 'config.data.shape=(2,)']),
     ('ddpm_digits', ['--config.optim.decay_steps=10'], ['decay_steps=10', 'train.steps=20']),
     ('gan_ring', ['--config.generator.features=(0.5,)'], ['config.generator']),
