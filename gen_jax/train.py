@@ -40,6 +40,10 @@ def run(config, workdir, started: float | None = None) -> int:
   system = contract.check(config)
   contract.check_training(config)
   with open_workdir(workdir) as folder:
+    if folder.checkpoints.exists() and folder.config.exists():
+      # What the checkpoint says counts, below; this one answers before data are fetched.
+      earlier = configs.load(str(folder.config))
+      configs.check_resumable(earlier, configs.to_dict(config), folder.path)
     with signals.exit_in_order():
       source = data.open_source(config)
       batches = data.Batches(source, config, minibatches=contract.minibatches(config, system))

@@ -17,13 +17,27 @@ os.environ.setdefault(
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 
+ROOT = pathlib.Path(__file__).parent.parent
+# A deprecation warning of our own code is an error in child processes, too. The interpreter knows
+# modules by their whole names only.
+os.environ['PYTHONWARNINGS'] = ','.join(
+  f'error::{category}:{name}'
+  for category in ('DeprecationWarning', 'PendingDeprecationWarning', 'FutureWarning')
+  for name in (
+    '__main__',
+    *(
+      '.'.join(path.relative_to(ROOT).with_suffix('').parts)
+      for path in ROOT.glob('gen_jax/**/*.py')
+    ),
+  )
+)
+
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
 # An unintended broadcast of [b] against [b, 1] is a classic silent bug of losses.
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
-ROOT = pathlib.Path(__file__).parent.parent
 OURS = tuple(str(ROOT / name) for name in ('gen_jax', 'configs', 'examples', 'launch.py'))
 
 # A shell that starts a job in the background has it ignore Ctrl-C, and its children too; the tests

@@ -36,3 +36,10 @@ def test_wgan_gp_example_runs_under_pmap():
 def test_ddpm_example_samples_the_circle():
   distance = float(run(ROOT / 'examples/train_ddpm.py').rsplit(':', 1)[1])
   assert 0.85 < distance < 1.15
+
+
+@pytest.mark.parametrize('module', ['gen_jax.train', '__main__'])
+def test_a_deprecated_call_of_ours_ends_a_child_process(module):
+  warn = f'warnings.warn_explicit("old", DeprecationWarning, "file.py", 1, {module!r})'
+  done = run_python('-c', f'import warnings; {warn}', cwd=ROOT)
+  assert done.returncode == 1 and 'DeprecationWarning: old' in done.stderr

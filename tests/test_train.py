@@ -235,14 +235,17 @@ def test_a_class_conditional_model_samples_one_png_per_image_and_a_trajectory(tm
   assert (folder / 'grid.png').exists() and (folder / 'trajectory.png').exists()
 
 
-def test_a_changed_config_is_refused_in_one_line(tmp_path, capsys):
+def test_a_changed_config_is_refused_in_one_line(tmp_path, capsys, monkeypatch):
   flags = (f'--config={RING}', f'--workdir={tmp_path}', '--config.train.steps=2')
   assert main(*flags) == 0
   capsys.readouterr()
+  # Other data might have to be downloaded first.
+  monkeypatch.setattr(train.data, 'open_source', lambda config: pytest.fail('data were opened'))
   for change, old, new in [
     ('optim.D.lr', '0.0002', '0.002'),
     ('generator.features', '(16,)', '(8,)'),
     ('seed', '0', '1'),
+    ('data.name', 'ring', 'grid'),
   ]:
     status, output = main(*flags, f'--config.{change}={new}', capsys=capsys)
     assert status == 2

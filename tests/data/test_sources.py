@@ -1,12 +1,14 @@
 """Digits and toys, and what `open_source` refuses."""
 
 import math
+import time
 
 import numpy as np
 import pytest
 
 from gen_jax import data
 from gen_jax.data import toys
+from gen_jax.data.sources import reading_pool
 from gen_jax.errors import UserError
 
 
@@ -107,3 +109,21 @@ def test_refusals(make_config, fields, words):
   message = refusal(make_config(**fields))
   for word in words:
     assert word in message
+
+
+def test_a_reading_pool_drops_the_waiting_work_when_it_is_interrupted():
+  ended = []
+
+  def work(i):
+    time.sleep(0.05)
+    ended.append(i)
+
+  with pytest.raises(KeyboardInterrupt), reading_pool(1) as pool:
+    for i in range(100):
+      pool.submit(work, i)
+    raise KeyboardInterrupt
+  assert len(ended) <= 2
+  with reading_pool(1) as pool:
+    for i in range(3):
+      pool.submit(work, i)
+  assert ended[-3:] == [0, 1, 2]
