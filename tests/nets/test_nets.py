@@ -170,6 +170,15 @@ def test_initial_weights():
   np.testing.assert_allclose(params['UpConv_0']['kernel'].std(), std, rtol=0.03)
 
 
+def test_the_mnist_generator_ends_in_the_sigmoid_of_the_released_code():
+  module = wgan_gp.Generator28(features=2)
+  params = init(module, jnp.zeros((1, 8)))['params']
+  last = params['UpConv_2']
+  last['kernel'], last['bias'] = 0 * last['kernel'], 0 * last['bias'] + math.log(3)
+  out = module.apply({'params': params}, jnp.zeros((1, 8)), train=False)
+  np.testing.assert_allclose((out + 1) / 2, 0.75, rtol=1e-6)  # sigmoid(log 3)
+
+
 # --- The U-Net ------------------------------------------------------------------------------------
 
 TINY = dict(features=8, groups=4, blocks=1, multipliers=(1,), attention=(), dropout=0.0)
