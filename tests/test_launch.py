@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -77,7 +78,14 @@ def calls(tmp_path, monkeypatch):
   train, sample, contract = (
     types.ModuleType(f'gen_jax.{name}') for name in ('train', 'sample', 'contract')
   )
-  train.run = lambda config, workdir: noted.append(('train', config, workdir)) or 143
+  began = time.monotonic()
+
+  def train_run(config, workdir, started):
+    assert began <= started <= time.monotonic()
+    noted.append(('train', config, workdir))
+    return 143
+
+  train.run = train_run
   contract.describe = lambda config: f'parameters of {config.net.name}'
   sample.run = lambda config, workdir, step=None: (
     noted.append(('sample', config, workdir, step)) or 0
@@ -181,7 +189,7 @@ def test_only_a_file_of_systems_is_a_system(calls, name):
 
 
 def test_a_bug_keeps_its_traceback(calls, monkeypatch):
-  def broken(config, workdir):
+  def broken(config, workdir, started):
     raise ZeroDivisionError
 
   monkeypatch.setattr(sys.modules['gen_jax.train'], 'run', broken)
