@@ -4,7 +4,7 @@ After Radford, Metz and Chintala 2016, https://arxiv.org/abs/1511.06434.
 
     python launch.py --config=configs/dcgan_fashion_mnist.py
 
-5,000 steps. Not yet trained to the end; see docs/gallery.md.
+12,000 steps. Not yet trained to the end; see docs/gallery.md.
 Out come grids of clothes in runs/dcgan_fashion_mnist/samples/.
 """
 
@@ -74,11 +74,11 @@ def get_config(arg=''):
     ),
   )
   config.train = dict(
-    steps=5000,  # updates of G, 5 epochs
+    steps=12000,  # updates of G, 13 epochs
     batch_size=64,  # examples per step, over all devices
     log_steps=100,  # between lines of metrics.jsonl and of the console
-    sample_steps=1000,  # between pictures
-    checkpoint_steps=1000,  # between checkpoints
+    sample_steps=2000,  # between pictures
+    checkpoint_steps=2000,  # between checkpoints
     keep_checkpoints=2,  # the newest ones
   )
   config.sample = dict(

@@ -4,7 +4,7 @@ Ho, Jain and Abbeel 2020, https://arxiv.org/abs/2006.11239.
 
     python launch.py --config=configs/ddpm_fashion_mnist.py
 
-2,500 steps. Not yet trained to the end; see docs/gallery.md.
+3,000 steps. Not yet trained to the end; see docs/gallery.md.
 Out come grids of clothes in runs/ddpm_fashion_mnist/samples/.
 """
 
@@ -55,13 +55,13 @@ def get_config(arg=''):
     b2=0.999,  # decay of Adam's second moment
     eps=1e-8,  # of Adam
     warmup_steps=200,  # the rate grows linearly from 0 over so many steps
-    decay_steps=2500,  # then falls linearly to 0 at this step; None: never
+    decay_steps=3000,  # then falls linearly to 0 at this step; None: never
     l2=0.0,  # weight decay, added to the gradient
     clip_norm=1.0,  # global norm that gradients are cut to; None: never
   )
   config.train = dict(
-    steps=2500,  # updates of the net, 3 epochs
-    batch_size=64,  # examples per step, over all devices
+    steps=3000,  # updates of the net
+    batch_size=32,  # examples per step, over all devices
     log_steps=50,  # between lines of metrics.jsonl and of the console
     sample_steps=500,  # between pictures
     checkpoint_steps=500,  # between checkpoints

@@ -9,13 +9,16 @@ product (docs/performance.md). So, on CPU:
   form, so every derivative of each of them, of any order, is again one of the three. A custom_vjp
   says so to JAX. (It has no forward mode.)
 - Each of the three is computed as matrix products: of patches on small maps, of Winograd's tiles on
-  large ones with many channels.
+  large ones with many channels, and the weight gradient of other large ones shift by shift.
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
+
+
+NARROW = 16  # channels
 
 
 def conv(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
@@ -72,9 +75,12 @@ def _weight_gradient(x, g, stride, padding, kernel):
   """The gradient of <g, x * w> with respect to w [*kernel, c, d]."""
   shape = (*kernel, x.shape[3], g.shape[3])
   form = _form(x.shape, shape, stride)
+  gradient = _WEIGHT_GRADIENTS[form]
+  if form is _lax_conv and stride == 1 and min(shape[2:]) >= NARROW:
+    gradient = _shifts_weight_gradient
   # A barrier, as XLA would otherwise keep the patches or tiles of the forward pass for this one.
   x, g = jax.lax.optimization_barrier((x, g))
-  return _WEIGHT_GRADIENTS[form](x, g, stride, padding, shape)
+  return gradient(x, g, stride, padding, shape)
 
 
 _conv.defvjp(
@@ -111,7 +117,7 @@ def _form(shape, kernel, stride):
   """
   b, h, w, c = shape
   narrow = min(kernel[2:])
-  if narrow < 16:  # little to win, and lax compiles fastest
+  if narrow < NARROW:  # little to win, and lax compiles fastest
     return _lax_conv
   if stride == 1 and kernel[:2] == (3, 3) and narrow >= 64:
     if h % 2 == w % 2 == 0 and h * w >= 256:
@@ -135,6 +141,24 @@ def _lax_conv(x, w, stride, padding):
 def _lax_weight_gradient(x, g, stride, padding, shape):
   w = jax.ShapeDtypeStruct(shape, x.dtype)
   return jax.linear_transpose(lambda w: _lax_conv(x, w, stride, padding), w)(g)[0]
+
+
+def _shifts_weight_gradient(x, g, stride, padding, shape):
+  """One product for each entry of the kernel; a few images at a time, which the cache holds."""
+  del stride  # 1
+  b, h, w, d = g.shape
+  megabytes = 4e-6 * x[0].size
+  n = max(n for n in range(1, 9) if b % n == 0 and (n == 1 or n * megabytes <= 2.5))
+
+  def add(total, images):
+    x, g = images
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    shifted = [x[:, i : i + h, j : j + w] for i in range(shape[0]) for j in range(shape[1])]
+    return total + jnp.stack([s.reshape(len(g), -1).T @ g for s in shifted]), None
+
+  images = x.reshape(b // n, n, *x.shape[1:]), g.reshape(b // n, n * h * w, d)
+  zeros = jnp.zeros((shape[0] * shape[1], *shape[2:]), x.dtype)
+  return jax.lax.scan(add, zeros, images)[0].reshape(shape)
 
 
 # --- By patches ---------------------------------------------------------------------------------

@@ -66,6 +66,8 @@ CASES = [
   ('lax', 2, 19, 28, 4, 2, 2, 3),
   ('lax', 2, 16, 16, 3, 1, 2, 3),
   ('lax', 1, 17, 16, 3, 1, 64, 64),
+  ('lax', 12, 18, 17, 3, 1, 20, 17),  # its weight gradient: by shifts, six images at a time
+  ('lax', 3, 16, 16, 1, 1, 16, 17),
   ('lax', 64, 14, 14, 4, 2, 64, 16),  # too many patches
   ('winograd', 1, 16, 18, 3, 1, 64, 65),
 ]
