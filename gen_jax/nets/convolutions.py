@@ -17,7 +17,6 @@ import functools
 import jax
 import jax.numpy as jnp
 
-
 NARROW = 16  # channels
 
 
