@@ -4,7 +4,8 @@
   python launch.py --config=configs/ddpm_cifar.py:smoke --config.train.steps=100 --workdir=runs/try
   python launch.py --mode=sample --workdir=runs/ddpm_digits
 
-Exit status: 0 finished, 2 a mistake (told in one line), 130 or 143 stopped by Ctrl-C or SIGTERM.
+Exit status: 0 finished, 1 diverged, 2 a mistake (told in one line), 130 or 143 stopped by Ctrl-C or
+SIGTERM.
 """
 
 import argparse

@@ -13,7 +13,7 @@ from gen_jax import config as configs
 from gen_jax.errors import Diverged, UserError
 from gen_jax.workdir import Workdir
 
-SAMPLE_MODE = 0x5A3B1E  # any number far above those that runs fold in
+SAMPLE_MODE = 0x5A3B1E  # any number but 0 to 3: those are the keys that a run splits from its seed
 
 
 def make_sampler(config, system):
@@ -112,7 +112,6 @@ def run(config, workdir, step: int | None = None) -> int:
   n, seed = config.sample.num_images, config.sample.seed
   draw = make_sampler(config, system)
   try:
-    # Folded, so that no seed gives the keys that the run itself split from `config.seed`.
     made = draw(state, jax.random.fold_in(jax.random.key(seed), SAMPLE_MODE), n)
   except Diverged as error:
     print(f'error: step {manifest.step} of {folder.path}: {error}', file=sys.stderr)

@@ -34,15 +34,15 @@ def run(config, workdir, started: float | None = None) -> int:
 
   Raises:
     UserError: something in the config, the data or the workdir has to be put right first.
+    SystemExit, KeyboardInterrupt: SIGTERM or Ctrl-C came before there was anything to save.
   """
   logging.basicConfig(format='%(message)s', level=logging.WARNING)
   started = time.monotonic() if started is None else started
   system = contract.check(config)
   contract.check_training(config)
   with open_workdir(workdir) as folder:
-    if folder.checkpoints.exists() and folder.config.exists():
-      # What the checkpoint says counts, below; this one answers before data are fetched.
-      earlier = configs.load(str(folder.config))
+    # What the checkpoint says counts, in `_train`; this one answers before data are fetched.
+    if any(folder.checkpoints.glob('[0-9]*')) and (earlier := folder.read_config()):
       configs.check_resumable(earlier, configs.to_dict(config), folder.path)
     with signals.exit_in_order():
       source = data.open_source(config)
@@ -120,8 +120,9 @@ def _train(config, system, source, batches, folder, saver, stop, started) -> int
       f'A larger --config.train.steps goes on.'
     )
     return 0
-  folder.write_config(configs.to_dict(config))
-  if start:
+  if start < total:
+    folder.write_config(configs.to_dict(config))
+  if 0 < start < total:
     print(f'{folder.path}: going on from step {start} of {total}', file=sys.stderr)
 
   keys = {'data': data_key, 'step': step_key}

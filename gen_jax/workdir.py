@@ -57,6 +57,13 @@ class Workdir:
     """Where the picture `name` of `step` belongs."""
     return self.samples / f'{step:07d}_{name.replace("/", "_")}.png'
 
+  def read_config(self) -> dict | None:
+    """What `write_config` wrote; None: nothing that can be read."""
+    try:
+      return json.loads(self.config.read_text())
+    except (OSError, ValueError):
+      return None
+
   def write_config(self, config: Mapping) -> None:
     """Writes the resolved config, a plain dict, to `config.json`."""
     write_atomic(self.config, (json.dumps(config, indent=2) + '\n').encode())

@@ -116,7 +116,7 @@ class Writers:
     Args:
       step: number of finished steps.
       name: what it shows, e.g. 'samples'.
-      picture: uint8 [h, w, c] with c = 1 or 3, or the path of a PNG.
+      picture: uint8 [h, w, c] with c = 1, 3 or 4, or the path of a PNG.
     """
     path = self.image_path(step, name)
     if not self._primary:

@@ -26,7 +26,7 @@ os.environ['PYTHONWARNINGS'] = ','.join(
   for name in (
     '__main__',
     *(
-      '.'.join(path.relative_to(ROOT).with_suffix('').parts)
+      '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__')
       for path in ROOT.glob('gen_jax/**/*.py')
     ),
   )

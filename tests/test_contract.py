@@ -7,6 +7,7 @@ import functools
 import pathlib
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 
 from gen_jax import checkpoint, contract, data, parallel
 from gen_jax import config as configs
+from gen_jax.nets import convolutions, layers
 from gen_jax.systems import find_system
 
 FILES = sorted(
@@ -84,7 +86,24 @@ def test_every_config_is_complete_and_can_be_made_small(case):
 def test_the_full_config_passes_all_checks_that_need_no_data(path):
   spec = [('data.path', 'pictures')] if path.stem.endswith('_folder') else []
   config = configs.load(str(path), spec)
-  contract.check(configs.check(config, find_system(config.system).FIELDS))
+  config = configs.check(config, find_system(config.system).FIELDS)
+  contract.check(config)
+  contract.check_training(config)
+
+
+class Broken(nn.Module):
+  """A user's net that fails inside a layer of ours."""
+
+  @nn.compact
+  def __call__(self, z, *, train):
+    return layers.GroupNorm(0)(z[:, None, None])[:, 0, 0]
+
+
+def test_a_fault_in_a_net_of_the_users_keeps_its_traceback():
+  config, _ = load(FILES[0].with_name('gan_ring.py'))
+  changed = configs.to_dict(config) | {'generator': {'name': Broken}}
+  with pytest.raises(ZeroDivisionError):
+    contract.check(configs.check(changed, find_system('gan').FIELDS))
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
@@ -250,12 +269,12 @@ FORMS = [param for param in GROUPED if param.id in ('dcgan_fashion_mnist', 'wgan
 
 @pytest.mark.parametrize('path', FORMS)
 def test_the_forms_for_accelerators_compute_the_same(path, monkeypatch):
-  case, asked = case_of(path), []
   reference(path)
-  monkeypatch.setattr(jax, 'default_backend', lambda: asked.append(1) or 'gpu')
-  trained = run_steps(case, 'jit', 1)
-  monkeypatch.undo()
-  assert asked
+  with monkeypatch.context() as patch:
+    patch.setattr(jax, 'default_backend', lambda: 'gpu')
+    for name in ('_conv', '_input_gradient', '_weight_gradient'):
+      patch.setattr(convolutions, name, lambda *args, name=name: pytest.fail(f'{name} is for CPU'))
+    trained = run_steps(case_of(path), 'jit', 1)
   assert_trains_as_on_one_device(path, *trained)
 
 

@@ -38,7 +38,7 @@ def test_ddpm_example_samples_the_circle():
   assert 0.85 < distance < 1.15
 
 
-@pytest.mark.parametrize('module', ['gen_jax.train', '__main__'])
+@pytest.mark.parametrize('module', ['gen_jax.train', 'gen_jax.data', '__main__'])
 def test_a_deprecated_call_of_ours_ends_a_child_process(module):
   warn = f'warnings.warn_explicit("old", DeprecationWarning, "file.py", 1, {module!r})'
   done = run_python('-c', f'import warnings; {warn}', cwd=ROOT)

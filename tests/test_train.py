@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -170,7 +171,8 @@ def test_ddpm_digits_trains_in_two_gib(tmp_path):
   environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
   process = subprocess.Popen(command, env=environment)
   _, status, usage = os.wait4(process.pid, 0)
-  assert status == 0 and (tmp_path / 'run/samples/0000020_samples.png').exists()
+  process.returncode = os.waitstatus_to_exitcode(status)
+  assert process.returncode == 0 and (tmp_path / 'run/samples/0000020_samples.png').exists()
   assert usage.ru_maxrss < 2 * 2**20  # in KiB: 1.3 GiB on two CPU cores
 
 
@@ -253,6 +255,20 @@ def test_a_changed_config_is_refused_in_one_line(tmp_path, capsys, monkeypatch):
     assert f'config.{change}' in output.err and old in output.err and new in output.err
 
 
+def test_the_config_of_the_checkpoint_is_the_one_that_counts(tmp_path, capsys):
+  flags = (f'--config={RING}', f'--workdir={tmp_path}')
+  assert main(*flags, '--config.train.steps=2') == 0
+  (tmp_path / 'config.json').write_text('damaged')
+  capsys.readouterr()
+  status, output = main(*flags, '--config.seed=1', capsys=capsys)
+  assert status == 2 and output.err.count('\n') == 1 and 'config.seed' in output.err
+  assert main(*flags, '--config.train.steps=3') == 0
+  # Without a finished checkpoint there is nothing to contradict.
+  for path in (tmp_path / 'checkpoints').iterdir():
+    shutil.rmtree(path)
+  assert main(*flags, '--config.train.steps=2', '--config.seed=1') == 0
+
+
 def test_other_data_are_refused(tmp_path, capsys):
   flags = (f'--config={RING}', f'--workdir={tmp_path}', '--config.train.steps=2')
   assert main(*flags) == 0
@@ -294,7 +310,7 @@ def test_a_picture_that_a_stop_prevented_is_drawn_by_the_next_start(tmp_path, ca
   (tmp_path / 'samples/0000020_samples.png').unlink()
   capsys.readouterr()
   status, output = main(*flags, capsys=capsys)
-  assert status == 0 and 'is finished' in output.out
+  assert status == 0 and 'is finished' in output.out and 'going on' not in output.err
   assert pictures(tmp_path) == drawn
 
 

@@ -8,11 +8,13 @@ product (docs/performance.md). So, on CPU:
 - A convolution, its input gradient and its weight gradient are the three sides of one trilinear
   form, so every derivative of each of them, of any order, is again one of the three. A custom_vjp
   says so to JAX. (It has no forward mode.)
-- Each of the three is computed as matrix products: of patches on small maps, of Winograd's tiles on
-  large ones with many channels, and the weight gradient of other large ones shift by shift.
+- Where that is faster, each of the three is computed as matrix products: of patches on small maps,
+  of Winograd's tiles on large ones with many channels, and the weight gradient of other large ones
+  shift by shift.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -73,13 +75,10 @@ def _input_gradient(g, w, stride, padding, hw):
 def _weight_gradient(x, g, stride, padding, kernel):
   """The gradient of <g, x * w> with respect to w [*kernel, c, d]."""
   shape = (*kernel, x.shape[3], g.shape[3])
-  form = _form(x.shape, shape, stride)
-  gradient = _WEIGHT_GRADIENTS[form]
-  if form is _lax_conv and stride == 1 and min(shape[2:]) >= NARROW:
-    gradient = _shifts_weight_gradient
+  form = _weight_form(x.shape, shape, stride)
   # A barrier, as XLA would otherwise keep the patches or tiles of the forward pass for this one.
   x, g = jax.lax.optimization_barrier((x, g))
-  return gradient(x, g, stride, padding, shape)
+  return form(x, g, stride, padding, shape)
 
 
 _conv.defvjp(
@@ -143,10 +142,13 @@ def _lax_weight_gradient(x, g, stride, padding, shape):
 
 
 def _shifts_weight_gradient(x, g, stride, padding, shape):
-  """One product for each entry of the kernel; a few images at a time, which the cache holds."""
+  """One product for each entry of the kernel; a few images at a time, which the cache holds.
+
+  (Under `jit` over several CPU devices the loop runs on each of them with the whole batch.)
+  """
   del stride  # 1
   b, h, w, d = g.shape
-  megabytes = 4e-6 * x[0].size
+  megabytes = 4e-6 * math.prod(x.shape[1:])
   n = max(n for n in range(1, 9) if b % n == 0 and (n == 1 or n * megabytes <= 2.5))
 
   def add(total, images):
@@ -252,8 +254,13 @@ def _winograd_weight_gradient(x, g, stride, padding, shape):
   return jnp.stack([jnp.stack(along(row)) for row in along(u)])
 
 
-_WEIGHT_GRADIENTS = {
-  _lax_conv: _lax_weight_gradient,
-  _patches_conv: _patches_weight_gradient,
-  _winograd_conv: _winograd_weight_gradient,
-}
+def _weight_form(shape, kernel, stride):
+  """As `_form`, for the weight gradient."""
+  form = _form(shape, kernel, stride)
+  if form is _patches_conv:
+    return _patches_weight_gradient
+  if form is _winograd_conv:
+    return _winograd_weight_gradient
+  if stride == 1 and min(kernel[2:]) >= NARROW:
+    return _shifts_weight_gradient
+  return _lax_weight_gradient

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from gen_jax import data
+from gen_jax.data.prepare_tfds import SECONDS_TO_ANSWER
 from gen_jax.errors import UserError
 
 # Run in a process of its own, so that no builder is registered in this one: `tfds.builder` then has
@@ -293,6 +294,7 @@ def test_a_stop_while_data_are_prepared_is_quiet(tmp_path, repository, number):
       command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     connection, _ = silent.accept()
+    asked = time.monotonic()
     if number == signal.SIGINT:
       os.killpg(process.pid, number)  # As a terminal does: the child gets it, too.
     else:
@@ -302,6 +304,8 @@ def test_a_stop_while_data_are_prepared_is_quiet(tmp_path, repository, number):
     while connection.recv(4096):  # Until the child, which asks the network, is gone as well.
       pass
     connection.close()
+  # Left alone, the child would wait for an answer.
+  assert time.monotonic() - asked < SECONDS_TO_ANSWER - 1
   assert (process.returncode, err) == (128 + number, f'Preparing mnist in {tmp_path}/data, once\n')
 
 

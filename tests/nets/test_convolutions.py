@@ -77,6 +77,11 @@ def form_of(x, w, stride):
   return convolutions._form(x.shape, w.shape, stride).__name__.strip('_').removesuffix('_conv')
 
 
+def weight_form_of(x, w, stride):
+  form = convolutions._weight_form(x.shape, w.shape, stride)
+  return form.__name__.strip('_').removesuffix('_weight_gradient')
+
+
 @pytest.mark.parametrize('form, b, height, width, kernel, stride, c, d', CASES)
 def test_conv_is_laxs_in_value_and_two_derivatives(form, b, height, width, kernel, stride, c, d):
   x, w = draw(b, height, width, c), draw(kernel, kernel, c, d, seed=1) / (kernel * c**0.5)
@@ -109,3 +114,26 @@ def test_winograd_is_as_exact_as_float32_allows():
 def test_the_sides_of_a_transposed_conv_may_differ():
   w = draw(4, 4, 2, 3)
   assert convolutions.transposed_conv(draw(1, 5, 8, 3), w, 2).shape == (1, 10, 16, 2)
+
+
+@pytest.mark.parametrize(
+  'form, b, size, kernel, stride, c, d',
+  [
+    ('patches', 2, 8, 3, 1, 16, 17),
+    ('winograd', 1, 16, 3, 1, 64, 65),
+    ('shifts', 2, 17, 3, 1, 16, 17),
+    ('shifts', 2, 16, 1, 1, 16, 17),
+    ('lax', 2, 17, 3, 1, 16, 15),
+    ('lax', 64, 28, 3, 2, 16, 17),
+  ],
+)
+def test_the_form_of_a_weight_gradient(form, b, size, kernel, stride, c, d):
+  assert weight_form_of(draw(b, size, size, c), draw(kernel, kernel, c, d), stride) == form
+
+
+@pytest.mark.parametrize('b, size', [(3, 70), (4, 128), (5, 220)])  # images of 0.3, 1 and 3 MB
+def test_shifts_of_some_images_at_a_time_sum_over_all(b, size):
+  x, g = draw(b, size, size, 16), draw(b, size, size, 17, seed=1)
+  found = convolutions._shifts_weight_gradient(x, g, 1, ((1, 1), (1, 1)), (3, 3, 16, 17))
+  expected = convolutions._lax_weight_gradient(x, g, 1, ((1, 1), (1, 1)), (3, 3, 16, 17))
+  np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
