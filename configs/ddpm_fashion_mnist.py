@@ -76,7 +76,7 @@ def get_config(arg=''):
     steps=100,  # ddim: evaluations of the net
     spacing='uniform',  # ddim: uniform or quadratic
     eta=0.0,  # ddim: 0 deterministic, 1 as random as DDPM
-    clip=None,  # cut x_0 to [-1, 1] at every step; None: as published, ancestral only
+    clip=True,  # cut x_0 to [-1, 1]: DDIM after a short training needs it; None: as published
     intermediates=0,  # pictures of the way from noise to data
     weights='ema',  # ema or raw
   )
