@@ -4,7 +4,7 @@ Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661.
 
     python launch.py --config=configs/gan_ring.py
 
-8,000 steps, 90 s on two busy CPU cores (AMD EPYC).
+8,000 steps, 1 minute on two CPU cores (AMD EPYC).
 Out come plots of real and generated points in runs/gan_ring/samples/. Count the
 modes. With config.loss.real_target=1 and a learning rate of 1e-3 the same game collapses onto one.
 """
