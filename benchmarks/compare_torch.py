@@ -71,8 +71,10 @@ def make_jax(case, batch_size):
     return system.train_step(state, batch, key, config=config, axis_name=axis_name)
 
   minibatches = contract.minibatches(config, system) is not None
-  train_step = parallel.compile_step(one_step, mesh, mode='jit', minibatches=minibatches)
   state = init(init_key)
+  train_step = parallel.compile_step(
+    *(one_step, mesh, state, batch, {}, step_key), mode='jit', minibatches=minibatches
+  )
   players = [player for player in vars(state).values() if hasattr(player, 'params')]
   parameters = [sum(leaf.size for leaf in jax.tree.leaves(p.params)) for p in players]
 

@@ -43,11 +43,8 @@ def check(config):
     raise
   except Exception as error:
     groups = [path for path, rule in system.FIELDS.items() if rule.type == 'net']
-    modules = [nets.find(config[path].name).__module__ for path in groups]
-    ours = all(module.startswith(nets.__name__) for module in modules)
-    files = {frame.filename for frame in traceback.extract_tb(error.__traceback__)}
-    if not ours or not files & nets.files():
-      raise  # not in a net of ours: whoever wrote it needs the traceback
+    if not _comes_from_our_nets(error, [config[path].name for path in groups]):
+      raise  # whoever wrote the net, or the system, needs the traceback
     named = ' or '.join(f'config.{path}' for path in groups)
     why = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
     raise UserError(
@@ -61,6 +58,13 @@ def check(config):
       f'{shape[1:]}; set config.data.shape to that, or change the nets'
     )
   return system
+
+
+def _comes_from_our_nets(error, names) -> bool:
+  """Whether the nets of these names are all of this package, and one of them raised `error`."""
+  files = {frame.filename for frame in traceback.extract_tb(error.__traceback__)}
+  ours = all(nets.find(name).__module__.startswith(nets.__name__) for name in names)
+  return ours and bool(files & nets.files())
 
 
 def check_training(config) -> None:

@@ -64,25 +64,27 @@ def compile_once(f: Callable, mesh: Mesh) -> Callable:
   return jax.jit(f, out_shardings=replicated(mesh), compiler_options=compiler_options(0))
 
 
-def compile_step(step: Callable, mesh: Mesh, *, mode: str, minibatches: bool) -> Callable:
+def compile_step(step: Callable, mesh: Mesh, *args, mode: str, minibatches: bool) -> Callable:
   """Compiles `step(state, fed, resident, rng, *, axis_name) -> (state, metrics)` for the mesh.
 
   Args:
     step: pure; `state` is donated, `fed` has the global batch, `resident` and `rng` are whole
       everywhere.
     mesh: where to run.
+    *args: state, fed, resident and rng, or their shapes and dtypes: what the step is compiled for.
     mode: 'jit', one program on global arrays, or 'pmap', one program per device on its own rows.
     minibatches: leaves of `fed` have a minibatch axis before the batch axis.
   """
   if mode == 'jit':
     whole, rows = replicated(mesh), by_rows(mesh, minibatches=minibatches)
-    return jax.jit(
+    jitted = jax.jit(
       functools.partial(step, axis_name=None),
       in_shardings=(whole, rows, whole, whole),
       out_shardings=whole,
       donate_argnums=0,
       compiler_options=compiler_options(1),
     )
+    return jitted.lower(*args).compile()
 
   axis = 1 if minibatches else 0
   devices = mesh.size
@@ -94,8 +96,12 @@ def compile_step(step: Callable, mesh: Mesh, *, mode: str, minibatches: bool) ->
     devices=list(mesh.devices.flat),
   )
 
-  def split(leaf):
-    rows = leaf.shape[axis] // devices
-    return leaf.reshape(*leaf.shape[:axis], devices, rows, *leaf.shape[axis + 1 :])
+  def split(state, fed, resident, rng):
+    def by_device(leaf):
+      rows = leaf.shape[axis] // devices
+      return leaf.reshape(*leaf.shape[:axis], devices, rows, *leaf.shape[axis + 1 :])
 
-  return lambda state, fed, resident, rng: mapped(state, jax.tree.map(split, fed), resident, rng)
+    return state, jax.tree.map(by_device, fed), resident, rng
+
+  compiled = mapped.lower(*split(*args)).compile()
+  return lambda *args: compiled(*split(*args))

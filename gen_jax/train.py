@@ -9,6 +9,7 @@ import logging
 import math
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 
@@ -55,7 +56,7 @@ def run(config, workdir, started: float | None = None) -> int:
     )
     try:
       with signals.Stop() as stop:
-        return _train(config, system, source, batches, folder, saver, stop, started)
+        return _train(config, system, batches, folder, saver, stop, started)
     except Diverged as error:
       print(f'error: {error}', file=sys.stderr)
       return 1
@@ -70,44 +71,27 @@ def itstime(step: int, every: int, total: int) -> bool:
   return step % every == 0 or step == total
 
 
-def _train(config, system, source, batches, folder, saver, stop, started) -> int:
-  k = contract.minibatches(config, system)
-  total = config.train.steps
-  mesh = parallel.make_mesh(config)
-  whole = parallel.replicated(mesh)
-  # The run key is constant: a step folds its own number in, so that resuming needs no saved key.
-  init_key, data_key, step_key, sample_key = jax.random.split(jax.random.key(config.seed), 4)
-
-  def init(fed, resident):
-    batch = data.finish(resident, fed, jax.random.fold_in(data_key, 0), config=config)
-    return system.init_state(init_key, batch, config=config)
-
-  def step(state, fed, resident, keys, *, axis_name):
-    key = jax.random.fold_in(keys['data'], state.step)
-    batch = data.finish(resident, fed, key, config=config, axis_name=axis_name)
-    return system.train_step(state, batch, keys['step'], config=config, axis_name=axis_name)
-
-  # Restore or initialise.
-  resident = jax.device_put(batches.resident, whole)
-  manifest = saver.latest()
-  init = parallel.compile_once(init, mesh)
+def _check_start(config, source, manifest, folder) -> None:
+  """Refuses to go on with another config or other data, and tells of a start from step 0 where a
+  run has been.
+  """
   if manifest is None:
     if folder.config.exists():
       print(f'{folder.path}: no checkpoint is there, starting from step 0', file=sys.stderr)
-    start, state = 0, init(batches.fed(0), resident)
-  else:
-    start = manifest.step
-    configs.check_resumable(manifest.config, configs.to_dict(config), folder.path)
-    if manifest.data_fingerprint != source.fingerprint:
-      raise UserError(
-        f'config.data: the run in {folder.path} was trained on {manifest.data_fingerprint}, '
-        f'now the data are {source.fingerprint}; give it the same data or choose another --workdir'
-      )
-    target = jax.eval_shape(init, batches.fed(0), resident)
-    target = jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), target
+    return
+  configs.check_resumable(manifest.config, configs.to_dict(config), folder.path)
+  if manifest.data_fingerprint != source.fingerprint:
+    raise UserError(
+      f'config.data: the run in {folder.path} was trained on {manifest.data_fingerprint}, '
+      f'now the data are {source.fingerprint}; give it the same data or choose another --workdir'
     )
-    state = saver.restore(manifest, target)
+
+
+def _train(config, system, batches, folder, saver, stop, started) -> int:
+  total = config.train.steps
+  manifest = saver.latest()
+  start = 0 if manifest is None else manifest.step
+  _check_start(config, batches.source, manifest, folder)
   # The run may have been stopped between the checkpoint and the pictures of a step.
   undrawn = (
     start > 0
@@ -120,18 +104,49 @@ def _train(config, system, source, batches, folder, saver, stop, started) -> int
       f'A larger --config.train.steps goes on.'
     )
     return 0
+
+  mesh = parallel.make_mesh(config)
+  whole = parallel.replicated(mesh)
+  # The run key is constant: a step folds its own number in, so that resuming needs no saved key.
+  init_key, data_key, step_key, sample_key = jax.random.split(jax.random.key(config.seed), 4)
+  keys = jax.device_put({'data': data_key, 'step': step_key}, whole)
+  resident = jax.device_put(batches.resident, whole)
+
+  def init(fed, resident):
+    batch = data.finish(resident, fed, jax.random.fold_in(data_key, 0), config=config)
+    return system.init_state(init_key, batch, config=config)
+
+  def step(state, fed, resident, keys, *, axis_name):
+    key = jax.random.fold_in(keys['data'], state.step)
+    batch = data.finish(resident, fed, key, config=config, axis_name=axis_name)
+    return system.train_step(state, batch, keys['step'], config=config, axis_name=axis_name)
+
+  # Restore or initialise. A start is mostly compilation: that of the step goes on meanwhile.
+  init, fed = parallel.compile_once(init, mesh), batches.fed(0)
+  target = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
+    jax.eval_shape(init, fed, resident),
+  )
+  with ThreadPoolExecutor(1) as pool:
+    if start < total:
+      compiled = pool.submit(
+        parallel.compile_step,
+        *(step, mesh, target, fed, resident, keys),
+        mode=config.parallel.mode,
+        minibatches=len(batches.shape) > 1,
+      )
+    state = init(fed, resident) if manifest is None else saver.restore(manifest, target)
   if start < total:
+    step = compiled.result()
     folder.write_config(configs.to_dict(config))
   if 0 < start < total:
     print(f'{folder.path}: going on from step {start} of {total}', file=sys.stderr)
 
-  keys = {'data': data_key, 'step': step_key}
-  step = parallel.compile_step(step, mesh, mode=config.parallel.mode, minibatches=k is not None)
   draw = sampling.make_sampler(config, system)
   writer = writers.Writers(
     folder,
     total_steps=total,
-    images_per_step=config.train.batch_size * (k or 1),
+    images_per_step=math.prod(batches.shape),
     start_step=start,
   )
   picture = None
@@ -160,7 +175,7 @@ def _train(config, system, source, batches, folder, saver, stop, started) -> int
   def show(done, state):
     """Draws and writes the pictures of step `done`, unless a stop is requested first."""
     images = draw(state, sample_key, config.sample.num_images, stop)
-    return None if images is None else sampling.write(writer, done, images, source)
+    return None if images is None else sampling.write(writer, done, images, batches.source)
 
   def save(done, state):
     try:

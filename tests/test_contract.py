@@ -200,18 +200,24 @@ def run_steps(case, mode, devices, steps=2):
   """The state after all steps and the metrics of each, through the loop's own compilation."""
   config, system = case.config, case.system
   mesh = parallel.make_mesh(load_parallel(config, mode, devices))
-  k = contract.minibatches(config, system)
 
   def step(state, fed, resident, rng, *, axis_name):
     return system.train_step(state, fed, rng, config=config, axis_name=axis_name)
 
-  compiled = parallel.compile_step(step, mesh, mode=mode, minibatches=k is not None)
   whole = parallel.replicated(mesh)
   state = jax.device_put(jax.tree.map(np.asarray, case.state), whole)
+  key = jax.device_put(STEP_KEY, whole)
+  batches = [
+    jax.tree.map(np.asarray, make_batch(config, system, jax.random.fold_in(BATCH_KEY, i)))
+    for i in range(steps)
+  ]
+  minibatches = contract.minibatches(config, system) is not None
+  compiled = parallel.compile_step(
+    *(step, mesh, state, batches[0], {}, key), mode=mode, minibatches=minibatches
+  )
   history = []
-  for i in range(steps):
-    batch = jax.tree.map(np.asarray, make_batch(config, system, jax.random.fold_in(BATCH_KEY, i)))
-    state, metrics = compiled(state, batch, {}, jax.device_put(STEP_KEY, whole))
+  for batch in batches:
+    state, metrics = compiled(state, batch, {}, key)
     history.append(jax.device_get(metrics))
   return state, history
 

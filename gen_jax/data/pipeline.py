@@ -43,6 +43,8 @@ class Batches:
   """The batches of one run, by step.
 
   Attributes:
+    source: where the examples come from.
+    shape: leading axes of the leaves, `(batch_size,)` or `(minibatches, batch_size)`.
     storage: `device` or `stream`; `config.data.storage='auto'` chooses by size.
     resident: host arrays that belong on the device for the whole run; `{}` with `stream`.
   """
@@ -59,16 +61,16 @@ class Batches:
         f'config.train.batch_size={batch_size}, but {source.name} has only {len(source)} examples '
         f'in config.data.split={config.data.split!r}: at most that many make a batch'
       )
-    self._source = source
+    self.source = source
     self._seed = config.seed
-    self._shape = (batch_size,) if minibatches is None else (minibatches, batch_size)
+    self.shape = (batch_size,) if minibatches is None else (minibatches, batch_size)
     self._threads = config.data.read_threads
     self._prefetch = config.data.prefetch
     self.storage = 'device' if resident(source.nbytes, config.data.storage) else 'stream'
     self.resident = source.arrays() if self.storage == 'device' else {}
 
   def _indices(self, step: int) -> np.ndarray:
-    n, count = len(self._source), math.prod(self._shape)
+    n, count = len(self.source), math.prod(self.shape)
     epoch, start = divmod(step * count, n)
     parts = []
     while count:
@@ -80,8 +82,8 @@ class Batches:
   def fed(self, step: int) -> dict[str, np.ndarray]:
     """Returns what the host feeds: `index` int32 (`device`) or `image`, `label` (`stream`)."""
     indices = self._indices(int(step))
-    batch = {'index': indices} if self.storage == 'device' else self._source.read(indices)
-    return {key: value.reshape(self._shape + value.shape[1:]) for key, value in batch.items()}
+    batch = {'index': indices} if self.storage == 'device' else self.source.read(indices)
+    return {key: value.reshape(self.shape + value.shape[1:]) for key, value in batch.items()}
 
   def iterate(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
     """Yields `fed(start_step)`, `fed(start_step + 1)`, ... without end.

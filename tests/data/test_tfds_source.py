@@ -217,10 +217,27 @@ def test_preparing_that_was_killed_is_not_taken_for_complete(refusal, open_tfds,
   assert len(open_tfds(path=tmp_path)) == 30
 
 
-def test_reading_does_not_import_tensorflow(prepared, tmp_path):
+@pytest.fixture
+def fake_tensorflow(tmp_path):
+  """Environment of a child process with a TensorFlow that only says that it is imported."""
+  folder = tmp_path / 'site'
+  (folder / 'tensorflow').mkdir(parents=True)
+  (folder / 'tensorflow/__init__.py').write_text('print("TensorFlow is imported", flush=True)\n')
+  return os.environ | {'PYTHONPATH': os.pathsep.join([str(folder), *sys.path])}
+
+
+def training(repository, **fields):
+  """The command of a short training, with fields of config.data."""
+  return [
+    sys.executable,
+    str(repository / 'launch.py'),
+    f'--config={repository}/configs/gan_mnist.py:smoke',
+    *(f'--config.data.{field}={value}' for field, value in fields.items()),
+  ]
+
+
+def test_reading_does_not_import_tensorflow(prepared, fake_tensorflow):
   # A TensorFlow that is there must be left alone: importing this one would be noticed.
-  (tmp_path / 'tensorflow').mkdir()
-  (tmp_path / 'tensorflow/__init__.py').write_text('')
   code = f"""
 import sys
 from ml_collections import FrozenConfigDict
@@ -237,8 +254,9 @@ stream.close()
 assert 'tensorflow_datasets' in sys.modules
 print([name for name in sys.modules if name.split('.')[0] == 'tensorflow'])
 """
-  env = os.environ | {'PYTHONPATH': os.pathsep.join([str(tmp_path), *sys.path])}
-  done = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
+  done = subprocess.run(
+    [sys.executable, '-c', code], env=fake_tensorflow, capture_output=True, text=True
+  )
   assert done.stdout == '[]\n', done.stdout + done.stderr[-2000:]
 
 
@@ -247,49 +265,36 @@ print([name for name in sys.modules if name.split('.')[0] == 'tensorflow'])
   ('name', 'shape'),
   [('tiny_pictures', '4,6,3'), pytest.param('mnist', '28,28,1', marks=pytest.mark.real_data)],
 )
-def test_training_does_not_import_tensorflow(request, tmp_path, repository, name, shape):
+def test_training_does_not_import_tensorflow(
+  request, tmp_path, repository, fake_tensorflow, name, shape
+):
   folder = request.getfixturevalue('prepared' if name == 'tiny_pictures' else 'real_data')
-  (tmp_path / 'tensorflow').mkdir()
-  (tmp_path / 'tensorflow/__init__.py').write_text('print("TensorFlow is imported", flush=True)\n')
-  env = os.environ | {'PYTHONPATH': os.pathsep.join([str(tmp_path), *sys.path])}
-  imported = subprocess.run(
-    [sys.executable, '-c', 'import tensorflow'], env=env, capture_output=True, text=True
-  )
+
+  def run(*command):
+    return subprocess.run(command, env=fake_tensorflow, capture_output=True, text=True)
+
+  imported = run(sys.executable, '-c', 'import tensorflow')
   assert imported.stdout == 'TensorFlow is imported\n'  # This test can fail.
-  command = [
-    sys.executable,
-    str(repository / 'launch.py'),
-    f'--config={repository}/configs/gan_mnist.py:smoke',
-    f'--config.data.name={name}',
-    f'--config.data.path={folder}',
-    f'--config.data.shape={shape}',
+  done = run(
+    *training(repository, name=name, path=folder, shape=shape),
     '--config.train.batch_size=4',
     '--config.train.steps=2',
     f'--workdir={tmp_path}/run',
-  ]
-  done = subprocess.run(command, env=env, capture_output=True, text=True)
+  )
   assert done.returncode == 0, done.stderr[-2000:]
   assert 'is finished after 2 steps' in done.stdout and 'TensorFlow' not in done.stdout
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_while_data_are_prepared_is_quiet(tmp_path, repository, number):
-  (tmp_path / 'tensorflow').mkdir()  # Preparing looks for it before it asks the network.
-  (tmp_path / 'tensorflow/__init__.py').write_text('')
+def test_a_stop_while_data_are_prepared_is_quiet(tmp_path, repository, fake_tensorflow, number):
+  # Preparing looks for TensorFlow before it asks the network.
   with socket.create_server(('127.0.0.1', 0)) as silent:  # Takes connections and never answers.
     silent.settimeout(60)
-    env = os.environ | {'PYTHONPATH': os.pathsep.join([str(tmp_path), *sys.path]), 'no_proxy': ''}
+    env = fake_tensorflow | {'no_proxy': ''}
     for name in ('http_proxy', 'https_proxy', 'HTTP_PROXY', 'HTTPS_PROXY'):
       env[name] = f'http://127.0.0.1:{silent.getsockname()[1]}'
-    command = [
-      sys.executable,
-      str(repository / 'launch.py'),
-      f'--config={repository}/configs/gan_mnist.py:smoke',
-      '--config.data.name=mnist',
-      '--config.data.shape=28,28,1',
-      f'--config.data.path={tmp_path}/data',
-      f'--workdir={tmp_path}/run',
-    ]
+    command = training(repository, name='mnist', shape='28,28,1', path=tmp_path / 'data')
+    command += [f'--workdir={tmp_path}/run']
     process = subprocess.Popen(
       command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
