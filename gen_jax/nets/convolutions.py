@@ -127,6 +127,19 @@ def _form(shape, kernel, stride):
   return _lax_conv
 
 
+def _shifts(x, kernel, stride, padding):
+  """What each entry of the kernel sees of x [b, h, w, c], arrays [b, h', w', c], and (h', w')."""
+  x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+  h, w = ((n - k) // stride + 1 for n, k in zip(x.shape[1:3], kernel, strict=True))
+  rows, columns = stride * (h - 1) + 1, stride * (w - 1) + 1
+  shifts = [
+    x[:, i : i + rows : stride, j : j + columns : stride]
+    for i in range(kernel[0])
+    for j in range(kernel[1])
+  ]
+  return shifts, (h, w)
+
+
 # --- By lax -------------------------------------------------------------------------------------
 
 
@@ -146,16 +159,14 @@ def _shifts_weight_gradient(x, g, stride, padding, shape):
 
   (Under `jit` over several CPU devices the loop runs on each of them with the whole batch.)
   """
-  del stride  # 1
   b, h, w, d = g.shape
   megabytes = 4e-6 * math.prod(x.shape[1:])
   n = max(n for n in range(1, 9) if b % n == 0 and (n == 1 or n * megabytes <= 2.5))
 
   def add(total, images):
     x, g = images
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    shifted = [x[:, i : i + h, j : j + w] for i in range(shape[0]) for j in range(shape[1])]
-    return total + jnp.stack([s.reshape(len(g), -1).T @ g for s in shifted]), None
+    shifts, _ = _shifts(x, shape[:2], stride, padding)
+    return total + jnp.stack([s.reshape(len(g), -1).T @ g for s in shifts]), None
 
   images = x.reshape(b // n, n, *x.shape[1:]), g.reshape(b // n, n * h * w, d)
   zeros = jnp.zeros((shape[0] * shape[1], *shape[2:]), x.dtype)
@@ -167,13 +178,7 @@ def _shifts_weight_gradient(x, g, stride, padding, shape):
 
 def _patches(x, kernel, stride, padding):
   """The part of x [b, h, w, c] that each output sees, [b h' w', k k c], and (h', w')."""
-  x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-  h, w = ((n - k) // stride + 1 for n, k in zip(x.shape[1:3], kernel, strict=True))
-  shifts = [
-    x[:, i : i + stride * (h - 1) + 1 : stride, j : j + stride * (w - 1) + 1 : stride]
-    for i in range(kernel[0])
-    for j in range(kernel[1])
-  ]
+  shifts, (h, w) = _shifts(x, kernel, stride, padding)
   return jnp.concatenate(shifts, axis=-1).reshape(x.shape[0] * h * w, -1), (h, w)
 
 
