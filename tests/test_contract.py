@@ -5,6 +5,7 @@ A new config is found by itself. See gen_jax/contract.py for the contract.
 
 import functools
 import pathlib
+import re
 
 import chex
 import flax.linen as nn
@@ -113,6 +114,7 @@ def test_a_config_says_what_it_is(path):
   assert 'https://arxiv.org/abs/' in doc
   assert f'python launch.py --config=configs/{path.name}' in doc
   assert f'runs/{path.stem}/samples' in doc
+  assert re.search(r'\d (s|seconds|minutes?|hours?)\b[^.]* cores', doc) and 'AMD EPYC' in doc
   body = source.split('config.system')[1].split("if arg == 'smoke'")[0]
   fields = [
     line
