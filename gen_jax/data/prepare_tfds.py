@@ -61,6 +61,7 @@ def prepare(name: str, data_dir: str | None) -> None:
     raise ModuleNotFoundError(name='tensorflow')
   pathlib.Path(builder.data_dir_root).mkdir(parents=True, exist_ok=True)
   _check_network(builder)
+  print(f'Preparing {name} in {builder.data_dir_root}, once', flush=True)
   builder.download_and_prepare()
 
 

@@ -61,7 +61,6 @@ def prepare(name: str, data_dir: str) -> str | None:
     'CUDA_VISIBLE_DEVICES': '',  # TensorFlow would take the memory of the GPU.
     'TF_CPP_MIN_LOG_LEVEL': '3',
   }
-  print(f'Preparing {name} in {data_dir}, once', file=sys.stderr, flush=True)
   command = [sys.executable, '-m', 'gen_jax.data.prepare_tfds', name, data_dir]
   child = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True)
   if child.returncode == 0:
