@@ -9,6 +9,7 @@ SIGTERM.
 """
 
 import argparse
+import logging
 import sys
 import time
 from pathlib import Path
@@ -44,6 +45,8 @@ def parse(argv):
 
 def run(argv):
   started = time.monotonic()
+  # Before any library sets up its own form of it.
+  logging.basicConfig(format='%(message)s', level=logging.WARNING)
   overrides, argv = configs.split_overrides(argv)
   flags = parse(argv)
   if flags.list:

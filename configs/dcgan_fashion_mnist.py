@@ -53,7 +53,7 @@ def get_config(arg=''):
   )
   config.optim = dict(
     G=dict(
-      lr=2e-4,  # learning rate of Adam
+      lr=5e-4,  # learning rate of Adam; with Radford's 2e-4 the same takes twice the steps
       b1=0.5,  # decay of Adam's first moment
       b2=0.999,  # decay of Adam's second moment
       eps=1e-8,  # of Adam
@@ -63,7 +63,7 @@ def get_config(arg=''):
       clip_norm=None,  # global norm that gradients are cut to; None: never
     ),
     D=dict(
-      lr=2e-4,  # learning rate of Adam
+      lr=5e-4,  # learning rate of Adam; with Radford's 2e-4 the same takes twice the steps
       b1=0.5,  # decay of Adam's first moment
       b2=0.999,  # decay of Adam's second moment
       eps=1e-8,  # of Adam
@@ -74,7 +74,7 @@ def get_config(arg=''):
     ),
   )
   config.train = dict(
-    steps=12000,  # updates of G, 13 epochs
+    steps=8000,  # updates of G, 9 epochs
     batch_size=64,  # examples per step, over all devices
     log_steps=100,  # between lines of metrics.jsonl and of the console
     sample_steps=2000,  # between pictures

@@ -5,7 +5,6 @@ and saves, each on its own cadence, the last step always included. It knows syst
 contract only (gen_jax.contract).
 """
 
-import logging
 import math
 import sys
 import time
@@ -37,7 +36,6 @@ def run(config, workdir, started: float | None = None) -> int:
     UserError: something in the config, the data or the workdir has to be put right first.
     SystemExit, KeyboardInterrupt: SIGTERM or Ctrl-C came before there was anything to save.
   """
-  logging.basicConfig(format='%(message)s', level=logging.WARNING)
   started = time.monotonic() if started is None else started
   system = contract.check(config)
   contract.check_training(config)

@@ -9,6 +9,7 @@ import types
 from pathlib import Path
 
 import pytest
+from children import run_python
 
 import gen_jax
 import launch
@@ -255,3 +256,14 @@ def test_the_config_of_a_run_is_not_executed(calls, capsys):
   Path('old/config.json').write_text(json.dumps({'system': 'tiny', 'seed': 0}))
   assert launch.main(['--mode=sample', '--workdir=old']) == 2
   assert ' is missing: ' in capsys.readouterr().err
+
+
+def test_a_warning_is_told_in_its_own_words():
+  code = (
+    'import logging, launch\n'
+    "launch.main(['--list'])\n"
+    'import jax, orbax.checkpoint, absl.logging\n'
+    "logging.getLogger('gen_jax.data').warning('one file is skipped')"
+  )
+  done = run_python('-c', code, cwd=Path(launch.__file__).parent)
+  assert done.stderr == 'one file is skipped\n'

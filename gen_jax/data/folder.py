@@ -196,10 +196,11 @@ class FolderSource(Source):
       more = [f'and {len(bad) - _NAMED} more'] if len(bad) > _NAMED else []
       named = '; '.join(bad[:_NAMED] + more)
       if data.bad_files == 'error' or not good:
+        resize = "set config.data.fit='crop' to cut and resize, " if self._fit == 'exact' else ''
         raise UserError(
           f'config.data.shape={self.shape} with config.data.fit={self._fit!r}, but {count} cannot '
-          f"be used: {named}. Mend them, change the shape, set config.data.fit='crop' to cut and "
-          "resize, or config.data.bad_files='skip'"
+          f'be used: {named}. Mend them, change the shape, {resize}or set '
+          "config.data.bad_files='skip'"
         )
       _log.warning('%s are skipped: %s', count, named)
     if keep:

@@ -223,6 +223,7 @@ def test_bomb_is_refused_without_decoding(make_config, tmp_path, side):
   png = b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', b'') + chunk(b'IEND', b'')
   (tmp_path / 'bomb.png').write_bytes(png)
   message = refusal(make_config, tmp_path, fit='crop')
+  assert 'bad_files' in message and "fit='crop' to" not in message
   assert 'bomb.png' in message and ('limit' in message or 'bomb attack' in message)
 
 
