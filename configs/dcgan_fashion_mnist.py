@@ -4,7 +4,7 @@ After Radford, Metz and Chintala 2016, https://arxiv.org/abs/1511.06434.
 
     python launch.py --config=configs/dcgan_fashion_mnist.py
 
-12,000 steps; the first 5,000 took 28 minutes on two busy CPU cores (AMD EPYC).
+8,000 steps, 30 to 40 minutes on two CPU cores (AMD EPYC).
 Out come grids of clothes in runs/dcgan_fashion_mnist/samples/.
 """
 
