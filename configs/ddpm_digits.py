@@ -77,7 +77,8 @@ def get_config(arg=''):
     variance='large',  # ancestral: sigma^2 = beta (large) or beta tilde (small)
     steps=100,  # ddim: evaluations of the net
     spacing='uniform',  # ddim: uniform or quadratic
-    eta=0.0,  # ddim: 0 deterministic, 1 as random as DDPM
+    # Fresh noise in every step repairs what a net after a short training gets wrong.
+    eta=1.0,  # ddim: 0 deterministic, 1 as random as DDPM
     clip=None,  # cut x_0 to [-1, 1] at every step; None: as published, ancestral only
     intermediates=0,  # pictures of the way from noise to data
     weights='ema',  # ema or raw

@@ -68,7 +68,11 @@ def deprecations_are_errors(monkeypatch):
 
 
 def pytest_collection_modifyitems(config, items):
-  """Leaves slow tests out unless `-m` asks for them."""
+  """Starts the longest tests early, so that no worker is left alone with one at the end,
+  and leaves slow tests out unless `-m` asks for them.
+  """
+  with_children = ('test_train.py', 'test_examples.py', 'test_docs.py')
+  items.sort(key=lambda item: item.path.name not in with_children)
   if config.option.markexpr:
     return
   skip = pytest.mark.skip(reason='slow; run with -m "slow or not slow"')
