@@ -20,7 +20,8 @@ class EpsNet(nn.Module):  # x_t [b, 2], t [b] -> predicted noise [b, 2]
     return nn.Dense(2)(h)
 
 
-config = configs.load('configs/ddpm_digits.py', [('data.shape', '(2,)'), ('sample.steps', '50')])
+config = configs.load('configs/ddpm_digits.py', [('data.shape', '(2,)')])
+config.sample.update(steps=50, eta=0.0)
 config.data.num_classes = None  # the points have no labels
 config.net = dict(name=EpsNet)  # or the dotted path of an importable class
 config = configs.check(config, ddpm.FIELDS)
