@@ -30,7 +30,11 @@ def test_the_rows_of_each_device_are_rows_of_the_global_draw():
   assert len(parts) == 2 * len(DRAWS)
   for (name, axis), (first, second) in parts.items():
     together = np.concatenate([np.asarray(first), np.asarray(second)], axis)
-    np.testing.assert_array_equal(together, DRAWS[name](key, shape), err_msg=f'{name} {axis}')
+    whole = DRAWS[name](key, shape)
+    if name == 'normal':  # the same bits, but another program may round their polynomial otherwise
+      np.testing.assert_allclose(together, whole, rtol=3e-7, err_msg=f'{name} {axis}')
+    else:
+      np.testing.assert_array_equal(together, whole, err_msg=f'{name} {axis}')
     assert (first != second).any()
 
 
