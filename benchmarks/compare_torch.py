@@ -73,7 +73,7 @@ def make_jax(case, batch_size):
   minibatches = contract.minibatches(config, system) is not None
   state = init(init_key)
   train_step = parallel.compile_step(
-    *(one_step, mesh, state, batch, {}, step_key), mode='jit', minibatches=minibatches
+    one_step, mesh, state, batch, {}, step_key, mode='jit', minibatches=minibatches
   )
   players = [player for player in vars(state).values() if hasattr(player, 'params')]
   parameters = [sum(leaf.size for leaf in jax.tree.leaves(p.params)) for p in players]

@@ -129,7 +129,12 @@ def _train(config, system, batches, folder, saver, stop, started) -> int:
     if start < total:
       compiled = pool.submit(
         parallel.compile_step,
-        *(step, mesh, target, fed, resident, keys),
+        step,
+        mesh,
+        target,
+        fed,
+        resident,
+        keys,
         mode=config.parallel.mode,
         minibatches=len(batches.shape) > 1,
       )

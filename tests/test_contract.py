@@ -215,7 +215,7 @@ def run_steps(case, mode, devices, steps=2):
   ]
   minibatches = contract.minibatches(config, system) is not None
   compiled = parallel.compile_step(
-    *(step, mesh, state, batches[0], {}, key), mode=mode, minibatches=minibatches
+    step, mesh, state, batches[0], {}, key, mode=mode, minibatches=minibatches
   )
   history = []
   for batch in batches:

@@ -112,7 +112,7 @@ def finish(process, timeout=240):
 def kill_and_resume(name, tmp_path, *more):
   straight, broken = tmp_path / 'straight', tmp_path / 'broken'
   # Long enough that the signals come before the end; the steps of the ring are the quickest.
-  total = 200 if name == 'gan_ring' else 90
+  total = 200 if name == 'gan_ring' else 120
   flags = (
     f'--config.train.steps={total}',
     '--config.train.log_steps=1',
