@@ -7,6 +7,7 @@ makes the bits of an entry from the key and the entry's position, and XLA comput
 that are kept).
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -49,13 +50,34 @@ def integers(key, shape, low, high, axis_name=None, axis=0) -> jax.Array:
 def bernoulli(key, p, shape, axis_name=None, axis=0) -> jax.Array:
   """Boolean `shape`, true with probability `p` to within 2**-17; arguments as in `rows`.
 
-  Sixteen bits make an entry, so one threefry word makes two: on CPU these words are the cost of
+  Sixteen bits make an entry, so a call of threefry makes four: on CPU these calls are the cost of
   dropout.
   """
 
   def draw(shape):
-    words = jax.random.bits(key, (*shape[:-1], -(-shape[-1] // 2)), jnp.uint32)
-    halves = jax.lax.bitcast_convert_type(words, jnp.uint16).astype(jnp.int32)
+    words = threefry(key, (*shape[:-1], -(-shape[-1] // 4)))
+    halves = jax.lax.bitcast_convert_type(jnp.stack(words, -1), jnp.uint16).astype(jnp.int32)
     return halves.reshape(*shape[:-1], -1)[..., : shape[-1]] < round(p * 2**16)
 
   return rows(draw, shape, axis_name, axis)
+
+
+def threefry(key, shape) -> tuple[jax.Array, jax.Array]:
+  """Threefry-2x32 with 20 rounds (Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3,
+  section 4.2) of the counters 0, 1, ...: two uint32 arrays of `shape`.
+
+  Their exclusive or is `jax.random.bits(key, shape)`. That keeps half of the bits and on CPU runs
+  the rounds as a loop over arrays, one thread and a pass through memory for each; here they are one
+  fused expression, which every backend computes where the bits are used (docs/performance.md).
+  """
+  jax.random.bits(key, (0,))  # nothing, but a use of the key: jax.debug_key_reuse watches no other
+  k0, k1 = jax.random.key_data(key).ravel()[:2]  # a threefry key has no more, rbg's has two in one
+  keys = (k0, k1, k0 ^ k1 ^ jnp.uint32(0x1BD11BDA))
+  x0 = jnp.broadcast_to(k0, shape)
+  x1 = k1 + jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
+  for i in range(5):
+    for rotation in ((13, 15, 26, 6), (17, 29, 16, 24))[i % 2]:
+      x0 = x0 + x1
+      x1 = x0 ^ (x1 << rotation | x1 >> 32 - rotation)
+    x0, x1 = x0 + keys[(i + 1) % 3], x1 + keys[(i + 2) % 3] + jnp.uint32(i + 1)
+  return x0, x1

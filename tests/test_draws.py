@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from children import QUICK
 
 from gen_jax import draws
@@ -76,3 +77,21 @@ def test_bernoulli_entries_are_independent_of_their_neighbours():
   a = np.float64(draws.bernoulli(jax.random.key(1), 0.3, (40_000, 3)))
   correlations = np.corrcoef(a.T)
   np.testing.assert_allclose(correlations, np.eye(3), atol=0.02)
+
+
+def test_threefry_is_the_published_one_and_jaxs():
+  # Counter and key 0: the known answer of Random123 (Salmon et al. 2011), file kat_vectors.
+  zero = draws.threefry(jax.random.wrap_key_data(jnp.zeros(2, jnp.uint32)), (1,))
+  np.testing.assert_array_equal(np.ravel(zero), np.uint32([0x6B200159, 0x99BA4EFE]))
+  key = jax.random.key(5)
+  for shape in ((7,), (3, 4, 5)):
+    x0, x1 = draws.threefry(key, shape)
+    np.testing.assert_array_equal(x0 ^ x1, jax.random.bits(key, shape))
+
+
+def test_a_key_used_twice_for_bernoulli_is_found():
+  def twice(key):
+    return draws.bernoulli(key, 0.5, (4,)), draws.bernoulli(key, 0.5, (4,))
+
+  with jax.debug_key_reuse(True), pytest.raises(jax.errors.KeyReuseError):
+    jax.jit(twice)(jax.random.key(0))
