@@ -58,7 +58,7 @@ def get_config(arg=''):
       b2=0.999,  # decay of Adam's second moment
       eps=1e-8,  # of Adam
       warmup_steps=0,  # the rate grows linearly from 0 over so many steps
-      decay_steps=None,  # then falls linearly to 0 at this step; None: never
+      decay_steps=None,  # times a line from 1 at step 0 to 0 at this one; None: no line
       l2=1e-5,  # weight decay, added to the gradient
       clip_norm=None,  # global norm that gradients are cut to; None: never
     ),
@@ -68,7 +68,7 @@ def get_config(arg=''):
       b2=0.999,  # decay of Adam's second moment
       eps=1e-8,  # of Adam
       warmup_steps=0,  # the rate grows linearly from 0 over so many steps
-      decay_steps=None,  # then falls linearly to 0 at this step; None: never
+      decay_steps=None,  # times a line from 1 at step 0 to 0 at this one; None: no line
       l2=5e-6,  # weight decay, added to the gradient; half of 1e-5, as D's loss is
       clip_norm=None,  # global norm that gradients are cut to; None: never
     ),

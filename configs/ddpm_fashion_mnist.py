@@ -55,7 +55,7 @@ def get_config(arg=''):
     b2=0.999,  # decay of Adam's second moment
     eps=1e-8,  # of Adam
     warmup_steps=200,  # the rate grows linearly from 0 over so many steps
-    decay_steps=3000,  # then falls linearly to 0 at this step; None: never
+    decay_steps=3000,  # times a line from 1 at step 0 to 0 at this one; None: no line
     l2=0.0,  # weight decay, added to the gradient
     clip_norm=1.0,  # global norm that gradients are cut to; None: never
   )

@@ -159,10 +159,15 @@ class Checkpointer:
         return _verify(self._directory / _name(step))
       except _Damaged as damage:
         raise UserError(f'checkpoint {damage}; steps: {steps}') from None
-    for candidate in reversed(steps):
-      manifest = self._verified(candidate)
-      if manifest is not None:
-        return manifest
+    while steps:
+      for candidate in reversed(steps):
+        manifest = self._verified(candidate)
+        if manifest is not None:
+          return manifest
+      # A run in progress may have written a newer one and deleted the last of these meanwhile.
+      before, steps = steps, self.steps()
+      if steps == before:
+        break
     if left := self._left_over():
       raise UserError(
         f'{self._directory} holds checkpoints ({", ".join(left)}) but none is intact; '
@@ -181,8 +186,8 @@ class Checkpointer:
     Raises:
       UserError: a leaf is missing, left over, or has another shape or dtype.
     """
+    check_fits(manifest, target)
     wanted = _leaves(target)
-    _compare(manifest, _table(wanted))
     here = environment()
     if here != manifest.environment:
       names = sorted(here.keys() | manifest.environment.keys())
@@ -202,12 +207,19 @@ class Checkpointer:
         leaf = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
       specs[key] = leaf
     filled = {k: x for k, x in specs.items() if _has_data(x)}
-    restored = traverse_util.flatten_dict(
-      self._arrays.restore(
+    try:
+      arrays = self._arrays.restore(
         manifest.path / 'arrays',
         args=ocp.args.StandardRestore(traverse_util.unflatten_dict(filled)),
       )
-    )
+    except Exception as error:
+      if manifest.path.exists():
+        raise
+      raise UserError(
+        f'checkpoint {manifest.path} was deleted while it was read, by the run that has newer ones '
+        'now; try again'
+      ) from error
+    restored = traverse_util.flatten_dict(arrays)
     for key in specs.keys() - filled.keys():
       empty = np.zeros(specs[key].shape, specs[key].dtype)
       is_numpy = isinstance(specs[key], np.ndarray)
@@ -375,8 +387,13 @@ def _check_finite(leaves: dict) -> None:
       raise ValueError(f'{"/".join(key)} holds NaN or infinity; such a state is not saved')
 
 
-def _compare(manifest: Manifest, wanted: dict) -> None:
-  found = manifest.leaves
+def check_fits(manifest: Manifest, target) -> None:
+  """Compares the leaves of a checkpoint with those of `target`, as for `Checkpointer.restore`.
+
+  Raises:
+    UserError: a leaf is missing, left over, or has another shape or dtype.
+  """
+  found, wanted = manifest.leaves, _table(_leaves(target))
   where = f'checkpoint {manifest.path} does not fit this model'
   if missing := sorted(wanted.keys() - found.keys()):
     raise UserError(f'{where}: it lacks {_some(missing)}')

@@ -600,7 +600,8 @@ def _parse(path: str, text: str, current, rule: Field | None):
     if isinstance(value, str) or (value is None and (rule is None or rule.optional)):
       return value
     return text
-  integral = rule.type == 'integer' if rule else type(current) is int
+  # Of None the type is not known here; a field for numbers takes an int, too.
+  integral = rule.type == 'integer' if rule else current is None or type(current) is int
   if integral and isinstance(value, float) and value.is_integer():
     value = int(value)  # 1e6
   if isinstance(value, int | float) and (rule.many if rule else isinstance(current, tuple)):

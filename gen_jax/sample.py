@@ -119,6 +119,8 @@ def run(config, workdir, step: int | None = None) -> int:
   out = folder.samples / f'step_{manifest.step:07d}_seed_{seed}'
   try:
     out.mkdir(parents=True, exist_ok=True)
+    for stale in (*out.glob('[0-9]*.png'), out / 'trajectory.png'):  # of an earlier command
+      stale.unlink(missing_ok=True)
   except OSError as error:
     raise UserError(f'{out} cannot be written: {error.strerror}') from error
   image = made['image']

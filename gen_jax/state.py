@@ -36,7 +36,7 @@ OPTIMIZER = {
   'warmup_steps': rules.integer(low=0),  # the rate grows linearly from 0 to lr over so many steps
   'decay_steps': rules.integer(
     low=1, optional=True
-  ),  # then falls linearly to 0 at this step; None: never
+  ),  # times a line from 1 at step 0 to 0 at this one; None: no line
   'l2': rules.number(low=0),  # added to the gradient as l2 * params (not decoupled)
   'clip_norm': rules.number(
     above=0, optional=True

@@ -69,6 +69,16 @@ def itstime(step: int, every: int, total: int) -> bool:
   return step % every == 0 or step == total
 
 
+def _to_go_on(config) -> str:
+  """What a finished run needs to train further."""
+  ends = [
+    f'--config.{path}'
+    for path, value in configs.leaves(config)
+    if path == 'train.steps' or (path.endswith('.decay_steps') and value is not None)
+  ]
+  return f'A larger {" and ".join(reversed(ends))}'
+
+
 def _check_start(config, source, manifest, folder) -> None:
   """Refuses to go on with another config or other data, and tells of a start from step 0 where a
   run has been.
@@ -99,7 +109,7 @@ def _train(config, system, batches, folder, saver, stop, started) -> int:
   if start >= total and not undrawn:
     print(
       f'{folder.path} is finished: step {start} of {total}; pictures in {folder.samples}. '
-      f'A larger --config.train.steps goes on.'
+      f'{_to_go_on(config)} goes on.'
     )
     return 0
 
@@ -125,6 +135,8 @@ def _train(config, system, batches, folder, saver, stop, started) -> int:
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
     jax.eval_shape(init, fed, resident),
   )
+  if manifest is not None:
+    checkpoint.check_fits(manifest, target)  # at once, rather than when the step is compiled
   with ThreadPoolExecutor(1) as pool:
     if start < total:
       compiled = pool.submit(

@@ -229,6 +229,28 @@ def test_no_silent_restart_when_all_are_damaged(copied):
     make(copied).latest()
 
 
+def test_a_reader_finds_what_the_run_wrote_while_it_read(copied, monkeypatch):
+  verify = checkpoint._verify
+
+  def overtaken(path):
+    if path.name == '0000000002' and path.exists():  # The run saves step 3 and deletes the others.
+      shutil.copytree(path, copied / 'moved')
+      for step in ('0000000001', '0000000002'):
+        shutil.rmtree(copied / step)
+      c = make(copied)
+      c.save(3, make_state(3))
+      c.close()
+    return verify(path)
+
+  monkeypatch.setattr(checkpoint, '_verify', overtaken)
+  reader = make(copied)
+  manifest = reader.latest()
+  assert manifest.step == 3
+  shutil.rmtree(copied / '0000000003')
+  with pytest.raises(UserError, match='0000000003 was deleted while it was read.*try again'):
+    reader.restore(manifest, make_state())
+
+
 def test_nothing_there_is_none_and_a_wrong_step_lists_the_steps(saved, tmp_path):
   assert make(tmp_path / 'none').latest() is None
   with pytest.raises(UserError, match=r'no checkpoint of step 5 .*\[1, 2\]'):

@@ -558,6 +558,7 @@ def test_only_python_files_are_executed(tmp_path):
     ('train.steps', '1000', 1000),
     ('train.steps', '1_000', 1000),
     ('train.steps', '1e6', 1_000_000),
+    ('sample.steps', '1e2', 100),  # None before
     ('data.flip', '1', 1.0),
     ('data.flip', '5e-1', 0.5),
     ('data.path', '/pictures/3', '/pictures/3'),

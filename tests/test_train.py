@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from children import QUICK, run_python
+from ml_collections import FrozenConfigDict
 from PIL import Image
 
 import launch
@@ -203,6 +204,18 @@ def test_a_run_leaves_what_a_person_looks_for(tmp_path, capsys):
   assert not np.array_equal(first, np.load(samples / 'step_0000020_seed_1/points.npy'))
 
 
+def test_what_a_finished_run_needs_to_go_on():
+  def told(**optim):
+    return train._to_go_on(FrozenConfigDict(dict(train=dict(steps=5), optim=optim)))
+
+  assert told(decay_steps=None) == 'A larger --config.train.steps'
+  decay = dict(decay_steps=5)
+  assert told(**decay) == 'A larger --config.train.steps and --config.optim.decay_steps'
+  assert told(G=decay, D=decay).endswith(
+    'steps and --config.optim.G.decay_steps and --config.optim.D.decay_steps'
+  )
+
+
 def test_sampling_does_not_ask_for_the_devices_of_the_training(tmp_path):
   flags = (f'--config={RING}', f'--workdir={tmp_path}', '--config.train.batch_size=15')
   assert main(*flags, '--config.parallel.data=1', '--config.train.steps=1') == 0
@@ -230,6 +243,10 @@ def test_a_class_conditional_model_samples_one_png_per_image_and_a_trajectory(tm
   with Image.open(folder / '00003.png') as image:
     assert image.size == (8, 8)
   assert (folder / 'grid.png').exists() and (folder / 'trajectory.png').exists()
+  # Another command for the same folder leaves nothing of the first.
+  fewer = ('--config.sample.num_images=4', '--config.sample.intermediates=0')
+  assert main(*flags, '--mode=sample', *fewer) == 0
+  assert sorted(path.name for path in folder.glob('*.png')) == [*files[:4], 'grid.png']
 
 
 def test_a_changed_config_is_refused_in_one_line(tmp_path, capsys, monkeypatch):

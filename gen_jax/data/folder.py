@@ -44,6 +44,18 @@ class BadImage(ValueError):
   """Why a file is no image that this run can use, as the end of a sentence about the file."""
 
 
+def check_image_shape(shape: tuple[int, ...]) -> None:
+  """Refuses a `config.data.shape` that no image can have.
+
+  Raises:
+    UserError: it is not (height, width, channels) with 1, 3 or 4 channels.
+  """
+  if len(shape) != 3 or shape[2] not in _CHANNELS.values():
+    raise UserError(
+      f'config.data.shape={shape}: images need (height, width, channels) with 1, 3 or 4 channels'
+    )
+
+
 def fit_image(image: Image.Image, shape: tuple[int, int, int], fit: str) -> np.ndarray:
   """Returns a loaded image as uint8 `shape`.
 
@@ -142,11 +154,7 @@ class FolderSource(Source):
     if not self._root.is_dir():
       raise UserError(f'{where} is not a folder')
     self.shape = tuple(data.shape)
-    if len(self.shape) != 3 or self.shape[2] not in _CHANNELS.values():
-      raise UserError(
-        f'config.data.shape={self.shape}: images need (height, width, channels) with 1, 3 or 4 '
-        'channels'
-      )
+    check_image_shape(self.shape)
     self._fit = data.fit
     files = find_images(self._root)
     if not files:

@@ -16,7 +16,7 @@ from absl import logging
 from tqdm import tqdm
 
 import gen_jax
-from gen_jax.data.folder import BadImage, decode
+from gen_jax.data.folder import BadImage, check_image_shape, decode
 from gen_jax.data.sources import Source, content_hash, reading_pool
 from gen_jax.errors import UserError
 
@@ -128,6 +128,7 @@ class TFDSSource(Source):
       found = ', '.join(f'{key}: {value}' for key, value in features.items()) if named else features
       raise UserError(f"config.data.name={data.name!r} has no 8-bit images as 'image', but {found}")
     self.shape = tuple(data.shape)
+    check_image_shape(self.shape)
     if data.fit == 'exact':
       if None in image.shape:
         raise UserError(

@@ -57,8 +57,11 @@ def ddim_times(total: int, steps: int, spacing: str) -> np.ndarray:
   """The sub-sequence tau of time indices, ascending int32 [steps] (Song et al. 2020, appendix D.2).
 
   'uniform' takes floor(i total / steps) for i = 0, 1, ...; 'quadratic' squares an even grid up to
-  sqrt(0.8 total), as the released code does, and repeats small indices for many steps.
+  sqrt(0.8 total), as the released code does, and repeats small indices for many steps. Of a single
+  step, the time is the last with either: the x it is given is noise.
   """
+  if steps == 1:
+    return np.array([total - 1], np.int32)
   if spacing == 'uniform':
     return (np.arange(steps) * total // steps).astype(np.int32)
   return (np.linspace(0, np.sqrt(total * 0.8), steps) ** 2).astype(np.int32)

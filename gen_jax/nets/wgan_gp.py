@@ -35,7 +35,9 @@ def _strided_he(stride: int):
 class Generator28(nn.Module):
   """z [b, 128] -> [b, 28, 28, 1] in (-1, 1); 1,554,177 parameters.
 
-  The original ends in a sigmoid for data in [0, 1]; tanh for data in [-1, 1] is the same map.
+  The original ends in a sigmoid for data in [0, 1]; tanh for data in [-1, 1] is the same map. (Not
+  so the penalty: gradients in x are half as large on the doubled range, so that the same lambda
+  weighs half as much against the critic's loss.)
   """
 
   shape: Sequence[int] = (28, 28, 1)

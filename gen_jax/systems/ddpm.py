@@ -106,12 +106,27 @@ def check(config) -> None:
     )
 
 
+def predict(model, params, x_t, t, label, **how) -> jax.Array:
+  """The net's eps_hat for x_t [b, ...] and t [b].
+
+  Raises:
+    UserError: it has not the shape of x_t. The loss would broadcast, and train without a word.
+  """
+  eps_hat = model.net.apply({'params': params}, x_t, t, label, **how)
+  if eps_hat.shape != x_t.shape:
+    raise UserError(
+      f'config.net: {type(model.net).__name__} maps {x_t.shape} to {eps_hat.shape}; the noise that '
+      'it predicts must have the shape of its input'
+    )
+  return eps_hat
+
+
 def loss_fn(params, x_0, label, t, eps, key, *, model, config):
   """L_simple: x_0 and eps float32 [b, ...], t int32 [b];
   the mean over all dimensions, then over examples.
   """
   x_t = q_sample(model.process, x_0, t, eps)
-  eps_hat = model.net.apply({'params': params}, x_t, t, label, train=True, rngs={'dropout': key})
+  eps_hat = predict(model, params, x_t, t, label, train=True, rngs={'dropout': key})
   loss = jnp.mean((eps - eps_hat) ** 2)
   return loss, {'net/loss': loss}
 
@@ -178,7 +193,7 @@ def sample(state, batch, rng, *, config) -> dict:
   x = draws.normal(noise_key, (batch_size(batch), *config.data.shape))
 
   def eps(x, t):
-    return model.net.apply({'params': params}, x, t, batch.get('label'), train=False)
+    return predict(model, params, x, t, batch.get('label'), train=False)
 
   c = config.sample
   sampler = {

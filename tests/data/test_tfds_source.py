@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from gen_jax import data
+from gen_jax.data import prepare_tfds
 from gen_jax.data.prepare_tfds import SECONDS_TO_ANSWER
 from gen_jax.errors import UserError
 
@@ -162,6 +163,9 @@ def test_images_of_several_sizes_need_crop(open_tfds, refusal):
   assert source.num_classes is None and set(source[0]) == {'image'}
   assert source.arrays()['image'].shape == (30, 4, 4, 3)
   assert 'x9x3' in refusal(name='tiny_mixed', shape=(4, 4, 1), fit='crop')
+  for shape in ((4, 4, 2), (4,)):
+    message = refusal(name='tiny_mixed', shape=shape, fit='crop')
+    assert f'config.data.shape={shape}' in message and '1, 3 or 4 channels' in message
 
 
 @pytest.mark.parametrize(
@@ -311,6 +315,21 @@ def test_a_stop_while_data_are_prepared_is_quiet(tmp_path, repository, fake_tens
   # Left alone, the child would wait for an answer.
   assert time.monotonic() - asked < SECONDS_TO_ANSWER - 1
   assert (process.returncode, err) == (128 + number, '')
+
+
+def test_a_slow_server_is_a_network(tmp_path, monkeypatch):
+  monkeypatch.setattr(prepare_tfds, 'SECONDS_TO_ANSWER', 0.2)
+  monkeypatch.setenv('no_proxy', '127.0.0.1')
+
+  class Builder:
+    data_dir_root = tmp_path
+    BUILDER_CONFIGS = MANUAL_DOWNLOAD_INSTRUCTIONS = None
+
+  with socket.create_server(('127.0.0.1', 0)) as silent:
+    Builder.url_infos = {f'http://127.0.0.1:{silent.getsockname()[1]}/archive': None}
+    prepare_tfds._check_network(Builder)
+  with pytest.raises(ConnectionError, match='no network, http://127.0.0.1:.*/archive cannot be'):
+    prepare_tfds._check_network(Builder)
 
 
 def test_without_tensorflow_the_error_says_so(refusal, tmp_path, monkeypatch, capfd):

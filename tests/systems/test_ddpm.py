@@ -107,6 +107,14 @@ def loss_of(config, x_0, t, eps, label=None, key=0):
   return run(init(config).net.params, jax.random.key(key))
 
 
+class Grey(nn.Module):
+  """Predicts one value for all entries of an example."""
+
+  @nn.compact
+  def __call__(self, x, t, label=None, *, train):
+    return nn.Dense(1)(x)
+
+
 # --- The loss -------------------------------------------------------------------------------------
 
 
@@ -125,6 +133,16 @@ def test_the_loss_of_the_true_noise_is_0_at_every_time():
   # The net is shown x_t: a visible x_0 is an error of sqrt(bar / (1 - bar)) x_0.
   expected = 4 * np.mean(BARS / (1 - BARS))
   np.testing.assert_allclose(loss_of(config, zero + 2, t, eps), expected, rtol=1e-4)
+
+
+def test_a_prediction_of_another_shape_is_refused():
+  config = make_config(net=dict(name=Grey))
+  state = init(config)
+  words = r'config.net: Grey maps \(4, 3\) to \(4, 1\)'
+  with pytest.raises(UserError, match=words):
+    step(state, {'image': jnp.zeros((4, 3))}, config)
+  with pytest.raises(UserError, match=words):
+    draw_sample(state, {'index': jnp.arange(4)}, jax.random.key(0), config=config)
 
 
 def test_the_loss_has_dropout_and_the_label():
