@@ -1,0 +1,22 @@
+"""Metrics of generated examples, as pure functions of features (or points, or probabilities).
+
+A number is comparable only with what it was made of: the feature network, its weights and resize,
+the reference set and the number of samples. `gen_jax.evaluate` prints these beside every one.
+"""
+
+from gen_jax.metrics.frechet import Moments, frechet_distance
+from gen_jax.metrics.kernel import kernel_distance
+from gen_jax.metrics.modes import class_coverage, mode_coverage
+from gen_jax.metrics.neighbours import density_coverage, precision_recall
+from gen_jax.metrics.predictions import inception_score
+
+__all__ = [
+  'Moments',
+  'class_coverage',
+  'density_coverage',
+  'frechet_distance',
+  'inception_score',
+  'kernel_distance',
+  'mode_coverage',
+  'precision_recall',
+]

@@ -1,0 +1,67 @@
+"""Precision, recall, density and coverage, counted by hand and pair by pair."""
+
+import numpy as np
+import pytest
+
+from gen_jax.metrics import density_coverage, neighbours, precision_recall
+
+REAL = np.array([0.0, 1, 3, 6, 10])[:, None]  # k = 1: radii 1, 1, 2, 3, 4
+
+
+def line(*points):
+  return np.array(points, float)[:, None]
+
+
+def test_five_points():
+  # Fake radii 2.5, 2.5, 3, 1, 1. Of the fakes -0.5, 2 and 5 lie in real balls, 1, 2 and 2 of them;
+  # of the real ones all but 10 in fake balls, and all but 10 have a fake in their own.
+  fake = line(-0.5, 2, 5, 30, 31)
+  assert precision_recall(REAL, fake, k=1) == pytest.approx((3 / 5, 4 / 5))
+  assert density_coverage(REAL, fake, k=1) == pytest.approx((5 / 5, 4 / 5))
+
+
+def test_crowded_fakes():
+  # Everything at 5, in the balls of 3 and 6: good, but two modes of five. k = 2: the real radii are
+  # 3, 2, 3, 4, 7, so that 5 lies in the balls of 3, 6 and 10.
+  fake = line(5, 5, 5, 5)
+  assert precision_recall(REAL, fake, k=1) == pytest.approx((1, 0))
+  assert density_coverage(REAL, fake, k=1) == pytest.approx((2, 2 / 5))
+  assert density_coverage(REAL, fake, k=2) == pytest.approx((3 / 2, 3 / 5))
+
+
+def test_blocks_agree_with_all_pairs(monkeypatch):
+  monkeypatch.setattr(neighbours, 'BLOCK', 16)
+  rng = np.random.default_rng(0)
+  real, fake = 100 + rng.normal(size=(53, 4)), 100.5 + rng.normal(size=(37, 4))
+
+  def distances(a, b):
+    return np.linalg.norm(a[:, None] - b[None], axis=-1)
+
+  def radii(a, k):
+    return np.sort(distances(a, a), axis=1)[:, k]
+
+  inside = distances(fake, real) <= radii(real, 3)[None]
+  reached = distances(real, fake) <= radii(fake, 3)[None]
+  assert 0.1 < inside.any(1).mean() < 0.95
+  expected = inside.any(1).mean(), reached.any(1).mean()
+  np.testing.assert_allclose(precision_recall(real, fake), expected, rtol=1e-6)
+  inside = distances(fake, real) <= radii(real, 5)[None]
+  covered = distances(real, fake).min(1) <= radii(real, 5)
+  expected = inside.sum(1).mean() / 5, covered.mean()
+  np.testing.assert_allclose(density_coverage(real, fake), expected, rtol=1e-6)
+
+
+def test_equal_distributions():
+  real, fake = np.random.default_rng(1).normal(size=(2, 2000, 2))
+  density, coverage = density_coverage(real, fake)
+  assert abs(density - 1) < 0.05
+  # Naeem et al. 2020, Eq. 9, for n = m: 1 - (n - 1) ... (n - k) / ((2n - 1) ... (2n - k)).
+  i = np.arange(1, 6)
+  assert abs(coverage - (1 - np.prod((2000 - i) / (4000 - i)))) < 0.02
+
+
+def test_wrong_features():
+  with pytest.raises(ValueError, match='3 fake features: more than 3'):
+    precision_recall(np.ones((9, 2)), np.ones((3, 2)))
+  with pytest.raises(ValueError, match=r'\[m, d\]'):
+    density_coverage(np.ones((9, 2)), np.ones((9, 3)))
