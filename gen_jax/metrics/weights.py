@@ -1,0 +1,222 @@
+"""Reads named arrays from files of weights: npz, safetensors, and PyTorch's own formats.
+
+Nothing that a file says is executed: a PyTorch file is a pickle, a program; here its instructions
+are followed one by one as far as dictionaries of tensors need them, and everything else is refused.
+"""
+
+import hashlib
+import io
+import math
+import pathlib
+import pickletools
+import struct
+import zipfile
+from typing import NamedTuple
+
+import numpy as np
+from safetensors.numpy import load as load_safetensors
+
+from gen_jax.errors import UserError
+
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file of torch.save before 1.6
+_LEGACY_PROTOCOL = 1001
+_DTYPES = {
+  'FloatStorage': np.float32,
+  'DoubleStorage': np.float64,
+  'HalfStorage': np.float16,
+  'LongStorage': np.int64,
+  'IntStorage': np.int32,
+  'ShortStorage': np.int16,
+  'CharStorage': np.int8,
+  'ByteStorage': np.uint8,
+  'BoolStorage': np.bool_,
+}
+
+
+def sha256(path) -> str:
+  """Checksum of a file, in hexadecimal digits."""
+  with open(path, 'rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def read_weights(path) -> dict[str, np.ndarray]:
+  """The named arrays of a file: `.npz`, `.safetensors`, or a state dict by torch.save.
+
+  Raises:
+    UserError: there is no such file, or it holds something else.
+  """
+  path = pathlib.Path(path)
+  try:
+    content = path.read_bytes()
+  except OSError as error:
+    raise UserError(f'{path}: no weights can be read there ({error.strerror})') from error
+  try:
+    if path.suffix == '.npz':
+      with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return dict(arrays)
+    if path.suffix == '.safetensors':
+      return load_safetensors(content)
+    read = _read_zip if zipfile.is_zipfile(io.BytesIO(content)) else _read_legacy
+    return read(content)
+  except Exception as error:  # whatever the parsers of three formats find wrong
+    why = ' '.join(str(error).split())[:150]
+    raise UserError(
+      f'{path} is no file of weights (npz, safetensors, or a state dict by torch.save): {why}'
+    ) from error
+
+
+class _Symbol(NamedTuple):
+  """A name that a pickle wants imported; it never is."""
+
+  module: str
+  name: str
+
+
+class _Storage(NamedTuple):
+  key: str
+  dtype: type
+  size: int
+
+
+class _Tensor(NamedTuple):
+  storage: _Storage
+  offset: int
+  shape: tuple
+  strides: tuple
+
+
+def _read_zip(content):
+  """torch.save since 1.6: a zip archive with `*/data.pkl` and one file for each storage."""
+  with zipfile.ZipFile(io.BytesIO(content)) as archive:
+    (index,) = (name for name in archive.namelist() if name.endswith('/data.pkl'))
+    folder = index.removesuffix('data.pkl')
+    state = _follow(io.BytesIO(archive.read(index)))
+    return _arrays(
+      state, lambda storage: np.frombuffer(archive.read(f'{folder}data/{storage.key}'), np.uint8)
+    )
+
+
+def _read_legacy(content):
+  """torch.save before 1.6: five pickles (magic number, protocol, system, state, keys of storages),
+  then for each key the number of entries and the entries.
+  """
+  file = io.BytesIO(content)
+  if _follow(file) != _LEGACY_MAGIC or _follow(file) != _LEGACY_PROTOCOL:
+    raise ValueError('it does not begin as one')
+  if not _follow(file)['little_endian']:
+    raise ValueError('its numbers are big-endian')
+  state, keys = _follow(file), _follow(file)
+  dtypes = {t.storage.key: t.storage.dtype for t in state.values() if isinstance(t, _Tensor)}
+  raw = {}
+  for key in keys:
+    (size,) = struct.unpack('<q', file.read(8))
+    raw[key] = np.frombuffer(file.read(size * np.dtype(dtypes[key]).itemsize), np.uint8)
+  return _arrays(state, lambda storage: raw[storage.key])
+
+
+def _arrays(state, read_bytes):
+  """The arrays of a state dict's tensors; `read_bytes` maps a storage to its bytes."""
+  if not isinstance(state, dict):
+    raise ValueError(f'it holds a {type(state).__name__}, not a dict of tensors')
+  arrays = {}
+  for name, tensor in state.items():
+    if not isinstance(name, str) or not isinstance(tensor, _Tensor):
+      raise ValueError(f'its entry {name!r} is no tensor')
+    entries = read_bytes(tensor.storage).view(tensor.storage.dtype)
+    last = tensor.offset + sum(
+      (n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides, strict=True)
+    )
+    if math.prod(tensor.shape) and not 0 <= tensor.offset <= last < len(entries):
+      raise ValueError(f'tensor {name!r} reaches beyond its storage')
+    view = np.lib.stride_tricks.as_strided(
+      entries[tensor.offset :],
+      tensor.shape,
+      [stride * entries.itemsize for stride in tensor.strides],
+    )
+    arrays[name] = np.array(view)
+  return arrays
+
+
+def _call(function, arguments):
+  """What the few functions make that a state dict needs."""
+  match function:
+    case ('collections', 'OrderedDict'):
+      return dict(*arguments)
+    case ('torch._utils', '_rebuild_tensor_v2'):
+      storage, offset, shape, strides, *_ = arguments
+      return _Tensor(storage, offset, shape, strides)
+    case ('torch._utils', '_rebuild_parameter'):
+      return arguments[0]
+  raise ValueError(f'it wants to call {".".join(map(str, function))}, which is refused')
+
+
+def _persistent(pid):
+  """A storage from its persistent id (..., class, key, device, size[, view])."""
+  kind, symbol, key, _, size, *view = pid
+  if kind != 'storage' or symbol.name not in _DTYPES or any(view):
+    raise ValueError(f'unknown storage {symbol}')
+  return _Storage(key, _DTYPES[symbol.name], size)
+
+
+def _follow(file):
+  """Follows the pickle at the file's position, up to its end; returns what it describes."""
+  stack, marks, memo = [], [], {}
+
+  def since_mark():
+    start = marks.pop()
+    items = stack[start:]
+    del stack[start:]
+    return items
+
+  for opcode, value, _ in pickletools.genops(file):
+    match opcode.name:
+      case 'PROTO' | 'FRAME':
+        pass
+      case 'STOP':
+        return stack.pop()
+      case 'MARK':
+        marks.append(len(stack))
+      case 'NONE' | 'NEWTRUE' | 'NEWFALSE':
+        stack.append({'NONE': None, 'NEWTRUE': True, 'NEWFALSE': False}[opcode.name])
+      case 'BININT' | 'BININT1' | 'BININT2' | 'LONG1' | 'BINFLOAT':
+        stack.append(value)
+      case 'BINUNICODE' | 'SHORT_BINUNICODE':
+        stack.append(value)
+      case 'EMPTY_DICT' | 'EMPTY_LIST' | 'EMPTY_TUPLE':
+        stack.append({'EMPTY_DICT': {}, 'EMPTY_LIST': [], 'EMPTY_TUPLE': ()}[opcode.name])
+      case 'TUPLE':
+        stack.append(tuple(since_mark()))
+      case 'TUPLE1' | 'TUPLE2' | 'TUPLE3':
+        n = int(opcode.name[-1])
+        stack[-n:] = [tuple(stack[-n:])]
+      case 'BINPUT' | 'LONG_BINPUT':
+        memo[value] = stack[-1]
+      case 'MEMOIZE':
+        memo[len(memo)] = stack[-1]
+      case 'BINGET' | 'LONG_BINGET':
+        stack.append(memo[value])
+      case 'GLOBAL':
+        stack.append(_Symbol(*value.split(' ')))
+      case 'STACK_GLOBAL':
+        stack[-2:] = [_Symbol(*stack[-2:])]
+      case 'BINPERSID':
+        stack.append(_persistent(stack.pop()))
+      case 'REDUCE':
+        stack[-2:] = [_call(*stack[-2:])]
+      case 'SETITEM':
+        key, item = stack.pop(-2), stack.pop()
+        stack[-1][key] = item
+      case 'SETITEMS':
+        items = since_mark()
+        stack[-1].update(zip(items[::2], items[1::2], strict=True))
+      case 'APPEND':
+        item = stack.pop()
+        stack[-1].append(item)
+      case 'APPENDS':
+        items = since_mark()
+        stack[-1].extend(items)
+      case 'BUILD':
+        stack.pop()  # attributes of a dict, such as the versions of PyTorch's modules
+      case other:
+        raise ValueError(f'its instruction {other} is refused')
+  raise ValueError('it ends too early')
