@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax.errors import UserError
+from gen_jax.metrics.weights import StateDict
 
 SIZE = 299  # pixels of a side
 SHA256 = '6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2'
@@ -194,34 +194,14 @@ def from_torch(arrays: dict) -> dict:
     UserError: a layer is missing, unknown, or of another shape.
   """
   model = jax.eval_shape(Inception().init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))['params']
-  params, used = {}, set()
-
-  def take(name, shape):
-    used.add(name)
-    if name not in arrays:
-      raise UserError(f'the Inception weights lack {name}')
-    if arrays[name].shape != shape:
-      raise UserError(f'the Inception weights have {name} {arrays[name].shape}, {shape} is needed')
-    return np.asarray(arrays[name], np.float64)
-
+  state, params = StateDict(arrays, 'the Inception weights'), {}
   for module, leaves in model.items():
-    name = module.replace('/', '.')
     if module == 'fc':
-      params['fc'] = {'kernel': take('fc.weight', leaves['kernel'].shape[::-1]).T}
       continue
-    h, w, i, o = leaves['conv']['kernel'].shape
-    weight = take(f'{name}.conv.weight', (o, i, h, w))
-    scale, shift, mean, variance = (
-      take(f'{name}.bn.{part}', (o,)) for part in ('weight', 'bias', 'running_mean', 'running_var')
-    )
-    factor = scale / np.sqrt(variance + BATCH_NORM_EPSILON)
-    kernel = (weight * factor[:, None, None, None]).transpose(2, 3, 1, 0)
-    params[module] = {'conv': {'kernel': kernel, 'bias': shift - mean * factor}}
-  unknown = [
-    name
-    for name in arrays
-    if name not in used and name != 'fc.bias' and not name.endswith('num_batches_tracked')
-  ]
-  if unknown:
-    raise UserError(f'the Inception weights have {unknown[0]}, which the network has not')
-  return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)
+    name = module.replace('/', '.')
+    shape = leaves['conv']['kernel'].shape
+    params[module] = {'conv': state.conv(f'{name}.conv', f'{name}.bn', shape, BATCH_NORM_EPSILON)}
+  shape = model['fc']['kernel'].shape
+  params['fc'] = {'kernel': np.float32(state.take('fc.weight', shape[::-1]).T)}
+  state.finish('fc.bias')
+  return params

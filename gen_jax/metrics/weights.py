@@ -65,6 +65,52 @@ def read_weights(path) -> dict[str, np.ndarray]:
     ) from error
 
 
+class StateDict:
+  """The arrays of a PyTorch network, each taken once, in Flax's layout and as float32.
+
+  Errors call the arrays `what`, e.g. 'the Inception weights'.
+  """
+
+  def __init__(self, arrays: dict, what: str):
+    self._arrays, self._what, self._taken = arrays, what, set()
+
+  def take(self, name: str, shape) -> np.ndarray:
+    """The array of this name, float64.
+
+    Raises:
+      UserError: it is missing, or of another shape.
+    """
+    self._taken.add(name)
+    if name not in self._arrays:
+      raise UserError(f'{self._what} lack {name}')
+    array = self._arrays[name]
+    if array.shape != tuple(shape):
+      raise UserError(f'{self._what} have {name} {array.shape}, {tuple(shape)} is needed')
+    return np.asarray(array, np.float64)
+
+  def conv(self, conv: str, norm: str, shape, epsilon: float) -> dict:
+    """Kernel of `shape` [h, w, in, out] and bias of a convolution with its batch norm folded in."""
+    h, w, i, o = shape
+    weight = self.take(f'{conv}.weight', (o, i, h, w))
+    scale, shift, mean, variance = (
+      self.take(f'{norm}.{part}', (o,))
+      for part in ('weight', 'bias', 'running_mean', 'running_var')
+    )
+    factor = scale / np.sqrt(variance + epsilon)
+    kernel = (weight * factor[:, None, None, None]).transpose(2, 3, 1, 0)
+    return {'kernel': np.float32(kernel), 'bias': np.float32(shift - mean * factor)}
+
+  def finish(self, *ignored: str) -> None:
+    """Refuses arrays that nobody took, but for `ignored` and the counters of batch norm.
+
+    Raises:
+      UserError: there is one.
+    """
+    for name in self._arrays:
+      if name not in {*self._taken, *ignored} and not name.endswith('num_batches_tracked'):
+        raise UserError(f'{self._what} have {name}, which the network has not')
+
+
 class _Symbol(NamedTuple):
   """A name that a pickle wants imported; it never is."""
 
