@@ -1,11 +1,63 @@
-"""The two ends of the variational bound on -log p(x_0) (Ho et al. 2020, Eq. 5), in nats:
-L_T, the prior term, and L_0, the decoder for 8-bit data.
+r"""The variational bound on -log p(x_0) (Ho et al. 2020, Eq. 5), in nats:
+
+L = L_T + \sum_{t>1} L_{t-1} + L_0
+L_T = KL(q(x_T | x_0) || p(x_T)),  L_{t-1} = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)),
+L_0 = -log p(x_0 | x_1), a discretised Gaussian for 8-bit data
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from gen_jax.diffusion.process import Process
+from gen_jax.diffusion.process import Process, at, eps_to_x0, posterior_mean, q_sample
+
+
+def bound(
+  eps: Callable, x_0, rng, process: Process, *, variance: str = 'large', clip: bool = True
+) -> jax.Array:
+  """All terms of the bound for each example, means over dimensions: nats [T + 1, b], in the order
+  L_0, L_1, ..., L_{T-1}, L_T.
+
+  One sample of x_t makes each term, as in the released code (calc_bpd_loop); the sum over terms, in
+  bits, is the number of bits per dimension.
+
+  Args:
+    eps: maps x [b, ...] and t int32 [b] to the predicted noise [b, ...].
+    x_0: 8-bit data scaled to [-1, 1], [b, ...].
+    rng: key of the noise of all steps.
+    process: tables of the T steps.
+    variance: of p(x_{t-1} | x_t): 'large' (beta_t) or 'small' (beta_tilde_t).
+    clip: cut the predicted x_0 to [-1, 1], as in the released code.
+  """
+  log_variance = {'large': process.log_variance_large, 'small': process.log_variance_small}[
+    variance
+  ]
+  dims = tuple(range(1, x_0.ndim))
+
+  def term(_, t):
+    times = jnp.full(x_0.shape[0], t)
+    noise = jax.random.normal(jax.random.fold_in(rng, t), x_0.shape)
+    x_t = q_sample(process, x_0, times, noise)
+    x_0_hat = eps_to_x0(process, x_t, times, eps(x_t, times))
+    if clip:
+      x_0_hat = jnp.clip(x_0_hat, -1, 1)
+    mean = posterior_mean(process, x_0_hat, x_t, times)
+    log_var = at(log_variance, times, x_0.ndim)
+    true_mean = posterior_mean(process, x_0, x_t, times)
+    kl = normal_kl(true_mean, at(process.log_variance_small, times, x_0.ndim), mean, log_var)
+    decoder = -decoder_log_likelihood(x_0, mean, 0.5 * log_var)
+    return None, jnp.where(t == 0, decoder, kl).mean(dims)
+
+  _, terms = jax.lax.scan(term, None, jnp.arange(len(process.betas)))
+  return jnp.concatenate([terms, prior_kl(process, x_0).mean(dims)[None]])
+
+
+def normal_kl(mean_1, log_variance_1, mean_2, log_variance_2) -> jax.Array:
+  """KL(N(mean_1, variance_1) || N(mean_2, variance_2)) of each entry, nats."""
+  ratio = log_variance_1 - log_variance_2
+  distance = (mean_1 - mean_2) ** 2 * jnp.exp(-log_variance_2)
+  return 0.5 * (jnp.exp(ratio) - 1 - ratio + distance)
 
 
 def prior_kl(process: Process, x_0) -> jax.Array:

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from gen_jax import config as rules
 from gen_jax import draws, nets
 from gen_jax.diffusion import samplers
+from gen_jax.diffusion.bound import bound
 from gen_jax.diffusion.process import Process, make_betas, make_process, q_sample
 from gen_jax.errors import UserError
 from gen_jax.state import (
@@ -204,3 +205,26 @@ def sample(state, batch, rng, *, config) -> dict:
   x, kept = sampler(eps, x, steps_key, model.process, clip=clip, keep=c.intermediates)
   images = {'image': jnp.clip(x, -1, 1)}
   return images | {'trajectory': jnp.clip(kept, -1, 1)} if c.intermediates else images
+
+
+def evaluate(state, batch, rng, *, config) -> dict:
+  """The variational bound of each example, in bits per dimension (Eq. 5), with the weights and the
+  variance that `config.sample` names. T evaluations of the net.
+
+  Args:
+    state: the `State`.
+    batch: `image` float32 [b, ...], 8-bit data scaled to [-1, 1]; `label` where conditional.
+    rng: key of the noise.
+    config: as for `train_step`.
+
+  Returns:
+    'bits_per_dim' [b], the sum of L_0, L_1, ..., L_T, and 'terms' [b, T + 1], each of them.
+  """
+  model = build(config)
+  params = state.net.ema if config.sample.weights == 'ema' else state.net.params
+
+  def eps(x, t):
+    return predict(model, params, x, t, batch.get('label'), train=False)
+
+  nats = bound(eps, batch['image'], rng, model.process, variance=config.sample.variance)
+  return {'bits_per_dim': nats.sum(0) / jnp.log(2), 'terms': nats.T / jnp.log(2)}

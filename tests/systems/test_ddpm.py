@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from gen_jax.diffusion.bound import bound
 from gen_jax.errors import UserError
 from gen_jax.systems import ddpm
 
@@ -257,6 +258,27 @@ def test_sampling_is_without_dropout_and_with_the_label():
   labelled = sample(state, config, n=3, label=jnp.array([0, 0, 5]))['image']
   np.testing.assert_array_equal(labelled[:2], plain[:2])
   assert (labelled[2] != plain[2]).any()
+
+
+def test_the_bound_uses_the_weights_and_the_variance_of_the_config():
+  x = jnp.asarray(np.random.default_rng(0).integers(0, 256, (4, 3)) / 127.5 - 1, jnp.float32)
+
+  def bits(**changes):
+    config = make_config(**changes)
+    state = init(config)
+    state = state.replace(net=state.net.replace(ema={'a': jnp.array(0.5)}))
+    out = jax.jit(ddpm.evaluate, static_argnames='config')(
+      state, {'image': x}, jax.random.key(0), config=config
+    )
+    assert out['bits_per_dim'].shape == (4,) and out['terms'].shape == (4, 13)
+    np.testing.assert_allclose(out['terms'].sum(1), out['bits_per_dim'], rtol=1e-5)
+    return out['bits_per_dim']
+
+  ema, raw = bits(), bits(sample__weights='raw')
+  assert (ema != raw).all() and (bits(sample__variance='small') != ema).all()
+  model = ddpm.build(make_config())
+  nats = bound(lambda x, t: jnp.zeros_like(x), x, jax.random.key(0), model.process)
+  np.testing.assert_allclose(raw, nats.sum(0) / np.log(2), rtol=1e-5)
 
 
 def test_a_class_conditional_unet():
