@@ -1,0 +1,226 @@
+"""The feature networks by name, each with what a number needs to be compared: its weights'
+checksum, its resize, and the name that its results may carry.
+"""
+
+import functools
+import io
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import requests
+import tqdm
+from flax import traverse_util
+
+from gen_jax.cache import cache_folder, key
+from gen_jax.errors import UserError
+from gen_jax.metrics import classifier, efficientnet, inception
+from gen_jax.metrics.weights import read_weights, sha256
+from gen_jax.workdir import write_atomic
+
+NAMES = ('inception', 'efficientnet_lite0', 'classifier')
+SMALL = 28  # pixels: pictures up to this size are judged by a classifier of their own
+SECONDS_TO_ANSWER = 10.0
+
+
+class Network(NamedTuple):
+  """A feature network, ready to be used.
+
+  Attributes:
+    name: one of `NAMES`.
+    title: what stands behind the names of distances, e.g. 'EfficientNet-Lite0'; FID, KID and IS are
+      only those of `inception` with its published weights.
+    checksum: of the weights, the first 16 hex digits of a SHA-256.
+    resize: how pictures come to its input.
+    size: number of features.
+    note: what a reader should know, e.g. a classifier's accuracy.
+    apply: uint8 pictures [b, h, w, 3] (the classifier: of its data set's shape) -> float32 features
+      [b, size] and probabilities [b, classes].
+  """
+
+  name: str
+  title: str
+  checksum: str
+  resize: str
+  size: int
+  note: str
+  apply: Callable
+
+
+def open_network(name: str, *, path=None, source=None) -> Network:
+  """A network by name.
+
+  Args:
+    name: one of `NAMES`, or 'auto': a classifier for labelled pictures of up to 28 pixels,
+      otherwise Inception where its weights are at hand or can be fetched, otherwise
+      EfficientNet-Lite0.
+    path: file of Inception's weights; None: the cache, or else the network.
+    source: the `gen_jax.data.Source` on which a classifier is trained.
+
+  Raises:
+    UserError: the name is unknown, or weights or data are missing.
+  """
+  if name == 'auto':
+    small = source is not None and max(source.shape[:2]) <= SMALL
+    if small and source.num_classes is not None and path is None:
+      return _classifier(source)
+    try:
+      return _inception(path)
+    except NoNetwork:
+      return _efficientnet()
+  if name == 'inception':
+    return _inception(path)
+  if name == 'efficientnet_lite0':
+    return _efficientnet()
+  if name == 'classifier':
+    return _classifier(source)
+  raise UserError(f'{name!r} is no feature network: auto, {", ".join(NAMES)} are')
+
+
+class NoNetwork(UserError):
+  """Weights cannot be fetched."""
+
+
+def features(network: Network, pictures: Iterator[np.ndarray]) -> Iterator[tuple]:
+  """(features, probabilities) of blocks of pictures uint8 [b, h, w, c], each float32.
+
+  A block is dispatched before the results of the one before it are fetched.
+  """
+  pending = None
+  for block in pictures:
+    made = network.apply(colour(block) if network.name != 'classifier' else block)
+    if pending is not None:
+      yield jax.device_get(pending)
+    pending = made
+  if pending is not None:
+    yield jax.device_get(pending)
+
+
+def colour(pictures):
+  """Grey pictures [b, h, w, 1] with three equal channels; RGB as it is.
+
+  Raises:
+    UserError: another number of channels.
+  """
+  if pictures.shape[-1] not in (1, 3):
+    raise UserError(
+      f'pictures with {pictures.shape[-1]} channels: Inception and EfficientNet-Lite0 see grey and '
+      'RGB only'
+    )
+  return pictures if pictures.shape[-1] == 3 else pictures.repeat(3, axis=-1)
+
+
+# --- The networks -------------------------------------------------------------------------------
+
+
+def _inception(path) -> Network:
+  given = path is not None
+  path = pathlib.Path(path).expanduser() if given else _fetched_inception()
+  params = inception.from_torch(read_weights(path))
+  checksum = sha256(path)
+  published = checksum == inception.SHA256
+  return Network(
+    name='inception',
+    title='Inception-2015' if published else f'Inception-{checksum[:8]}',
+    checksum=checksum[:16],
+    resize=f'TensorFlow 1 bilinear to {inception.SIZE}',
+    size=2048,
+    note='' if published else f'weights of {path.name}, not those of FID',
+    apply=_compiled(inception.Inception(), params),
+  )
+
+
+def _fetched_inception() -> pathlib.Path:
+  """The published weights in the cache, fetched if need be."""
+  path = cache_folder('weights') / pathlib.PurePosixPath(inception.URL).name
+  if path.exists() and sha256(path) == inception.SHA256:
+    return path
+  try:
+    with requests.get(inception.URL, stream=True, timeout=SECONDS_TO_ANSWER) as answer:
+      answer.raise_for_status()
+      total = int(answer.headers.get('content-length', 0)) or None
+      content = io.BytesIO()
+      with tqdm.tqdm(total=total, unit='B', unit_scale=True, desc=path.name, disable=None) as bar:
+        for part in answer.iter_content(2**20):
+          content.write(part)
+          bar.update(len(part))
+  except requests.RequestException as error:
+    raise NoNetwork(
+      f'{inception.URL} cannot be reached: fetch it by other means, and name the file with '
+      '--config.eval.weights, or choose another config.eval.network'
+    ) from error
+  write_atomic(path, content.getvalue())
+  if sha256(path) != inception.SHA256:
+    path.unlink()
+    raise UserError(f'{inception.URL} has another checksum than it should: it was not kept')
+  return path
+
+
+def _efficientnet() -> Network:
+  path = efficientnet.weights_path()
+  params = efficientnet.from_torch(read_weights(path))
+  return Network(
+    name='efficientnet_lite0',
+    title='EfficientNet-Lite0',
+    checksum=sha256(path)[:16],
+    resize=f'bilinear, aligned centres, to {efficientnet.SIZE}',
+    size=1280,
+    note='',
+    apply=_compiled(efficientnet.EfficientNetLite0(), params),
+  )
+
+
+def _classifier(source) -> Network:
+  if source is None or source.num_classes is None:
+    raise UserError(
+      'a classifier needs labelled data, and there are none: choose another config.eval.network'
+    )
+  name = f'{key(source.fingerprint, classifier.RECIPE)}.npz'
+  path = cache_folder('classifiers') / name
+  if not path.exists():
+    arrays = source.arrays()
+    # A tenth is held out, whatever the order of the set.
+    order = np.random.RandomState(0).permutation(len(source))
+    test, train = np.split(order, [len(order) // 10])
+    params = classifier.train(
+      arrays['image'][train],
+      arrays['label'][train],
+      source.num_classes,
+      progress=lambda steps: tqdm.tqdm(steps, desc=f'classifier of {source.name}', disable=None),
+    )
+    net = classifier.Classifier(source.num_classes)
+    logits = [
+      net.apply({'params': params}, arrays['image'][rows]).logits
+      for rows in np.array_split(test, -(-len(test) // 1000))
+    ]
+    share = classifier.accuracy(np.concatenate(logits), arrays['label'][test])
+    content = io.BytesIO()
+    np.savez(content, accuracy=share, **traverse_util.flatten_dict(params, sep='/'))
+    write_atomic(path, content.getvalue())
+  with np.load(path, allow_pickle=False) as saved:
+    arrays = dict(saved)
+  share = float(arrays.pop('accuracy'))
+  params = traverse_util.unflatten_dict(arrays, sep='/')
+  return Network(
+    name='classifier',
+    title=f'classifier of {source.fingerprint}',
+    checksum=sha256(path)[:16],
+    resize='none',
+    size=classifier.FEATURES,
+    note=f'held-out accuracy {share:.4f}',
+    apply=_compiled(classifier.Classifier(source.num_classes), params),
+  )
+
+
+def _compiled(net, params) -> Callable:
+  """`Network.apply` of a module whose results are features and logits."""
+
+  @jax.jit
+  def apply(params, x):
+    features, logits = net.apply({'params': params}, x)
+    return features, jax.nn.softmax(logits)
+
+  # The weights are no constants of the program: compiling it would copy them.
+  return functools.partial(apply, jax.device_put(params))
