@@ -38,6 +38,14 @@ def test_ddpm_example_samples_the_circle():
   assert 0.85 < distance < 1.15
 
 
+def test_the_scores_of_pictures_follow_the_noise():
+  output = run(ROOT / 'examples/score_pictures.py', XLA_FLAGS='')  # as users compile: much faster
+  rows = re.findall(r'KD +(-?[\d.]+) \+- ([\d.]+), coverage ([\d.]+)', output)
+  (none, _, covered), (some, _, fewer), (much, _, fewest) = (map(float, row) for row in rows)
+  assert abs(none) < 0.01 and covered > 0.9
+  assert 0.02 < some < much and covered > fewer > fewest
+
+
 @pytest.mark.parametrize('module', ['gen_jax.train', 'gen_jax.data', '__main__'])
 def test_a_deprecated_call_of_ours_ends_a_child_process(module):
   warn = f'warnings.warn_explicit("old", DeprecationWarning, "file.py", 1, {module!r})'

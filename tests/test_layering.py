@@ -27,6 +27,8 @@ ALLOWED = {
   'workdir': {'errors'},
   'checkpoint': {'errors', 'workdir'},
   'writers': {'workdir'},
+  'cache': {'errors'},
+  'metrics': {'cache', 'errors', 'nets', 'workdir'},
   'contract': {'systems', 'nets'} | LEAVES,
   'sample': {'checkpoint', 'contract', 'data', 'parallel', 'workdir', 'writers'} | LEAVES,
   'train': {

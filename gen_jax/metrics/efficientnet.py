@@ -47,15 +47,35 @@ class Conv(nn.Module):
   features: int
   kernel: int = 1
   stride: int = 1
-  depthwise: bool = False
 
   @nn.compact
   def __call__(self, x):
-    groups = x.shape[-1] if self.depthwise else 1
-    conv = nn.Conv(
-      self.features, (self.kernel,) * 2, self.stride, feature_group_count=groups, name='conv'
-    )
-    return conv(x)
+    return nn.Conv(self.features, (self.kernel,) * 2, self.stride, name='conv')(x)
+
+
+class Depthwise(nn.Module):
+  """Convolution of each channel by itself, with SAME padding and its batch norm (folded in).
+
+  Written as a sum over the entries of the kernel: XLA has no fast grouped convolution on CPU.
+  """
+
+  kernel: int
+  stride: int = 1
+
+  @nn.compact
+  def __call__(self, x):
+    k, s, c = self.kernel, self.stride, x.shape[-1]
+    kernel = self.param('kernel', nn.initializers.lecun_normal(), (k, k, 1, c))
+    bias = self.param('bias', nn.initializers.zeros, (c,))
+    pads = jax.lax.padtype_to_pads(x.shape[1:3], (k, k), (s, s), 'SAME')
+    padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    h, w = (-(-size // s) for size in x.shape[1:3])
+    y = bias[None, None, None]
+    for i in range(k):
+      for j in range(k):
+        shifted = padded[:, i : i + s * (h - 1) + 1 : s, j : j + s * (w - 1) + 1 : s]
+        y += shifted * kernel[None, None, i, j]
+    return y
 
 
 class EfficientNetLite0(nn.Module):
@@ -68,7 +88,7 @@ class EfficientNetLite0(nn.Module):
       y = x
       if expansion > 1:
         y = nn.relu6(Conv(expansion * x.shape[-1], name=f'block{i}_expand')(y))
-      y = Conv(y.shape[-1], kernel, stride, depthwise=True, name=f'block{i}_depthwise')(y)
+      y = Depthwise(kernel, stride, name=f'block{i}_depthwise')(y)
       y = Conv(features, name=f'block{i}_project')(nn.relu6(y))
       x = x + y if stride == 1 and y.shape == x.shape else y
     x = nn.relu6(Conv(1280, name='head')(x))
@@ -115,8 +135,9 @@ def from_torch(arrays: dict) -> dict:
   for module, leaves in model['params'].items():
     if module == 'fc':
       continue
-    shape = leaves['conv']['kernel'].shape
-    params[module] = {'conv': state.conv(*_torch_names(module), shape, BATCH_NORM_EPSILON)}
+    shape = leaves.get('conv', leaves)['kernel'].shape
+    conv = state.conv(*_torch_names(module), shape, BATCH_NORM_EPSILON)
+    params[module] = {'conv': conv} if 'conv' in leaves else conv
   features, classes = model['params']['fc']['kernel'].shape
   params['fc'] = {
     'kernel': np.float32(state.take('_fc.weight', (classes, features)).T),
