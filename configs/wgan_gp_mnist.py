@@ -4,8 +4,9 @@ Gulrajani et al. 2017, https://arxiv.org/abs/1704.00028.
 
     python launch.py --config=configs/wgan_gp_mnist.py
 
-The released code trains 200,000 steps; digits are good long before.
-2,000 steps; the first 1,000 took 57 minutes on two CPU cores (AMD EPYC) beside another training.
+The released code trains 200,000 steps at a third of this learning rate, which learns in 500 steps
+what the smaller one does in 1,300. Most digits are good after 2,000 steps, 99 minutes beside other
+work on two CPU cores (AMD EPYC), 1.4 to 1.8 s a step alone.
 Out come grids of handwritten digits in runs/wgan_gp_mnist/samples/.
 """
 
@@ -46,13 +47,13 @@ def get_config(arg=''):
     dim=128,  # entries of z
   )
   config.loss = dict(
-    penalty=10.0,  # lambda, weight of the gradient penalty
+    penalty=10.0,  # lambda, weight of the gradient penalty, for data in [-1, 1]
     n_critic=5,  # updates of the critic per update of G
     g_batch=1,  # G's batch as a multiple of the critic's
   )
   config.optim = dict(
     G=dict(
-      lr=1e-4,  # learning rate of Adam
+      lr=3e-4,  # learning rate of Adam; in the released code 1e-4
       b1=0.5,  # decay of Adam's first moment
       b2=0.9,  # decay of Adam's second moment
       eps=1e-8,  # of Adam
@@ -62,7 +63,7 @@ def get_config(arg=''):
       clip_norm=None,  # global norm that gradients are cut to; None: never
     ),
     D=dict(
-      lr=1e-4,  # learning rate of Adam
+      lr=3e-4,  # learning rate of Adam; in the released code 1e-4
       b1=0.5,  # decay of Adam's first moment
       b2=0.9,  # decay of Adam's second moment
       eps=1e-8,  # of Adam

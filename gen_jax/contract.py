@@ -9,7 +9,8 @@ A system is a module in gen_jax.systems with
 
 with images in [-1, 1], and, where it needs them, `minibatches(config) -> int` (leaves of the batch
 are then [k, b, ...]) and `check(config)`, which raises a UserError for fields that contradict one
-another.
+another. Where it can, `evaluate(state, batch, rng, *, config)` gives values for each example of a
+batch, e.g. bits per dimension.
 """
 
 import math
