@@ -2,8 +2,8 @@
 
     python examples/score_pictures.py
 
-Here the two halves of scikit-learn's digits, the second one with growing noise: the distances
-rise, and coverage falls.
+Here a hundred of scikit-learn's digits against another hundred with growing noise: the distance
+rises, and coverage falls.
 """
 
 import numpy as np

@@ -32,7 +32,7 @@ def sync_directory(path) -> None:
 def write_atomic(path, data: bytes) -> None:
   """Replaces file `path` by `data`; a crash leaves all of the old bytes or all of the new."""
   path = pathlib.Path(path)
-  temporary = path.with_name(f'.tmp-{path.name}')
+  temporary = path.with_name(f'.tmp-{path.name}-{os.getpid()}')  # another process may write it, too
   with open(temporary, 'wb') as file:
     file.write(data)
     file.flush()

@@ -38,20 +38,20 @@ def kernel_distance(
   Raises:
     ValueError: the features have different numbers of entries, or a set has fewer than 2.
   """
-  x, y = np.asarray(real, np.float64), np.asarray(fake, np.float64)
+  x, y = np.asarray(real), np.asarray(fake)
   if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
     raise ValueError(f'features of shapes {x.shape} and {y.shape}: [n, d] and [m, d] are needed')
   size = min(subset_size, len(x), len(y))
   if size < 2:
     raise ValueError(f'subsets of {size} feature(s): at least 2 are needed')
+  if not np.isfinite(x).all() or not np.isfinite(y).all():
+    raise ValueError('features are not finite')
   rng = np.random.default_rng(seed)
-  values = [
-    mmd2(
-      x[rng.choice(len(x), size, replace=False)],
-      y[rng.choice(len(y), size, replace=False)],
-    )
-    for _ in range(subsets)
-  ]
+
+  def subset(features):
+    return features[rng.choice(len(features), size, replace=False)].astype(np.float64)
+
+  values = [mmd2(subset(x), subset(y)) for _ in range(subsets)]
   return Estimate(float(np.mean(values)), float(np.std(values) / math.sqrt(subsets)))
 
 

@@ -5,7 +5,7 @@ A set's manifold is the union of balls around its features, each as large as the
 k-th nearest other feature of the set. Precision and recall (Kynkaanniemi et al. 2019, arXiv
 1904.06991) and density and coverage (Naeem et al. 2020, arXiv 2002.09797) count what lies in it.
 
-Distances are computed in blocks: 50,000 against 50,000 features need 200 MB at a time.
+Distances are computed in blocks: 50,000 against 50,000 features need 200 MB beside themselves.
 """
 
 import functools
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-BLOCK = 1024  # rows of a block of distances
+BLOCK = 512  # rows of a block of distances
 
 
 class PrecisionRecall(NamedTuple):
@@ -69,8 +69,17 @@ def _centred(real, fake, least_real, least_fake):
   for name, x, least in (('real', real, least_real), ('fake', fake, least_fake)):
     if len(x) <= least:
       raise ValueError(f'{len(x)} {name} features: more than {least} are needed')
+    if not np.isfinite(x).all():
+      raise ValueError(f'{name} features are not finite')
   mean = real.mean(0, dtype=np.float64)
-  return (real - mean).astype(np.float32), (fake - mean).astype(np.float32)
+
+  def centred(x):
+    out = np.empty(x.shape, np.float32)
+    for start in range(0, len(x), BLOCK):  # no copy of the whole in float64
+      out[start : start + BLOCK] = x[start : start + BLOCK] - mean[None]
+    return out
+
+  return centred(real), centred(fake)
 
 
 def _blocks(x):

@@ -62,14 +62,16 @@ def open_network(name: str, *, path=None, source=None) -> Network:
   Raises:
     UserError: the name is unknown, or weights or data are missing.
   """
+  if source is not None and len(source.shape) != 3:
+    raise UserError(f'{source.name} has points: feature networks see images')
   if name == 'auto':
     small = source is not None and max(source.shape[:2]) <= SMALL
-    if small and source.num_classes is not None and path is None:
+    if small and path is None and _can_train(source):
       return _classifier(source)
     try:
       return _inception(path)
     except NoNetwork:
-      return _efficientnet()
+      return _efficientnet()._replace(note='in place of Inception, whose weights cannot be fetched')
   if name == 'inception':
     return _inception(path)
   if name == 'efficientnet_lite0':
@@ -90,6 +92,11 @@ def features(network: Network, pictures: Iterator[np.ndarray]) -> Iterator[tuple
   """
   pending = None
   for block in pictures:
+    if block.dtype != np.uint8 or block.ndim != 4:
+      raise UserError(
+        f'pictures {block.dtype} {block.shape}: uint8 [n, h, w, c] in 0 to 255 is needed '
+        '(gen_jax.writers.to_pixels makes it of floats in [-1, 1])'
+      )
     made = network.apply(colour(block) if network.name != 'classifier' else block)
     if pending is not None:
       yield jax.device_get(pending)
@@ -118,8 +125,7 @@ def colour(pictures):
 def _inception(path) -> Network:
   given = path is not None
   path = pathlib.Path(path).expanduser() if given else _fetched_inception()
-  params = inception.from_torch(read_weights(path))
-  checksum = sha256(path)
+  arrays, checksum = read_weights(path)
   published = checksum == inception.SHA256
   return Network(
     name='inception',
@@ -128,14 +134,14 @@ def _inception(path) -> Network:
     resize=f'TensorFlow 1 bilinear to {inception.SIZE}',
     size=2048,
     note='' if published else f'weights of {path.name}, not those of FID',
-    apply=_compiled(inception.Inception(), params),
+    apply=_compiled(inception.Inception(), inception.from_torch(arrays)),
   )
 
 
 def _fetched_inception() -> pathlib.Path:
   """The published weights in the cache, fetched if need be."""
   path = cache_folder('weights') / pathlib.PurePosixPath(inception.URL).name
-  if path.exists() and sha256(path) == inception.SHA256:
+  if path.exists() and sha256(path.read_bytes()) == inception.SHA256:
     return path
   try:
     with requests.get(inception.URL, stream=True, timeout=SECONDS_TO_ANSWER) as answer:
@@ -148,65 +154,55 @@ def _fetched_inception() -> pathlib.Path:
           bar.update(len(part))
   except requests.RequestException as error:
     raise NoNetwork(
-      f'{inception.URL} cannot be reached: fetch it by other means, and name the file with '
-      '--config.eval.weights, or choose another config.eval.network'
+      f'{inception.URL} cannot be reached: fetch it by other means and give its path, or choose '
+      'another feature network'
     ) from error
+  if sha256(content.getvalue()) != inception.SHA256:
+    raise NoNetwork(f'{inception.URL} gives a file with another checksum than it should')
   write_atomic(path, content.getvalue())
-  if sha256(path) != inception.SHA256:
-    path.unlink()
-    raise UserError(f'{inception.URL} has another checksum than it should: it was not kept')
   return path
 
 
 def _efficientnet() -> Network:
   path = efficientnet.weights_path()
-  params = efficientnet.from_torch(read_weights(path))
+  arrays, checksum = read_weights(path)
+  if checksum != efficientnet.SHA256:
+    raise UserError(f'{path} is not version 0.1.0 of the EfficientNet-Lite0 weights')
   return Network(
     name='efficientnet_lite0',
     title='EfficientNet-Lite0',
-    checksum=sha256(path)[:16],
+    checksum=checksum[:16],
     resize=f'bilinear, aligned centres, to {efficientnet.SIZE}',
     size=1280,
     note='',
-    apply=_compiled(efficientnet.EfficientNetLite0(), params),
+    apply=_compiled(efficientnet.EfficientNetLite0(), efficientnet.from_torch(arrays)),
   )
 
 
+def _can_train(source) -> bool:
+  return source.num_classes is not None and len(source) >= 2 * classifier.BATCH
+
+
 def _classifier(source) -> Network:
-  if source is None or source.num_classes is None:
+  if source is None or not _can_train(source):
     raise UserError(
-      'a classifier needs labelled data, and there are none: choose another config.eval.network'
+      f'a classifier needs labelled data, {2 * classifier.BATCH} pictures or more: choose another '
+      'feature network'
     )
-  name = f'{key(source.fingerprint, classifier.RECIPE)}.npz'
-  path = cache_folder('classifiers') / name
-  if not path.exists():
-    arrays = source.arrays()
-    # A tenth is held out, whatever the order of the set.
-    order = np.random.RandomState(0).permutation(len(source))
-    test, train = np.split(order, [len(order) // 10])
-    params = classifier.train(
-      arrays['image'][train],
-      arrays['label'][train],
-      source.num_classes,
-      progress=lambda steps: tqdm.tqdm(steps, desc=f'classifier of {source.name}', disable=None),
-    )
-    net = classifier.Classifier(source.num_classes)
-    logits = [
-      net.apply({'params': params}, arrays['image'][rows]).logits
-      for rows in np.array_split(test, -(-len(test) // 1000))
-    ]
-    share = classifier.accuracy(np.concatenate(logits), arrays['label'][test])
-    content = io.BytesIO()
-    np.savez(content, accuracy=share, **traverse_util.flatten_dict(params, sep='/'))
-    write_atomic(path, content.getvalue())
-  with np.load(path, allow_pickle=False) as saved:
-    arrays = dict(saved)
+  # Of a folder, the fingerprint does not say to which size pictures are cut.
+  parts = (source.fingerprint, source.shape, source.num_classes, classifier.RECIPE)
+  path = cache_folder('classifiers') / f'{key(*parts)}.npz'
+  try:
+    arrays, checksum = read_weights(path)
+  except UserError:  # not there, or damaged
+    write_atomic(path, _trained_classifier(source))
+    arrays, checksum = read_weights(path)
   share = float(arrays.pop('accuracy'))
   params = traverse_util.unflatten_dict(arrays, sep='/')
   return Network(
     name='classifier',
     title=f'classifier of {source.fingerprint}',
-    checksum=sha256(path)[:16],
+    checksum=checksum[:16],
     resize='none',
     size=classifier.FEATURES,
     note=f'held-out accuracy {share:.4f}',
@@ -214,12 +210,38 @@ def _classifier(source) -> Network:
   )
 
 
+def _trained_classifier(source) -> bytes:
+  """The npz file of a classifier trained on nine tenths of a source, whatever its order, and tested
+  on the rest.
+  """
+  arrays = source.arrays()
+  order = np.random.RandomState(0).permutation(len(source))
+  test, train = np.split(order, [len(order) // 10])
+  params = classifier.train(
+    arrays['image'][train],
+    arrays['label'][train],
+    source.num_classes,
+    progress=lambda steps: tqdm.tqdm(steps, desc=f'classifier of {source.name}', disable=None),
+  )
+  net = classifier.Classifier(source.num_classes)
+  logits = [
+    net.apply({'params': params}, arrays['image'][rows]).logits
+    for rows in np.array_split(test, -(-len(test) // 1000))
+  ]
+  share = classifier.accuracy(np.concatenate(logits), arrays['label'][test])
+  content = io.BytesIO()
+  np.savez(content, accuracy=share, **traverse_util.flatten_dict(params, sep='/'))
+  return content.getvalue()
+
+
 def _compiled(net, params) -> Callable:
   """`Network.apply` of a module whose results are features and logits."""
 
   @jax.jit
   def apply(params, x):
-    features, logits = net.apply({'params': params}, x)
+    # On a GPU or TPU the default is less than float32, and the number would be another one there.
+    with jax.default_matmul_precision('highest'):
+      features, logits = net.apply({'params': params}, x)
     return features, jax.nn.softmax(logits)
 
   # The weights are no constants of the program: compiling it would copy them.

@@ -33,14 +33,19 @@ _DTYPES = {
 }
 
 
-def sha256(path) -> str:
-  """Checksum of a file, in hexadecimal digits."""
-  with open(path, 'rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
+class Weights(NamedTuple):
+  arrays: dict[str, np.ndarray]
+  sha256: str  # of the file, hexadecimal digits
 
 
-def read_weights(path) -> dict[str, np.ndarray]:
-  """The named arrays of a file: `.npz`, `.safetensors`, or a state dict by torch.save.
+def sha256(content: bytes) -> str:
+  """Checksum in hexadecimal digits."""
+  return hashlib.sha256(content).hexdigest()
+
+
+def read_weights(path) -> Weights:
+  """The named arrays of a file, `.npz`, `.safetensors`, or a state dict by torch.save, and the
+  checksum of the very bytes that they come from.
 
   Raises:
     UserError: there is no such file, or it holds something else.
@@ -51,18 +56,22 @@ def read_weights(path) -> dict[str, np.ndarray]:
   except OSError as error:
     raise UserError(f'{path}: no weights can be read there ({error.strerror})') from error
   try:
-    if path.suffix == '.npz':
-      with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return dict(arrays)
-    if path.suffix == '.safetensors':
-      return load_safetensors(content)
-    read = _read_zip if zipfile.is_zipfile(io.BytesIO(content)) else _read_legacy
-    return read(content)
+    return Weights(_parse(content, path.suffix), sha256(content))
   except Exception as error:  # whatever the parsers of three formats find wrong
     why = ' '.join(str(error).split())[:150]
     raise UserError(
       f'{path} is no file of weights (npz, safetensors, or a state dict by torch.save): {why}'
     ) from error
+
+
+def _parse(content, suffix):
+  if suffix == '.npz':
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+      return dict(arrays)
+  if suffix == '.safetensors':
+    return load_safetensors(content)
+  read = _read_zip if zipfile.is_zipfile(io.BytesIO(content)) else _read_legacy
+  return read(content)
 
 
 class StateDict:
@@ -134,6 +143,8 @@ class _Tensor(NamedTuple):
 def _read_zip(content):
   """torch.save since 1.6: a zip archive with `*/data.pkl` and one file for each storage."""
   with zipfile.ZipFile(io.BytesIO(content)) as archive:
+    if any(file.compress_type != zipfile.ZIP_STORED for file in archive.infolist()):
+      raise ValueError('it is compressed, which torch.save does not do')
     (index,) = (name for name in archive.namelist() if name.endswith('/data.pkl'))
     folder = index.removesuffix('data.pkl')
     state = _follow(io.BytesIO(archive.read(index)))
@@ -152,6 +163,8 @@ def _read_legacy(content):
   if not _follow(file)['little_endian']:
     raise ValueError('its numbers are big-endian')
   state, keys = _follow(file), _follow(file)
+  if not isinstance(state, dict) or not all(isinstance(key, str) for key in keys):
+    raise ValueError('it holds no dict of tensors')
   dtypes = {t.storage.key: t.storage.dtype for t in state.values() if isinstance(t, _Tensor)}
   raw = {}
   for key in keys:
@@ -166,13 +179,16 @@ def _arrays(state, read_bytes):
     raise ValueError(f'it holds a {type(state).__name__}, not a dict of tensors')
   arrays = {}
   for name, tensor in state.items():
-    if not isinstance(name, str) or not isinstance(tensor, _Tensor):
+    if not isinstance(tensor, _Tensor):
       raise ValueError(f'its entry {name!r} is no tensor')
+    numbers = (tensor.offset, *tensor.shape, *tensor.strides)
+    if not all(type(number) is int and number >= 0 for number in numbers):
+      raise ValueError(f'tensor {name!r} has a negative size or stride')
     entries = read_bytes(tensor.storage).view(tensor.storage.dtype)
     last = tensor.offset + sum(
       (n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides, strict=True)
     )
-    if math.prod(tensor.shape) and not 0 <= tensor.offset <= last < len(entries):
+    if math.prod(tensor.shape) and last >= len(entries):
       raise ValueError(f'tensor {name!r} reaches beyond its storage')
     view = np.lib.stride_tricks.as_strided(
       entries[tensor.offset :],
@@ -183,25 +199,47 @@ def _arrays(state, read_bytes):
   return arrays
 
 
+# No object of a pickle is hashed or printed but text: a small file can describe one that takes
+# hours, or more stack than there is.
+
+
 def _call(function, arguments):
   """What the few functions make that a state dict needs."""
+  if not isinstance(function, _Symbol) or not isinstance(arguments, tuple):
+    raise ValueError('it calls what is no function')
   match function:
-    case ('collections', 'OrderedDict'):
-      return dict(*arguments)
+    case ('collections', 'OrderedDict') if not arguments:
+      return {}
     case ('torch._utils', '_rebuild_tensor_v2'):
       storage, offset, shape, strides, *_ = arguments
+      if not isinstance(storage, _Storage) or not (type(shape) is type(strides) is tuple):
+        raise ValueError('one of its tensors has no storage')
       return _Tensor(storage, offset, shape, strides)
     case ('torch._utils', '_rebuild_parameter'):
       return arguments[0]
-  raise ValueError(f'it wants to call {".".join(map(str, function))}, which is refused')
+  raise ValueError(f'it wants to call {function.module}.{function.name}, which is refused')
 
 
 def _persistent(pid):
   """A storage from its persistent id (..., class, key, device, size[, view])."""
   kind, symbol, key, _, size, *view = pid
-  if kind != 'storage' or symbol.name not in _DTYPES or any(view):
-    raise ValueError(f'unknown storage {symbol}')
+  if kind != 'storage' or not isinstance(symbol, _Symbol) or symbol.name not in _DTYPES:
+    raise ValueError('one of its storages is of an unknown type')
+  if not isinstance(key, str) or type(size) is not int or any(item is not None for item in view):
+    raise ValueError('one of its storages is malformed')
   return _Storage(key, _DTYPES[symbol.name], size)
+
+
+def _symbol(module, name):
+  if not isinstance(module, str) or not isinstance(name, str):
+    raise ValueError('it names a function by something else than text')
+  return _Symbol(module, name)
+
+
+def _set(target, keys, values):
+  if not isinstance(target, dict) or not all(isinstance(key, str) for key in keys):
+    raise ValueError('it holds a dict whose keys are not names')
+  target.update(zip(keys, values, strict=True))
 
 
 def _follow(file):
@@ -242,19 +280,19 @@ def _follow(file):
       case 'BINGET' | 'LONG_BINGET':
         stack.append(memo[value])
       case 'GLOBAL':
-        stack.append(_Symbol(*value.split(' ')))
+        stack.append(_symbol(*value.split(' ')))
       case 'STACK_GLOBAL':
-        stack[-2:] = [_Symbol(*stack[-2:])]
+        stack[-2:] = [_symbol(*stack[-2:])]
       case 'BINPERSID':
         stack.append(_persistent(stack.pop()))
       case 'REDUCE':
         stack[-2:] = [_call(*stack[-2:])]
       case 'SETITEM':
         key, item = stack.pop(-2), stack.pop()
-        stack[-1][key] = item
+        _set(stack[-1], [key], [item])
       case 'SETITEMS':
         items = since_mark()
-        stack[-1].update(zip(items[::2], items[1::2], strict=True))
+        _set(stack[-1], items[::2], items[1::2])
       case 'APPEND':
         item = stack.pop()
         stack[-1].append(item)

@@ -7,13 +7,13 @@ from metrics import efficientnet_reference as reference
 
 from gen_jax.errors import UserError
 from gen_jax.metrics import efficientnet
-from gen_jax.metrics.weights import read_weights, sha256
+from gen_jax.metrics.weights import read_weights
 
 
 def test_photographs_have_the_features_of_the_package():
-  path = efficientnet.weights_path()
-  assert sha256(path) == efficientnet.SHA256
-  params = efficientnet.from_torch(read_weights(path))
+  arrays, checksum = read_weights(efficientnet.weights_path())
+  assert checksum == efficientnet.SHA256
+  params = efficientnet.from_torch(arrays)
   net = efficientnet.EfficientNetLite0()
   found = jax.jit(lambda x: net.apply({'params': params}, x))(reference.photographs())
   expected = np.load(reference.FIXTURE)
@@ -32,7 +32,7 @@ def test_pictures_of_other_sizes_are_resized():
 
 
 def test_other_weights_are_refused():
-  arrays = read_weights(efficientnet.weights_path())
+  arrays, _ = read_weights(efficientnet.weights_path())
   del arrays['_blocks.3._bn1.bias']
   with pytest.raises(UserError, match='lack _blocks.3._bn1.bias'):
     efficientnet.from_torch(arrays)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gen_jax.metrics import density_coverage, neighbours, precision_recall
+from gen_jax.metrics import density_coverage, kernel_distance, neighbours, precision_recall
 
 REAL = np.array([0.0, 1, 3, 6, 10])[:, None]  # k = 1: radii 1, 1, 2, 3, 4
 
@@ -61,6 +61,14 @@ def test_equal_distributions():
 
 
 def test_wrong_features():
+  for bad in (np.nan, np.inf):
+    features = np.ones((9, 2))
+    features[3, 1] = bad
+    for metric in (precision_recall, density_coverage, kernel_distance):
+      with pytest.raises(ValueError, match='not finite'):
+        metric(np.ones((9, 2)), features)
+      with pytest.raises(ValueError, match='not finite'):
+        metric(features, np.ones((9, 2)))
   with pytest.raises(ValueError, match='3 fake features: more than 3'):
     precision_recall(np.ones((9, 2)), np.ones((3, 2)))
   with pytest.raises(ValueError, match=r'\[m, d\]'):

@@ -8,6 +8,7 @@ import pytest
 import requests
 from metrics import inception_reference as reference
 
+from gen_jax.data import toys
 from gen_jax.data.sources import ArraySource, digits
 from gen_jax.errors import UserError
 from gen_jax.metrics import classifier, inception, networks
@@ -79,10 +80,28 @@ def test_a_small_labelled_set_gets_a_classifier_that_is_trained_once(cache, monk
     networks.open_network('classifier', source=other)
 
 
+def test_a_damaged_classifier_is_trained_again(cache, monkeypatch, offline):
+  monkeypatch.setattr(classifier, 'LEAST_STEPS', 8)
+  monkeypatch.setattr(classifier, 'EPOCHS', 0)
+  first = networks.open_network('classifier', source=digits())
+  (file,) = cache.rglob('*.npz')
+  whole = file.read_bytes()
+  file.write_bytes(whole[: len(whole) // 2])
+  assert networks.open_network('classifier', source=digits())[:-1] == first[:-1]
+  # The same files of a folder, cut to another size: another classifier.
+  arrays = digits().arrays()
+  smaller = {'image': arrays['image'][:, :7, :7], 'label': arrays['label']}
+  networks.open_network(
+    'classifier', source=ArraySource('digits', smaller, 10, digits().fingerprint)
+  )
+  assert len(list(cache.rglob('*.npz'))) == 2
+
+
 def test_without_a_network_auto_takes_what_is_installed(offline):
   for source in (None, unlabelled((8, 8, 1)), unlabelled((32, 32, 3))):
     network = networks.open_network('auto', source=source)
     assert (network.name, network.size) == ('efficientnet_lite0', 1280)
+    assert network.note == 'in place of Inception, whose weights cannot be fetched'
   features, probabilities = next(networks.features(network, iter([np.zeros((2, 9, 9, 1), 'u1')])))
   assert features.shape == (2, 1280) and probabilities.shape == (2, 1000)
 
@@ -104,10 +123,11 @@ def test_weights_of_another_inception_are_not_called_fid(tmp_path, offline):
   'name, kwargs, words',
   [
     ('inceptoin', {}, "'inceptoin' is no feature network: auto, inception, efficientnet_lite0"),
-    ('inception', {}, 'cannot be reached.*config.eval.weights'),
+    ('inception', {}, 'cannot be reached.*give its path'),
     ('inception', {'path': 'none.pth'}, 'none.pth: no weights can be read there'),
     ('classifier', {}, 'needs labelled data'),
-    ('classifier', {'source': unlabelled((8, 8, 1))}, 'needs labelled data'),
+    ('classifier', {'source': unlabelled((8, 8, 1))}, 'needs labelled data, 256 pictures'),
+    ('auto', {'source': toys.toy('ring')}, 'ring has points'),
   ],
 )
 def test_refusals(offline, name, kwargs, words):
@@ -121,7 +141,15 @@ def test_a_download_with_another_checksum_is_not_kept(serve, cache):
   assert not list(cache.rglob('*.pth'))
 
 
-def test_pictures_with_other_channels_are_refused(offline):
+@pytest.mark.parametrize(
+  'pictures, words',
+  [
+    (np.zeros((2, 9, 9, 4), np.uint8), '4 channels'),
+    (np.zeros((2, 9, 9, 3), np.float32), r'float32 \(2, 9, 9, 3\): uint8 \[n, h, w, c\]'),
+    (np.zeros((9, 9, 3), np.uint8), r'uint8 \(9, 9, 3\): uint8'),
+  ],
+)
+def test_other_pictures_are_refused(offline, pictures, words):
   network = networks.open_network('efficientnet_lite0')
-  with pytest.raises(UserError, match='4 channels'):
-    next(networks.features(network, iter([np.zeros((2, 9, 9, 4), np.uint8)])))
+  with pytest.raises(UserError, match=words):
+    next(networks.features(network, iter([pictures])))

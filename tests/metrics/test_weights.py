@@ -1,6 +1,7 @@
 """Files of weights as PyTorch, NumPy and safetensors write them, and files that want to do more."""
 
 import collections
+import hashlib
 import os
 import pickle
 import struct
@@ -104,7 +105,8 @@ def test_every_format_gives_the_same_arrays(tmp_path, kind):
       {name: np.ascontiguousarray(array) for name, array in STATE.items()}, path
     ),
   }[kind](path)
-  found = read_weights(path)
+  found, checksum = read_weights(path)
+  assert checksum == hashlib.sha256(path.read_bytes()).hexdigest()
   assert set(found) == set(STATE)
   for name, array in STATE.items():
     np.testing.assert_array_equal(found[name], array, err_msg=name)
@@ -133,13 +135,46 @@ def test_a_pickle_that_runs_a_command_is_refused(tmp_path):
   assert not mark.exists()
 
 
-def test_a_tensor_beyond_its_storage_is_refused(tmp_path):
+@pytest.mark.parametrize(
+  'offset, shape, strides, says',
+  [
+    (0, (2, 3), (3, 1), 'reaches beyond its storage'),
+    (3, (2,), (1,), 'reaches beyond its storage'),
+    (0, (2, 2), (100, -100), 'negative'),  # its last entry lies within
+    (-1, (2,), (1,), 'negative'),
+    (0, (-2,), (1,), 'negative'),
+  ],
+)
+def test_a_tensor_outside_of_its_storage_is_refused(tmp_path, offset, shape, strides, says):
   path = tmp_path / 'weights.pth'
   storage = Storage('0', np.zeros(4, np.float32), legacy=False)
-  content = whole({'a': Tensor(storage, 0, (2, 3), (3, 1))})
+  content = whole({'a': Tensor(storage, offset, shape, strides)})
   write_zip(path, content, {'a': np.zeros(4, np.float32)})
-  with pytest.raises(UserError, match="'a' reaches beyond its storage"):
+  with pytest.raises(UserError, match=f"tensor 'a' .*{says}"):
     read_weights(path)
+
+
+DOUBLED = b'\x80\x02K\x00' + b''.join(b'q%ch%c\x86' % (i, i) for i in range(45))
+
+
+@pytest.mark.parametrize(
+  'content',
+  [
+    b'\x80\x02}K\x00'
+    + b'\x85' * 200_000
+    + b'K\x01s.',  # a key of nested tuples: hash would overflow
+    b'\x80\x02}' + DOUBLED[2:] + b'K\x01s.',  # one of 2**45 entries
+    DOUBLED + b')R.',  # called
+    DOUBLED + b'Q.',  # as a storage
+    DOUBLED + b'.',
+  ],
+)
+def test_a_small_file_of_a_huge_object_is_refused_at_once(tmp_path, content):
+  path = tmp_path / 'weights.pth'
+  write_zip(path, content)
+  with pytest.raises(UserError, match='is no file of weights') as error:
+    read_weights(path)
+  assert len(str(error.value)) < 500
 
 
 @pytest.mark.parametrize('name', ['weights.pth', 'weights.npz', 'weights.safetensors'])
