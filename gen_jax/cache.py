@@ -2,7 +2,6 @@
 reference features.
 """
 
-import hashlib
 import os
 import pathlib
 
@@ -26,11 +25,3 @@ def cache_folder(*names: str) -> pathlib.Path:
       f'{folder} cannot be made ({error.strerror}): set GEN_JAX_CACHE to a folder that can'
     ) from error
   return folder
-
-
-def key(*parts) -> str:
-  """24 hex digits that change with any of the parts."""
-  digest = hashlib.sha256()
-  for part in map(str, parts):
-    digest.update(f'{len(part)} {part}'.encode())
-  return digest.hexdigest()[:24]

@@ -16,7 +16,14 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from gen_jax.data.sources import Source, content_hash, only_train, reading_pool, resident
+from gen_jax.data.sources import (
+  Source,
+  check_image_shape,
+  content_hash,
+  only_train,
+  reading_pool,
+  resident,
+)
 from gen_jax.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -42,18 +49,6 @@ _CHANNELS = {'L': 1, 'RGB': 3, 'RGBA': 4}
 
 class BadImage(ValueError):
   """Why a file is no image that this run can use, as the end of a sentence about the file."""
-
-
-def check_image_shape(shape: tuple[int, ...]) -> None:
-  """Refuses a `config.data.shape` that no image can have.
-
-  Raises:
-    UserError: it is not (height, width, channels) with 1, 3 or 4 channels.
-  """
-  if len(shape) != 3 or shape[2] not in _CHANNELS.values():
-    raise UserError(
-      f'config.data.shape={shape}: images need (height, width, channels) with 1, 3 or 4 channels'
-    )
 
 
 def fit_image(image: Image.Image, shape: tuple[int, int, int], fit: str) -> np.ndarray:

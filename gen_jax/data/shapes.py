@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from gen_jax.data.sources import ArraySource, content_hash, only_train
-from gen_jax.errors import UserError
+from gen_jax.data.sources import ArraySource, check_image_shape, content_hash, only_train
 
 NUM_IMAGES = 1024
 
@@ -19,11 +18,7 @@ def shapes(shape, split: str = 'train') -> ArraySource:
     UserError: `shape` is not that of an image.
   """
   only_train('shapes', split)
-  if len(shape) != 3 or shape[2] not in (1, 3, 4):
-    raise UserError(
-      f'config.data.shape={tuple(shape)}: shapes makes images, (height, width, channels) with 1, '
-      '3 or 4 channels'
-    )
+  check_image_shape(tuple(shape))
   h, w, c = shape
   rng = np.random.RandomState(0)  # the one generator whose stream NumPy promises to keep
   label = rng.randint(2, size=NUM_IMAGES).astype(np.int32)

@@ -107,6 +107,18 @@ def reading_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
       raise
 
 
+def check_image_shape(shape: tuple[int, ...]) -> None:
+  """Refuses a `config.data.shape` that no image can have.
+
+  Raises:
+    UserError: it is not (height, width, channels) with 1, 3 or 4 channels.
+  """
+  if len(shape) != 3 or shape[2] not in (1, 3, 4):
+    raise UserError(
+      f'config.data.shape={shape}: images need (height, width, channels) with 1, 3 or 4 channels'
+    )
+
+
 def only_train(name: str, split: str) -> None:
   """Refuses any split but `train`, for the sources that have no other."""
   if split != 'train':

@@ -16,8 +16,8 @@ from absl import logging
 from tqdm import tqdm
 
 import gen_jax
-from gen_jax.data.folder import BadImage, check_image_shape, decode
-from gen_jax.data.sources import Source, content_hash, reading_pool
+from gen_jax.data.folder import BadImage, decode
+from gen_jax.data.sources import Source, check_image_shape, content_hash, reading_pool
 from gen_jax.errors import UserError
 
 _CHUNK = 1_000

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from gen_jax.diffusion.process import Process, at, eps_to_x0, posterior_mean, q_sample
+from gen_jax.diffusion.process import Process, at, p_mean_variance, posterior_mean, q_sample
 
 
 def bound(
@@ -30,20 +30,13 @@ def bound(
     variance: of p(x_{t-1} | x_t): 'large' (beta_t) or 'small' (beta_tilde_t).
     clip: cut the predicted x_0 to [-1, 1], as in the released code.
   """
-  log_variance = {'large': process.log_variance_large, 'small': process.log_variance_small}[
-    variance
-  ]
   dims = tuple(range(1, x_0.ndim))
 
   def term(_, t):
     times = jnp.full(x_0.shape[0], t)
     noise = jax.random.normal(jax.random.fold_in(rng, t), x_0.shape)
     x_t = q_sample(process, x_0, times, noise)
-    x_0_hat = eps_to_x0(process, x_t, times, eps(x_t, times))
-    if clip:
-      x_0_hat = jnp.clip(x_0_hat, -1, 1)
-    mean = posterior_mean(process, x_0_hat, x_t, times)
-    log_var = at(log_variance, times, x_0.ndim)
+    mean, log_var = p_mean_variance(eps, x_t, times, process, variance=variance, clip=clip)
     true_mean = posterior_mean(process, x_0, x_t, times)
     kl = normal_kl(true_mean, at(process.log_variance_small, times, x_0.ndim), mean, log_var)
     decoder = -decoder_log_likelihood(x_0, mean, 0.5 * log_var)

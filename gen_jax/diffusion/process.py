@@ -99,6 +99,25 @@ def eps_to_x0(process: Process, x_t, t, eps) -> jax.Array:
   return (x_t - at(process.noise, t, x_t.ndim) * eps) / at(process.signal, t, x_t.ndim)
 
 
+def p_mean_variance(eps, x_t, t, process: Process, *, variance: str, clip: bool):
+  """Mean and log variance of p(x_{t-1} | x_t), both [b, ...] or broadcast against it, as in the
+  released code.
+
+  Args:
+    eps: maps x [b, ...] and t int32 [b] to the predicted noise [b, ...].
+    x_t: [b, ...].
+    t: int32 [b].
+    process: tables of the T steps.
+    variance: 'large' (sigma_t^2 = beta_t) or 'small' (beta_tilde_t).
+    clip: cut the predicted x_0 to [-1, 1].
+  """
+  x_0 = eps_to_x0(process, x_t, t, eps(x_t, t))
+  if clip:
+    x_0 = jnp.clip(x_0, -1, 1)
+  log_variance = {'large': process.log_variance_large, 'small': process.log_variance_small}
+  return posterior_mean(process, x_0, x_t, t), at(log_variance[variance], t, x_t.ndim)
+
+
 def posterior_mean(process: Process, x_0, x_t, t) -> jax.Array:
   """mu_tilde_t(x_t, x_0), the mean of q(x_{t-1} | x_t, x_0) (Eq. 7). Shapes as in `q_sample`."""
   coef_x0 = at(process.posterior_coef_x0, t, x_t.ndim)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax.diffusion.process import Process, at, eps_to_x0, posterior_mean
+from gen_jax.diffusion.process import Process, p_mean_variance
 
 
 def ancestral(
@@ -35,19 +35,13 @@ def ancestral(
     clip: cut the predicted x_0 to [-1, 1].
     keep: number of intermediate pictures to return.
   """
-  log_variance = {'large': process.log_variance_large, 'small': process.log_variance_small}[
-    variance
-  ]
   steps = len(process.betas)
 
   def step(x, t):
     times = jnp.full(x.shape[0], t)
-    x_0 = eps_to_x0(process, x, times, eps(x, times))
-    if clip:
-      x_0 = jnp.clip(x_0, -1, 1)
-    mean = posterior_mean(process, x_0, x, times)
+    mean, log_variance = p_mean_variance(eps, x, times, process, variance=variance, clip=clip)
     noise = jax.random.normal(jax.random.fold_in(rng, t), x.shape)
-    sigma = jnp.exp(0.5 * at(log_variance, times, x.ndim))
+    sigma = jnp.exp(0.5 * log_variance)
     return mean + jnp.where(t > 0, sigma, 0) * noise
 
   return _run(step, x, (jnp.arange(steps)[::-1],), keep)

@@ -13,7 +13,7 @@ import numpy as np
 
 
 class Estimate(NamedTuple):
-  """A mean and its standard error."""
+  """A mean and its spread: the standard error, or for the inception score the deviation."""
 
   mean: float
   error: float

@@ -37,8 +37,8 @@ def precision_recall(real, fake, *, k: int = 3) -> PrecisionRecall:
   """
   real, fake = _centred(real, fake, k, k)
   return PrecisionRecall(
-    precision=float(np.mean(_balls_around(fake, real, _radii(real, k)) > 0)),
-    recall=float(np.mean(_balls_around(real, fake, _radii(fake, k)) > 0)),
+    precision=float(np.mean(_by_block(_balls_around, fake, real, _radii(real, k)) > 0)),
+    recall=float(np.mean(_by_block(_balls_around, real, fake, _radii(fake, k)) > 0)),
   )
 
 
@@ -50,9 +50,9 @@ def density_coverage(real, fake, *, k: int = 5) -> DensityCoverage:
   """
   real, fake = _centred(real, fake, k, 0)
   radii = _radii(real, k)
-  nearest = _nearest(real, fake)
+  nearest = _by_block(_nearest, real, fake)
   return DensityCoverage(
-    density=float(_balls_around(fake, real, radii).mean() / k),
+    density=float(_by_block(_balls_around, fake, real, radii).mean() / k),
     coverage=float(np.mean(nearest <= radii)),
   )
 
@@ -82,12 +82,15 @@ def _centred(real, fake, least_real, least_fake):
   return centred(real), centred(fake)
 
 
-def _blocks(x):
-  """Rows of x in blocks of one size, so that one program serves all; and how many of each count."""
+def _by_block(f, x, *others) -> np.ndarray:
+  """f(block, *others) of all rows of x, [n]; blocks have one size, so that one program serves."""
+  others = [jnp.asarray(other) for other in others]
+  parts = []
   for start in range(0, len(x), BLOCK):
     block = x[start : start + BLOCK]
-    rows = len(block)
-    yield np.pad(block, ((0, BLOCK - rows), (0, 0))), rows
+    padded = np.pad(block, ((0, BLOCK - len(block)), (0, 0)))
+    parts.append(np.asarray(f(padded, *others))[: len(block)])
+  return np.concatenate(parts)
 
 
 def _squared(x, y):
@@ -97,35 +100,23 @@ def _squared(x, y):
 
 
 @functools.partial(jax.jit, static_argnames='k')
-def _kth(block, x, k):
+def _kth(block, x, *, k):
   # The block's rows are rows of x: each one's nearest is itself, at 0.
   return -jax.lax.top_k(-_squared(block, x), k + 1)[0][:, k]
 
 
 def _radii(x, k):
   """Squared distance of every row of x to its k-th nearest other row, [n]."""
-  whole = jnp.asarray(x)
-  return np.concatenate([np.asarray(_kth(b, whole, k))[:rows] for b, rows in _blocks(x)])
+  return _by_block(functools.partial(_kth, k=k), x, x)
 
 
 @jax.jit
-def _count(block, centres, radii):
+def _balls_around(block, centres, radii):
+  """In how many balls each row lies, [b]."""
   return (_squared(block, centres) <= radii[None]).sum(1)
 
 
-def _balls_around(x, centres, radii):
-  """In how many balls each row of x lies, [n]."""
-  centres, radii = jnp.asarray(centres), jnp.asarray(radii)
-  counts = [np.asarray(_count(b, centres, radii))[:rows] for b, rows in _blocks(x)]
-  return np.concatenate(counts)
-
-
 @jax.jit
-def _least(block, others):
+def _nearest(block, others):
+  """Squared distance of every row to the nearest of `others`, [b]."""
   return _squared(block, others).min(1)
-
-
-def _nearest(x, others):
-  """Squared distance of every row of x to the nearest of `others`, [n]."""
-  others = jnp.asarray(others)
-  return np.concatenate([np.asarray(_least(b, others))[:rows] for b, rows in _blocks(x)])

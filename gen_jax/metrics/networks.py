@@ -2,6 +2,7 @@
 checksum, its resize, and the name that its results may carry.
 """
 
+import contextlib
 import functools
 import io
 import pathlib
@@ -14,10 +15,10 @@ import requests
 import tqdm
 from flax import traverse_util
 
-from gen_jax.cache import cache_folder, key
+from gen_jax.cache import cache_folder
 from gen_jax.errors import UserError
 from gen_jax.metrics import classifier, efficientnet, inception
-from gen_jax.metrics.weights import read_weights, sha256
+from gen_jax.metrics.weights import Weights, read_weights, sha256
 from gen_jax.workdir import write_atomic
 
 NAMES = ('inception', 'efficientnet_lite0', 'classifier')
@@ -123,9 +124,11 @@ def colour(pictures):
 
 
 def _inception(path) -> Network:
-  given = path is not None
-  path = pathlib.Path(path).expanduser() if given else _fetched_inception()
-  arrays, checksum = read_weights(path)
+  if path is None:
+    arrays, checksum = _published_inception()
+  else:
+    path = pathlib.Path(path).expanduser()
+    arrays, checksum = read_weights(path)
   published = checksum == inception.SHA256
   return Network(
     name='inception',
@@ -138,11 +141,13 @@ def _inception(path) -> Network:
   )
 
 
-def _fetched_inception() -> pathlib.Path:
-  """The published weights in the cache, fetched if need be."""
+def _published_inception() -> Weights:
+  """The published weights from the cache, fetched if need be."""
   path = cache_folder('weights') / pathlib.PurePosixPath(inception.URL).name
-  if path.exists() and sha256(path.read_bytes()) == inception.SHA256:
-    return path
+  with contextlib.suppress(UserError):  # not there, or damaged
+    weights = read_weights(path)
+    if weights.sha256 == inception.SHA256:
+      return weights
   try:
     with requests.get(inception.URL, stream=True, timeout=SECONDS_TO_ANSWER) as answer:
       answer.raise_for_status()
@@ -160,7 +165,7 @@ def _fetched_inception() -> pathlib.Path:
   if sha256(content.getvalue()) != inception.SHA256:
     raise NoNetwork(f'{inception.URL} gives a file with another checksum than it should')
   write_atomic(path, content.getvalue())
-  return path
+  return read_weights(path)
 
 
 def _efficientnet() -> Network:
@@ -189,9 +194,11 @@ def _classifier(source) -> Network:
       f'a classifier needs labelled data, {2 * classifier.BATCH} pictures or more: choose another '
       'feature network'
     )
+  from gen_jax.data.sources import content_hash  # it takes a second, and sources come from there
+
   # Of a folder, the fingerprint does not say to which size pictures are cut.
   parts = (source.fingerprint, source.shape, source.num_classes, classifier.RECIPE)
-  path = cache_folder('classifiers') / f'{key(*parts)}.npz'
+  path = cache_folder('classifiers') / f'{content_hash(str(parts).encode())}.npz'
   try:
     arrays, checksum = read_weights(path)
   except UserError:  # not there, or damaged

@@ -262,9 +262,9 @@ def _follow(file):
         marks.append(len(stack))
       case 'NONE' | 'NEWTRUE' | 'NEWFALSE':
         stack.append({'NONE': None, 'NEWTRUE': True, 'NEWFALSE': False}[opcode.name])
-      case 'BININT' | 'BININT1' | 'BININT2' | 'LONG1' | 'BINFLOAT':
-        stack.append(value)
-      case 'BINUNICODE' | 'SHORT_BINUNICODE':
+      case (
+        'BININT' | 'BININT1' | 'BININT2' | 'LONG1' | 'BINFLOAT' | 'BINUNICODE' | 'SHORT_BINUNICODE'
+      ):
         stack.append(value)
       case 'EMPTY_DICT' | 'EMPTY_LIST' | 'EMPTY_TUPLE':
         stack.append({'EMPTY_DICT': {}, 'EMPTY_LIST': [], 'EMPTY_TUPLE': ()}[opcode.name])

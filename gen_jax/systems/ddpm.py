@@ -181,6 +181,14 @@ def train_step(state, batch, rng, *, config, axis_name=None):
   return State(state.step + 1, net), average(metrics, axis_name)
 
 
+def trained_eps(model, state, batch, config):
+  """eps(x, t) of a state, with the weights that config.sample.weights names and the labels of
+  `batch`.
+  """
+  params = state.net.ema if config.sample.weights == 'ema' else state.net.params
+  return lambda x, t: predict(model, params, x, t, batch.get('label'), train=False)
+
+
 def sample(state, batch, rng, *, config) -> dict:
   """Generated examples, one for each row of `batch`, by the sampler that `config.sample` names.
 
@@ -189,13 +197,10 @@ def sample(state, batch, rng, *, config) -> dict:
     'trajectory' [m, n, ...], evenly spaced pictures from noise to data.
   """
   model = build(config)
-  params = state.net.ema if config.sample.weights == 'ema' else state.net.params
   noise_key, steps_key = jax.random.split(rng)
   x = draws.normal(noise_key, (batch_size(batch), *config.data.shape))
 
-  def eps(x, t):
-    return predict(model, params, x, t, batch.get('label'), train=False)
-
+  eps = trained_eps(model, state, batch, config)
   c = config.sample
   sampler = {
     'ancestral': functools.partial(samplers.ancestral, variance=c.variance),
@@ -221,10 +226,6 @@ def evaluate(state, batch, rng, *, config) -> dict:
     'bits_per_dim' [b], the sum of L_0, L_1, ..., L_T, and 'terms' [b, T + 1], each of them.
   """
   model = build(config)
-  params = state.net.ema if config.sample.weights == 'ema' else state.net.params
-
-  def eps(x, t):
-    return predict(model, params, x, t, batch.get('label'), train=False)
-
+  eps = trained_eps(model, state, batch, config)
   nats = bound(eps, batch['image'], rng, model.process, variance=config.sample.variance)
   return {'bits_per_dim': nats.sum(0) / jnp.log(2), 'terms': nats.T / jnp.log(2)}
