@@ -1,8 +1,11 @@
-"""Trains a generative model (or goes on with a stopped run), or draws samples, as its config says.
+"""Trains a generative model (or goes on with a stopped run), draws samples, scores them, or
+compares runs.
 
   python launch.py --config=configs/ddpm_digits.py
   python launch.py --config=configs/ddpm_cifar.py:smoke --config.train.steps=100 --workdir=runs/try
   python launch.py --mode=sample --workdir=runs/ddpm_digits
+  python launch.py --mode=evaluate --workdir=runs/ddpm_digits
+  python launch.py --mode=compare --workdir=runs/ddpm_digits,runs/gan_mnist
 
 Exit status: 0 finished, 1 diverged, 2 a mistake (told in one line), 130 or 143 stopped by Ctrl-C or
 SIGTERM.
@@ -30,9 +33,11 @@ def parse(argv):
   add = parser.add_argument
   add('--config', metavar='FILE[:ARG]', help='config file; :smoke is the same, small and quick')
   add('--config.FIELD', metavar='VALUE', help='set one field, e.g. --config.train.steps=1000')
-  add('--workdir', metavar='FOLDER', help='where the run is kept (default: runs/CONFIG_ARG)')
-  add('--mode', choices=['train', 'sample'], default='train', help='default: train')
-  add('--step', type=int, help='with --mode=sample: which checkpoint (default: the newest)')
+  add('--workdir', metavar='FOLDER', help='of the run (default: runs/CONFIG_ARG)')
+  modes = ['train', 'sample', 'evaluate', 'compare']
+  add('--mode', choices=modes, default='train', help='default: train')
+  add('--step', type=int, help='sample, evaluate: which checkpoint (default: the newest)')
+  add('--samples', metavar='PATH', help='evaluate: a folder of images or a .npz, not a run')
   add('--dry_run', action='store_true', help='print config and parameters, and do nothing')
   add('--list', action='store_true', help='list the configs')
   flags, unknown = parser.parse_known_args(argv)
@@ -52,21 +57,31 @@ def run(argv):
   if flags.list:
     print(configs.summaries(Path(__file__).parent / 'configs'))
     return 0
-  if flags.step is not None and flags.mode != 'sample':
-    raise UserError('--step is for --mode=sample')
-  saved = flags.mode == 'sample' and flags.workdir and f'{flags.workdir}/config.json'
+  if flags.step is not None and (flags.mode == 'train' or flags.samples is not None):
+    raise UserError('--step is for the checkpoints of --mode=sample and --mode=evaluate')
+  if flags.samples is not None and flags.mode != 'evaluate':
+    raise UserError('--samples is for --mode=evaluate')
+  if flags.mode == 'compare':
+    if not flags.workdir or flags.config or overrides:
+      raise UserError('--mode=compare needs --workdir=FOLDER,FOLDER,... and nothing else')
+    from gen_jax import compare
+
+    return compare.run(flags.workdir)
+  saved = flags.mode != 'train' and flags.workdir and f'{flags.workdir}/config.json'
   if not (spec := flags.config or saved):
     raise UserError('--config=FILE is needed (--list names the configs)')
   config = configs.load(spec, overrides)
   workdir = Path(flags.workdir or configs.default_workdir(spec))
   config = configs.check(config, systems.find_system(config.get('system')).FIELDS)
-  from gen_jax import contract, sample, train  # they import jax: after the quick answers
+  from gen_jax import contract, evaluate, sample, train  # they import jax: after the quick answers
 
   if flags.dry_run:
     print(configs.describe(config), contract.describe(config), sep='\n\n')
     return 0
   if flags.mode == 'sample':
     return sample.run(config, workdir, step=flags.step)
+  if flags.mode == 'evaluate':
+    return evaluate.run(config, workdir, step=flags.step, samples=flags.samples)
   return train.run(config, workdir, started)
 
 

@@ -83,6 +83,21 @@ def get_config(arg=''):
     intermediates=0,  # pictures of the way from noise to data
     weights='ema',  # ema or raw
   )
+  config.eval = dict(
+    network='auto',  # inception, efficientnet_lite0, classifier, or auto: the best at hand
+    weights=None,  # file of Inception's weights; None: fetched once
+    metrics=None,  # such as ('frechet', 'modes'); None: all that apply
+    split='train',  # reference set
+    num_reference=None,  # examples of it, drawn once; None: all
+    num_samples=50000,  # generated for --mode=evaluate
+    seed=0,  # of them
+    every_steps=None,  # between quick evaluations in training; None: none
+    quick_samples=500,  # generated for a quick evaluation
+    best='frechet',  # metric whose best checkpoint is kept when evaluating in training
+    quick_steps=20,  # of DDIM in a quick evaluation
+    likelihood_split='test',  # held out, for the variational bound
+    likelihood_examples=1000,  # of it; None: no likelihood
+  )
   config.parallel = dict(
     mode='jit',  # jit over a mesh of devices, or pmap
     data=None,  # devices that share a batch; None: all
@@ -94,4 +109,11 @@ def get_config(arg=''):
     config.optim.warmup_steps = 0
     config.train.update(steps=20, batch_size=8, log_steps=5, sample_steps=20, checkpoint_steps=10)
     config.sample.update(num_images=8, batch_size=8, sampler='ddim', steps=5, intermediates=2)
+    config.eval.update(
+      num_samples=200,
+      network='classifier',
+      quick_steps=5,
+      likelihood_split='train',
+      likelihood_examples=8,
+    )
   return config

@@ -23,7 +23,7 @@ def get_config(arg=''):
     path=None,  # TFDS's folder; None: ~/tensorflow_datasets or $TFDS_DATA_DIR
     split='train',  # part of the data set
     shape=(28, 28, 1),  # height, width, channels
-    num_classes=None,  # classes of the labels; None leaves labels unused
+    num_classes=10,  # classes of the labels; None leaves labels unused
     flip=0.0,  # probability of a horizontal flip
     dequantize='none',  # none: x / 127.5 - 1; uniform: noise of one level, 2 (x + u) / 256 - 1
     storage='auto',  # device, stream, or auto: on the device if it fits
@@ -40,30 +40,30 @@ def get_config(arg=''):
     attention=(7,),  # sizes with self-attention
     dropout=0.0,  # in the residual blocks
     groups=8,  # of the group norms
-    num_classes=None,  # class-conditional: the number of classes, as in config.data
+    num_classes=10,  # class-conditional: the number of classes, as in config.data
   )
   config.diffusion = dict(
     steps=1000,  # T
-    schedule='linear',  # linear or cosine
+    schedule='cosine',  # linear or cosine
     beta_min=1e-4,  # linear: first and
     beta_max=0.02,  # last beta
   )
-  config.ema_decay = 0.998  # of the averaged parameters that sampling uses
+  config.ema_decay = 0.999  # of the averaged parameters that sampling uses
   config.optim = dict(
     lr=1e-3,  # learning rate of Adam
     b1=0.9,  # decay of Adam's first moment
     b2=0.999,  # decay of Adam's second moment
     eps=1e-8,  # of Adam
     warmup_steps=200,  # the rate grows linearly from 0 over so many steps
-    decay_steps=3000,  # times a line from 1 at step 0 to 0 at this one; None: no line
+    decay_steps=8000,  # times a line from 1 at step 0 to 0 at this one; None: no line
     l2=0.0,  # weight decay, added to the gradient
     clip_norm=1.0,  # global norm that gradients are cut to; None: never
   )
   config.train = dict(
-    steps=3000,  # updates of the net
+    steps=8000,  # updates of the net
     batch_size=32,  # examples per step, over all devices
     log_steps=50,  # between lines of metrics.jsonl and of the console
-    sample_steps=500,  # between pictures
+    sample_steps=2000,  # between pictures
     checkpoint_steps=500,  # between checkpoints
     keep_checkpoints=2,  # the newest ones
   )
@@ -82,6 +82,21 @@ def get_config(arg=''):
     intermediates=0,  # pictures of the way from noise to data
     weights='ema',  # ema or raw
   )
+  config.eval = dict(
+    network='auto',  # inception, efficientnet_lite0, classifier, or auto: the best at hand
+    weights=None,  # file of Inception's weights; None: fetched once
+    metrics=None,  # such as ('frechet', 'modes'); None: all that apply
+    split='train',  # reference set
+    num_reference=10000,  # examples of it, drawn once; None: all
+    num_samples=10000,  # generated for --mode=evaluate
+    seed=0,  # of them
+    every_steps=None,  # between quick evaluations in training; None: none
+    quick_samples=500,  # generated for a quick evaluation
+    best='frechet',  # metric whose best checkpoint is kept when evaluating in training
+    quick_steps=20,  # of DDIM in a quick evaluation
+    likelihood_split='test',  # held out, for the variational bound
+    likelihood_examples=128,  # of it; None: no likelihood
+  )
   config.parallel = dict(
     mode='jit',  # jit over a mesh of devices, or pmap
     data=None,  # devices that share a batch; None: all
@@ -93,4 +108,7 @@ def get_config(arg=''):
     config.optim.warmup_steps = 0
     config.train.update(steps=20, batch_size=8, log_steps=5, sample_steps=20, checkpoint_steps=10)
     config.sample.update(num_images=8, batch_size=8, sampler='ddim', steps=5, intermediates=2)
+    config.eval.update(
+      num_samples=200, quick_steps=5, likelihood_split='train', likelihood_examples=8
+    )
   return config

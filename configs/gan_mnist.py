@@ -87,6 +87,18 @@ def get_config(arg=''):
     batch_size=64,  # drawn at once
     seed=0,  # of --mode=sample
   )
+  config.eval = dict(
+    network='auto',  # inception, efficientnet_lite0, classifier, or auto: the best at hand
+    weights=None,  # file of Inception's weights; None: fetched once
+    metrics=None,  # such as ('frechet', 'modes'); None: all that apply
+    split='train',  # reference set
+    num_reference=10000,  # examples of it, drawn once; None: all
+    num_samples=10000,  # generated for --mode=evaluate
+    seed=0,  # of them
+    every_steps=None,  # between quick evaluations in training; None: none
+    quick_samples=500,  # generated for a quick evaluation
+    best='frechet',  # metric whose best checkpoint is kept when evaluating in training
+  )
   config.parallel = dict(
     mode='jit',  # jit over a mesh of devices, or pmap
     data=None,  # devices that share a batch; None: all
@@ -98,4 +110,5 @@ def get_config(arg=''):
     config.discriminator.features = (32,)
     config.train.update(steps=20, batch_size=8, log_steps=5, sample_steps=20, checkpoint_steps=10)
     config.sample.update(num_images=8, batch_size=8)
+    config.eval.update(num_samples=200)
   return config

@@ -89,6 +89,18 @@ def get_config(arg=''):
     batch_size=1000,  # drawn at once
     seed=0,  # of --mode=sample
   )
+  config.eval = dict(
+    network='auto',  # of points: none, distances are those between points
+    weights=None,  # file of Inception's weights; None: fetched once
+    metrics=None,  # such as ('frechet', 'modes'); None: all that apply
+    split='train',  # reference set
+    num_reference=10000,  # examples of it, drawn once; None: all
+    num_samples=10000,  # generated for --mode=evaluate
+    seed=0,  # of them
+    every_steps=None,  # between quick evaluations in training; None: none
+    quick_samples=500,  # generated for a quick evaluation
+    best='frechet',  # metric whose best checkpoint is kept when evaluating in training
+  )
   config.parallel = dict(
     mode='jit',  # jit over a mesh of devices, or pmap
     data=None,  # devices that share a batch; None: all
@@ -98,4 +110,5 @@ def get_config(arg=''):
     config.generator.features = config.discriminator.features = (16,)
     config.train.update(steps=20, batch_size=16, log_steps=5, sample_steps=20, checkpoint_steps=10)
     config.sample.update(num_images=64, batch_size=64)
+    config.eval.update(num_samples=200)
   return config

@@ -92,6 +92,7 @@ class Checkpointer:
     self._prepared = False
     self._written: set[int] = set()
     self._damaged: set[int] = set()
+    self._protected: int | None = None
 
   def steps(self) -> list[int]:
     """The steps of all finished checkpoints, ascending, damaged ones included."""
@@ -102,6 +103,10 @@ class Checkpointer:
     except OSError as error:
       raise UserError(f'cannot read checkpoints in {self._directory}: {error.strerror}') from error
     return sorted(int(name) for name in names if name.isdecimal() and name == _name(int(name)))
+
+  def protect(self, step: int | None) -> None:
+    """Keeps the checkpoint of one step, beside the newest ones, until another one is protected."""
+    self._protected = step
 
   def save(self, step: int, state) -> None:
     """Saves `state`, any pytree of arrays, in the background.
@@ -300,7 +305,7 @@ class Checkpointer:
   def _delete_old(self) -> None:
     intact = [step for step in reversed(self.steps()) if step not in self._damaged]
     for step in intact[self._keep :]:
-      if self._verified(step) is None:
+      if step == self._protected or self._verified(step) is None:
         continue
       # Half deleted under its own name it would look damaged after a crash.
       rubbish = self._directory / f'{_TEMPORARY}delete-{_name(step)}'

@@ -95,7 +95,7 @@ class Field:
       named = {'of at least': low, 'above': above, 'of at most': high, 'below': below}
       bounds = ' and'.join(f' {word} {v}' for word, v in named.items() if v is not None)
     if self.type == 'choice':
-      words = ' or '.join(map(repr, self.choices))
+      words = 'a tuple of ' * self.many + ' or '.join(map(repr, self.choices))
     elif self.type == 'net':
       words = "a group such as dict(name='module.Class', ...)"
     elif self.many:
@@ -125,6 +125,11 @@ def text(optional=False) -> Field:
 def one_of(*choices, optional=False) -> Field:
   """One of these values, of the same type; `one_of(True, False)` is a switch."""
   return Field('choice', choices=choices, optional=optional)
+
+
+def some_of(*choices, optional=False) -> Field:
+  """A non-empty tuple of these values."""
+  return Field('choice', many=True, choices=choices, optional=optional)
 
 
 def integers(low=1, high=None, length=(), optional=False) -> Field:
@@ -174,6 +179,24 @@ SHARED = {
   'sample.num_images': integer(1),
   'sample.batch_size': integer(1),
   'sample.seed': integer(0, 2**32 - 1),
+  'eval.network': one_of('auto', 'inception', 'efficientnet_lite0', 'classifier'),
+  'eval.weights': text(optional=True),
+  'eval.metrics': some_of(
+    'frechet',
+    'kernel',
+    'precision_recall',
+    'density_coverage',
+    'inception_score',
+    'modes',
+    optional=True,
+  ),
+  'eval.split': text(),
+  'eval.num_reference': integer(2, optional=True),
+  'eval.num_samples': integer(2),
+  'eval.seed': integer(0, 2**32 - 1),
+  'eval.every_steps': integer(1, optional=True),
+  'eval.quick_samples': integer(2),
+  'eval.best': one_of('frechet', 'kernel', 'precision', 'recall', 'coverage', 'inception_score'),
   'parallel.mode': one_of('jit', 'pmap'),
   'parallel.data': integer(1, optional=True),
 }
@@ -188,6 +211,7 @@ SAFE_TO_CHANGE = (
   'train.checkpoint_steps',
   'train.keep_checkpoints',
   'sample.*',
+  'eval.*',
   'data.path',
   'data.storage',
   'data.read_threads',
@@ -381,6 +405,14 @@ def from_json(text: str) -> FrozenConfigDict:
 
 
 # --- Continuing a run ---------------------------------------------------------------------------
+
+
+def replace(config: Mapping | ConfigDict, values: Mapping[str, Any]) -> FrozenConfigDict:
+  """Returns the config with other values, {dotted path: value}, in place of some."""
+  tree = _plain(config)
+  for path, value in values.items():
+    _put(tree, path, value)
+  return FrozenConfigDict(tree)
 
 
 def difference(old: Mapping, new: Mapping) -> tuple[str, Any, Any] | None:
@@ -596,7 +628,9 @@ def _override(config: dict, path: str, value: str):
 def _parse(path: str, text: str, current, rule: Field | None):
   """Reads `text` in the type of the rule, or else in that of the current value."""
   value = _literal(text)
-  if rule.type in ('text', 'choice') if rule else isinstance(current, str):
+  if rule and rule.many and rule.type == 'choice' and isinstance(value, str):
+    value = tuple(text.split(','))  # a,b
+  elif rule.type in ('text', 'choice') and not rule.many if rule else isinstance(current, str):
     if isinstance(value, str) or (value is None and (rule is None or rule.optional)):
       return value
     return text

@@ -10,11 +10,14 @@ A system is a module in gen_jax.systems with
 with images in [-1, 1], and, where it needs them, `minibatches(config) -> int` (leaves of the batch
 are then [k, b, ...]) and `check(config)`, which raises a UserError for fields that contradict one
 another. Where it can, `evaluate(state, batch, rng, *, config)` gives values for each example of a
-batch, e.g. bits per dimension.
+batch, e.g. bits per dimension. A system that takes more than one evaluation of a net per example
+says so by `sampling(config) -> dict` (fields of `Sampling`), and how it does with fewer by
+`quick(config) -> config`.
 """
 
 import math
 import traceback
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -118,11 +121,32 @@ def minibatches(config, system) -> int | None:
   return system.minibatches(config) if hasattr(system, 'minibatches') else None
 
 
-def conditions(config, n: int) -> dict:
-  """The batch that `sample` is given: `index` int32 [n] and, for labelled data, `label`,
-  the classes in turn.
+def conditions(config, n: int, start: int = 0) -> dict:
+  """The batch that `sample` is given: `index` int32 [n] from `start` on and, for labelled data,
+  `label`, the classes in turn.
   """
-  batch = {'index': jnp.arange(n, dtype=jnp.int32)}
+  batch = {'index': jnp.arange(start, start + n, dtype=jnp.int32)}
   if config.data.num_classes is not None:
     batch['label'] = batch['index'] % config.data.num_classes
   return batch
+
+
+class Sampling(NamedTuple):
+  """How a system draws: part of the protocol of every number about its samples."""
+
+  text: str  # the sampler and its settings
+  evaluations: int  # of a net, per example
+  weights: str  # 'raw', or 'ema' for their moving average
+  likelihood: str | None = None  # what `evaluate` measures, and its settings
+
+
+def sampling(config, system) -> Sampling:
+  """How `system.sample` draws with this config."""
+  if hasattr(system, 'sampling'):
+    return Sampling(**system.sampling(config))
+  return Sampling('one pass', 1, 'raw')
+
+
+def quick(config, system):
+  """The config whose sampling is cheap, for evaluations in training."""
+  return system.quick(config) if hasattr(system, 'quick') else config

@@ -16,6 +16,14 @@ from gen_jax.workdir import Workdir
 SAMPLE_MODE = 0x5A3B1E  # any number but 0 to 3: those are the keys that a run splits from its seed
 
 
+def compile_sampler(config, system):
+  """Returns `sample(state, batch, rng) -> {name: array}`, a program of its own on one device."""
+  return jax.jit(
+    lambda state, batch, rng: system.sample(state, batch, rng, config=config),
+    compiler_options=parallel.compiler_options(1),
+  )
+
+
 def make_sampler(config, system):
   """Returns `draw(state, rng, n, stop=None) -> {name: numpy array}`, which draws n examples in
   batches.
@@ -25,10 +33,7 @@ def make_sampler(config, system):
   None comes back when a stop is requested. It raises `Diverged` for values that are not finite.
   """
   size = config.sample.batch_size
-  sample = jax.jit(
-    lambda state, batch, rng: system.sample(state, batch, rng, config=config),
-    compiler_options=parallel.compiler_options(1),
-  )
+  sample = compile_sampler(config, system)
 
   def draw(state, rng, n, stop=None):
     parts = []
@@ -74,6 +79,33 @@ def _trajectory_grid(made) -> np.ndarray:
   return writers.image_grid(rows.reshape(-1, *rows.shape[2:]), columns=rows.shape[1])
 
 
+def restore(config, system, folder: Workdir, step: int | None = None):
+  """The manifest and the state of a checkpoint of a run, finished or not.
+
+  Args:
+    config: checked config; it may differ from the run's in fields that are safe to change.
+    system: its module.
+    folder: of the run.
+    step: which checkpoint; None: the newest that is intact.
+
+  Raises:
+    UserError: no checkpoint, or one of another config.
+  """
+  saver = checkpoint.Checkpointer(
+    folder.checkpoints, config=configs.to_dict(config), data_fingerprint='', keep=1
+  )
+  try:
+    manifest = saver.latest(step)
+    if manifest is None:
+      raise UserError(
+        f'no checkpoint in {folder.checkpoints}; train first, or give another --workdir'
+      )
+    configs.check_resumable(manifest.config, configs.to_dict(config), folder.path)
+    return manifest, saver.restore(manifest, contract.abstract_state(config, system))
+  finally:
+    saver.close()
+
+
 def run(config, workdir, step: int | None = None) -> int:
   """Draws config.sample.num_images examples from a run, finished or not, and writes them as PNG
   files.
@@ -95,20 +127,7 @@ def run(config, workdir, step: int | None = None) -> int:
   """
   system = contract.check(config)
   folder = Workdir(workdir)
-  saver = checkpoint.Checkpointer(
-    folder.checkpoints, config=configs.to_dict(config), data_fingerprint='', keep=1
-  )
-  try:
-    manifest = saver.latest(step)
-    if manifest is None:
-      raise UserError(
-        f'no checkpoint in {folder.checkpoints}; train first, or give another --workdir'
-      )
-    configs.check_resumable(manifest.config, configs.to_dict(config), folder.path)
-    state = saver.restore(manifest, contract.abstract_state(config, system))
-  finally:
-    saver.close()
-
+  manifest, state = restore(config, system, folder, step)
   n, seed = config.sample.num_images, config.sample.seed
   draw = make_sampler(config, system)
   try:

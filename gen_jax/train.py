@@ -1,8 +1,8 @@
 """The loop that trains every system: `run(config, workdir)`.
 
-It restores the run in the workdir or starts one, compiles the step, and then steps, logs, samples
-and saves, each on its own cadence, the last step always included. It knows systems by their
-contract only (gen_jax.contract).
+It restores the run in the workdir or starts one, compiles the step, and then steps, logs, samples,
+saves and evaluates, each on its own cadence, the last step always included. It knows systems by
+their contract only (gen_jax.contract).
 """
 
 import math
@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jax
 
-from gen_jax import checkpoint, contract, data, parallel, signals, writers
+from gen_jax import checkpoint, contract, data, evaluate, parallel, signals, writers
 from gen_jax import config as configs
 from gen_jax import sample as sampling
 from gen_jax.errors import Diverged, UserError
@@ -46,6 +46,7 @@ def run(config, workdir, started: float | None = None) -> int:
     with signals.exit_in_order():
       source = data.open_source(config)
       batches = data.Batches(source, config, minibatches=contract.minibatches(config, system))
+      quick = evaluate.Quick(config, system) if config.eval.every_steps else None
     saver = checkpoint.Checkpointer(
       folder.checkpoints,
       config=configs.to_dict(config),
@@ -54,7 +55,7 @@ def run(config, workdir, started: float | None = None) -> int:
     )
     try:
       with signals.Stop() as stop:
-        return _train(config, system, batches, folder, saver, stop, started)
+        return _train(config, system, batches, quick, folder, saver, stop, started)
     except Diverged as error:
       print(f'error: {error}', file=sys.stderr)
       return 1
@@ -95,18 +96,26 @@ def _check_start(config, source, manifest, folder) -> None:
     )
 
 
-def _train(config, system, batches, folder, saver, stop, started) -> int:
+def _train(config, system, batches, quick, folder, saver, stop, started) -> int:
   total = config.train.steps
   manifest = saver.latest()
   start = 0 if manifest is None else manifest.step
   _check_start(config, batches.source, manifest, folder)
-  # The run may have been stopped between the checkpoint and the pictures of a step.
+  # The run may have been stopped between the checkpoint and the pictures, or the evaluation, of a
+  # step.
   undrawn = (
     start > 0
     and itstime(start, config.train.sample_steps, total)
     and not folder.image_path(start, 'samples').exists()
   )
-  if start >= total and not undrawn:
+  lines = evaluate.read(folder)
+  unmeasured = (
+    start > 0
+    and quick is not None
+    and itstime(start, config.eval.every_steps, total)
+    and not evaluate.is_measured(lines, start)
+  )
+  if start >= total and not undrawn and not unmeasured:
     print(
       f'{folder.path} is finished: step {start} of {total}; pictures in {folder.samples}. '
       f'{_to_go_on(config)} goes on.'
@@ -157,6 +166,8 @@ def _train(config, system, batches, folder, saver, stop, started) -> int:
   if 0 < start < total:
     print(f'{folder.path}: going on from step {start} of {total}', file=sys.stderr)
 
+  evaluate.forget_quick(folder, start)
+  saver.protect(evaluate.best_step(evaluate.read(folder), config.eval.best))
   draw = sampling.make_sampler(config, system)
   writer = writers.Writers(
     folder,
@@ -192,6 +203,20 @@ def _train(config, system, batches, folder, saver, stop, started) -> int:
     images = draw(state, sample_key, config.sample.num_images, stop)
     return None if images is None else sampling.write(writer, done, images, batches.source)
 
+  def measure(done, state):
+    """Writes the quick evaluation of step `done`, unless a stop is requested first, and keeps the
+    checkpoint of the best.
+    """
+    made = quick(state, stop)
+    if made is None:
+      return
+    evaluate.append(folder, done, made)
+    writer.evaluation(done, {row.metric: row.value for row in made})
+    best = evaluate.best_step(evaluate.read(folder), config.eval.best)
+    saver.protect(best)
+    if best == done:
+      save(done, state)
+
   def save(done, state):
     try:
       saver.save(done, state)
@@ -202,8 +227,10 @@ def _train(config, system, batches, folder, saver, stop, started) -> int:
   try:
     if undrawn:
       picture = show(start, state)
-      if stop.requested is not None:
-        return 128 + stop.requested  # the state is the checkpoint's
+    if unmeasured:
+      measure(start, state)
+    if stop.requested is not None:
+      return 128 + stop.requested  # the state is the checkpoint's
     pending = None
     for done, fed in zip(range(start + 1, total + 1), feed, strict=False):
       state, metrics = step(state, fed, resident, keys)
@@ -218,13 +245,16 @@ def _train(config, system, batches, folder, saver, stop, started) -> int:
 
       saves = itstime(done, config.train.checkpoint_steps, total)
       shows = itstime(done, config.train.sample_steps, total)
-      if (saves or shows) and pending is not None:
+      measures = quick is not None and itstime(done, config.eval.every_steps, total)
+      if (saves or shows or measures) and pending is not None:
         settle(*pending)
         pending = None
       if saves:
         save(done, state)
       if shows:
         picture = show(done, state)
+      if measures:
+        measure(done, state)
       # The stop may have come in any line above: this step is done, and no later one starts.
       if stop.requested is not None:
         if pending is not None:
@@ -239,4 +269,7 @@ def _train(config, system, batches, folder, saver, stop, started) -> int:
       feed.close()
     writer.close()
   print(f'{folder.path} is finished after {total} steps; pictures: {picture}')
+  best = evaluate.best_step(evaluate.read(folder), config.eval.best)
+  if best is not None:
+    print(f'best by {config.eval.best} of the quick evaluations: --step={best}')
   return 0

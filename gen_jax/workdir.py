@@ -50,6 +50,8 @@ class Workdir:
     self.checkpoints = self.path / 'checkpoints'
     self.samples = self.path / 'samples'
     self.metrics = self.path / 'metrics.jsonl'
+    self.evaluations = self.path / 'evaluation.jsonl'
+    self.evaluation = self.path / 'evaluation'  # pictures, and what a stopped evaluation has done
     self.tensorboard = self.path / 'tensorboard'
     self.lock = self.path / '.lock'
 

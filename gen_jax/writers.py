@@ -106,6 +106,16 @@ class Writers:
       self._bar.set_postfix_str(text, refresh=False)
       self._bar.refresh()
 
+  def evaluation(self, step: int, values: Mapping[str, float]) -> None:
+    """Writes a quick evaluation: a point per value to TensorBoard, and a line to the console."""
+    if not self._primary:
+      return
+    for name, value in values.items():
+      self._board.add_scalar(f'quick/{name}', value, step)
+    numbers = '  '.join(f'{name} {value:.4g}' for name, value in values.items())
+    with tqdm.tqdm.external_write_mode(file=sys.stderr):
+      print(f'step {step}  quick evaluation  {numbers}', file=sys.stderr, flush=True)
+
   def image_path(self, step: int, name: str) -> pathlib.Path:
     """Where the picture `name` of `step` belongs."""
     return self._workdir.image_path(step, name)
@@ -218,6 +228,34 @@ def scatter_plot(real, generated, path, limit: float | None = None) -> None:
   axes.scatter(*generated.T, s=8, color='tab:orange', linewidths=0, label=label)
   axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect='equal')
   axes.legend(loc='upper right')
+  save_figure(figure, path)
+
+
+def terms_plot(terms, path) -> None:
+  """Plots the terms of a variational bound against the time step; writes a PNG of 800 x 500 pixels.
+
+  Args:
+    terms: bits per dimension [n, T + 1], the columns L_0, L_1, ..., L_T.
+    path: the file.
+  """
+  from matplotlib.figure import Figure
+
+  terms = np.maximum(np.asarray(terms, np.float64), 1e-9)  # a logarithm shows nothing below
+  figure = Figure(figsize=(8, 5), dpi=100, layout='tight')
+  axes = figure.add_subplot()
+  t = np.arange(terms.shape[1])
+  low, high = np.quantile(terms, (0.1, 0.9), axis=0)
+  axes.fill_between(t, low, high, alpha=0.3, linewidth=0, label='10 to 90 % of the examples')
+  axes.plot(t, terms.mean(0), linewidth=1, label='mean')
+  axes.plot(t[:1], terms.mean(0)[:1], 'o', markersize=4, color='tab:orange', label='$L_0$')
+  axes.set(xlabel='term $L_t$, $t$ = 0 to T', ylabel='bits per dimension', yscale='log')
+  axes.set_xscale('symlog', linthresh=1)
+  axes.legend(loc='upper right')
+  save_figure(figure, path)
+
+
+def save_figure(figure, path) -> None:
+  """Writes a Matplotlib figure to a PNG file; the file is never half-written."""
   buffer = io.BytesIO()
   figure.savefig(buffer, format='png')
   write_atomic(path, buffer.getvalue())

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from gen_jax import config as configs
-from gen_jax.config import NET, SHARED, integer, integers, number, numbers, one_of, text
+from gen_jax.config import NET, SHARED, integer, integers, number, numbers, one_of, some_of, text
 from gen_jax.errors import UserError
 
 FIELDS = {
@@ -29,13 +29,14 @@ FIELDS = {
   'loss.name': one_of('minimax', 'non_saturating'),
   'loss.k': one_of(1, 2),
   'loss.learn_sigma': one_of(True, False),
+  'loss.terms': some_of('pixels', 'features'),
   'loss.comment': text(optional=True),
   'loss.weights': numbers(optional=True),
   'sample.steps': integer(1, 1000, optional=True),
   'sample.sizes': integers(),
 }
 RULES = SHARED | FIELDS
-GROUPS = ['data', 'train', 'sample', 'parallel', 'optim', 'optim.G', 'loss']
+GROUPS = ['data', 'train', 'sample', 'eval', 'parallel', 'optim', 'optim.G', 'loss']
 OWN_GROUPS = [g for g in GROUPS if g != 'optim.G']
 
 GOOD = {
@@ -64,6 +65,18 @@ GOOD = {
     'keep_checkpoints': 2,
   },
   'sample': {'num_images': 64, 'batch_size': 64, 'seed': 0, 'steps': None, 'sizes': (8,)},
+  'eval': {
+    'network': 'auto',
+    'weights': None,
+    'metrics': ['frechet', 'modes'],
+    'split': 'train',
+    'num_reference': None,
+    'num_samples': 1000,
+    'seed': 0,
+    'every_steps': None,
+    'quick_samples': 100,
+    'best': 'frechet',
+  },
   'parallel': {'mode': 'jit', 'data': None},
   'net': {'name': 'unet.UNet', 'channels': 32, 'mults': [1, 2], 'norm': 'group', 'residual': True},
   'optim': {
@@ -77,6 +90,7 @@ GOOD = {
     'name': 'minimax',
     'k': 1,
     'learn_sigma': False,
+    'terms': ['pixels'],
     'comment': None,
     'weights': None,
   },
@@ -111,7 +125,9 @@ def error_of(function, *args):
 def values_of(rule):
   """Strategy: the values that a rule allows, said anew from its words."""
   if rule.many:
-    one = values_of(configs.Field(rule.type, low=rule.low, high=rule.high, below=rule.below))
+    one = values_of(
+      configs.Field(rule.type, low=rule.low, high=rule.high, below=rule.below, choices=rule.choices)
+    )
     low, high = (rule.length[0], rule.length[-1]) if rule.length else (1, 4)
     lists = st.lists(one, min_size=low, max_size=high)
     if rule.length:

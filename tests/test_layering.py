@@ -31,8 +31,23 @@ ALLOWED = {
   'metrics': {'cache', 'data', 'errors', 'nets', 'workdir'},
   'contract': {'systems', 'nets'} | LEAVES,
   'sample': {'checkpoint', 'contract', 'data', 'parallel', 'workdir', 'writers'} | LEAVES,
+  'evaluate': {
+    'cache',
+    'checkpoint',
+    'contract',
+    'data',
+    'metrics',
+    'parallel',
+    'sample',
+    'signals',
+    'workdir',
+    'writers',
+  }
+  | LEAVES,
+  'compare': {'checkpoint', 'contract', 'evaluate', 'systems', 'workdir', 'writers'} | LEAVES,
   'train': {
     'checkpoint',
+    'evaluate',
     'contract',
     'data',
     'parallel',
@@ -80,7 +95,16 @@ def test_imports_follow_the_arrows(path):
 def test_the_verbs_name_no_system():
   systems = [p.stem for p in (ROOT / 'gen_jax/systems').glob('[!_]*.py')]
   assert {'ddpm', 'gan', 'wgan_gp'} <= set(systems)
-  for verb in ('train', 'sample', 'contract', 'parallel', 'checkpoint', 'writers'):
+  for verb in (
+    'train',
+    'sample',
+    'evaluate',
+    'compare',
+    'contract',
+    'parallel',
+    'checkpoint',
+    'writers',
+  ):
     tree = ast.parse((ROOT / f'gen_jax/{verb}.py').read_text())
     names = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
     names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}

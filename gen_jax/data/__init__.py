@@ -3,7 +3,7 @@
 from gen_jax.data import toys
 from gen_jax.data.pipeline import Batches, finish
 from gen_jax.data.shapes import shapes
-from gen_jax.data.sources import Source, digits
+from gen_jax.data.sources import Source, digits, part
 from gen_jax.errors import UserError
 
 __all__ = ['Batches', 'Source', 'finish', 'open_source']
@@ -11,8 +11,12 @@ __all__ = ['Batches', 'Source', 'finish', 'open_source']
 _OWN_NAMES = ('digits', 'shapes', *toys.NAMES, 'folder')
 
 
-def open_source(config) -> Source:
+def open_source(config, field: str = 'data.split') -> Source:
   """Opens `config.data.name`, prepares it first if need be, and checks it against `config.data`.
+
+  Args:
+    config: the whole config.
+    field: which of its fields names the split.
 
   Raises:
     UserError: if the data cannot be had or are not what the config says.
@@ -20,11 +24,11 @@ def open_source(config) -> Source:
   data = config.data
   if data.name in toys.NAMES:
     _check_points(data)
-    source = toys.toy(data.name, data.split)
+    source = toys.toy(data.name)
   elif data.name == 'digits':
-    source = digits(data.split)
+    source = digits()
   elif data.name == 'shapes':
-    source = shapes(data.shape, data.split)
+    source = shapes(data.shape)
   elif data.name == 'folder':
     from gen_jax.data.folder import FolderSource
 
@@ -33,9 +37,9 @@ def open_source(config) -> Source:
     # Imported where it is needed: it takes a second.
     from gen_jax.data.tfds_source import TFDSSource
 
-    source = TFDSSource(config, _OWN_NAMES)
+    source = TFDSSource(config, _OWN_NAMES, field)
   _check(source, data)
-  return source
+  return part(source, config[field], field) if data.name in _OWN_NAMES else source
 
 
 def _check_points(data) -> None:

@@ -20,7 +20,6 @@ from gen_jax.data.sources import (
   Source,
   check_image_shape,
   content_hash,
-  only_train,
   reading_pool,
   resident,
 )
@@ -141,7 +140,6 @@ class FolderSource(Source):
 
   def __init__(self, config):
     data = config.data
-    only_train(self.name, data.split)
     where = f'config.data.path={data.path!r}'
     if data.path is None:
       raise UserError(f'{where}, but folder needs a folder of images')
@@ -210,7 +208,7 @@ class FolderSource(Source):
       self._decoded = np.stack(decoded)
     lines = zip(good, digests, strict=True)
     content = content_hash(*(f'{path} {digest}'.encode() for path, digest in lines))
-    self.fingerprint = f'{self.name}/{data.split}/{len(good)}/{content}'
+    self.fingerprint = f'{self.name}/train/{len(good)}/{content}'
     return good
 
   def __len__(self):

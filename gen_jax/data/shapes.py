@@ -2,22 +2,20 @@
 
 import numpy as np
 
-from gen_jax.data.sources import ArraySource, check_image_shape, content_hash, only_train
+from gen_jax.data.sources import ArraySource, check_image_shape, content_hash
 
 NUM_IMAGES = 1024
 
 
-def shapes(shape, split: str = 'train') -> ArraySource:
+def shapes(shape) -> ArraySource:
   """Returns 1,024 pictures uint8 [h, w, c] of a bright disc (label 0) or square (label 1) on black.
 
   Args:
     shape: (h, w, c), as in config.data.shape.
-    split: only 'train' exists.
 
   Raises:
     UserError: `shape` is not that of an image.
   """
-  only_train('shapes', split)
   check_image_shape(tuple(shape))
   h, w, c = shape
   rng = np.random.RandomState(0)  # the one generator whose stream NumPy promises to keep
@@ -32,5 +30,5 @@ def shapes(shape, split: str = 'train') -> ArraySource:
   image = (inside[..., None] * color).astype(np.uint8)
   content = content_hash(f'shapes {h}x{w}x{c} {NUM_IMAGES} v1'.encode())
   return ArraySource(
-    'shapes', {'image': image, 'label': label}, 2, f'shapes/{split}/{NUM_IMAGES}/{content}'
+    'shapes', {'image': image, 'label': label}, 2, f'shapes/train/{NUM_IMAGES}/{content}'
   )

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -119,15 +120,60 @@ def check_image_shape(shape: tuple[int, ...]) -> None:
     )
 
 
-def only_train(name: str, split: str) -> None:
-  """Refuses any split but `train`, for the sources that have no other."""
-  if split != 'train':
-    raise UserError(f"config.data.split={split!r}, but {name} has only one split: 'train'")
+class Part(Source):
+  """Some examples of another source, in its order."""
+
+  def __init__(self, source: Source, split: str, rows: np.ndarray):
+    self.name = source.name
+    self.shape = source.shape
+    self.dtype = source.dtype
+    self.num_classes = source.num_classes
+    content = content_hash(source.fingerprint.encode(), rows.astype('<i8').tobytes())
+    self.fingerprint = f'{source.name}/{split}/{len(rows)}/{content}'
+    self._source, self._rows = source, rows
+
+  def __len__(self):
+    return len(self._rows)
+
+  def read(self, indices):
+    return self._source.read(self._rows[np.asarray(indices)])
 
 
-def digits(split: str = 'train') -> ArraySource:
+def part(source: Source, split: str, field: str = 'data.split') -> Source:
+  """The part that a split names of a source with no other split than `train`.
+
+  Args:
+    source: the whole.
+    split: 'train' or, as tensorflow-datasets has it, a part such as 'train[:80%]' or
+      'train[-100:]', in a fixed shuffled order: a folder stands class by class.
+    field: of the config, whose value `split` is.
+
+  Raises:
+    UserError: there is no such part, or it is empty.
+  """
+  bound = r'(-?\d+%?)?'
+  match = re.fullmatch(rf'train(?:\[{bound}:{bound}\])?', split)
+  n = len(source)
+  if match is None:
+    raise UserError(
+      f"config.{field}={split!r}, but {source.name} has only one split, 'train', and parts of it, "
+      "such as 'train[:80%]'"
+    )
+  if split == 'train':
+    return source
+  start, stop = (
+    edge and (round(n * int(edge[:-1]) / 100) if edge[-1] == '%' else int(edge))
+    for edge in match.groups()
+  )
+  shuffled = np.argsort(np.random.Philox(key=0).random_raw(n), kind='stable')
+  rows = np.sort(shuffled[start:stop])
+  if not len(rows):
+    raise UserError(f'config.{field}={split!r} is empty: {source.name} has {n} examples')
+  return Part(source, split, rows)
+
+
+def digits() -> ArraySource:
   """The 1,797 handwritten digits of scikit-learn: 8x8 grey, labels 0 to 9, no download."""
-  only_train('digits', split)
   from sklearn.datasets import load_digits
 
   bunch = load_digits()
@@ -135,5 +181,5 @@ def digits(split: str = 'train') -> ArraySource:
   image = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
   label = bunch.target.astype(np.int32)
   content = content_hash(image.tobytes(), label.tobytes())
-  fingerprint = f'digits/{split}/{len(image)}/{content}'
+  fingerprint = f'digits/train/{len(image)}/{content}'
   return ArraySource('digits', {'image': image, 'label': label}, 10, fingerprint)

@@ -78,8 +78,8 @@ class TFDSSource(Source):
     UserError: if the set is unknown, cannot be prepared or read, or has no such images.
   """
 
-  def __init__(self, config, own_names: tuple[str, ...] = ()):
-    data = config.data
+  def __init__(self, config, own_names: tuple[str, ...] = (), field: str = 'data.split'):
+    data, split = config.data, config[field]
     self.name = data.name
     data_dir = None if data.path is None else str(pathlib.Path(data.path).expanduser())
     builder, prepared = _find(data.name, data_dir, own_names)
@@ -97,10 +97,10 @@ class TFDSSource(Source):
     info = builder.info
     self._folder = str(builder.data_path)
     try:
-      self._length = info.splits[data.split].num_examples
+      self._length = info.splits[split].num_examples
     except (KeyError, ValueError):
       raise UserError(
-        f'config.data.split={data.split!r}, but {data.name} has {", ".join(info.splits)} (parts '
+        f'config.{field}={split!r}, but {data.name} has {", ".join(info.splits)} (parts '
         "such as 'train[:90%]' work too)"
       ) from None
     self._fit = data.fit
@@ -109,15 +109,15 @@ class TFDSSource(Source):
     try:
       # Pillow decodes, as for folders: TFDS's own choice depends on whether OpenCV is installed.
       skip = {'image': tfds.decode.SkipDecoding()}
-      self._records = builder.as_data_source(data.split, decoders=skip)
+      self._records = builder.as_data_source(split, decoders=skip)
     except NotImplementedError:
       raise UserError(
         f'config.data.name={data.name!r} is prepared in {self._folder} as '
         f'{info.file_format.value}, which only TensorFlow reads; set config.data.path to another '
         'folder, and it will be prepared there as array_record'
       ) from None
-    content = content_hash(f'{info.full_name} {data.split} {self._length}'.encode())
-    self.fingerprint = f'{self.name}/{data.split}/{self._length}/{content}'
+    content = content_hash(f'{info.full_name} {split} {self._length}'.encode())
+    self.fingerprint = f'{self.name}/{split}/{self._length}/{content}'
     if self._length:
       self.read([0, self._length - 1])  # Finds a missing or cut off file before training does.
 

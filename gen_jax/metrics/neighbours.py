@@ -99,10 +99,19 @@ def _squared(x, y):
   return jnp.maximum((x**2).sum(1)[:, None] + (y**2).sum(1)[None] - 2 * products, 0)
 
 
-@functools.partial(jax.jit, static_argnames='k')
 def _kth(block, x, *, k):
   # The block's rows are rows of x: each one's nearest is itself, at 0.
-  return -jax.lax.top_k(-_squared(block, x), k + 1)[0][:, k]
+  if jax.default_backend() == 'cpu':  # ten times faster than XLA's top_k there
+    return np.partition(_squared_once(block, x), k, axis=1)[:, k]
+  return -_least(block, x, k=k + 1)[:, k]
+
+
+_squared_once = jax.jit(lambda block, x: _squared(block, x))
+
+
+@functools.partial(jax.jit, static_argnames='k')
+def _least(block, x, *, k):
+  return jax.lax.top_k(-_squared(block, x), k)[0]
 
 
 def _radii(x, k):

@@ -21,7 +21,9 @@ from gen_jax.metrics import classifier, efficientnet, inception
 from gen_jax.metrics.weights import Weights, read_weights, sha256
 from gen_jax.workdir import write_atomic
 
+PUBLISHED = 'Inception-2015'  # the title of FID's network with its own weights
 NAMES = ('inception', 'efficientnet_lite0', 'classifier')
+OF_THEIR_DATA = ('classifier', 'points')  # see examples in the shape of their own data set
 SMALL = 28  # pixels: pictures up to this size are judged by a classifier of their own
 SECONDS_TO_ANSWER = 10.0
 
@@ -30,7 +32,7 @@ class Network(NamedTuple):
   """A feature network, ready to be used.
 
   Attributes:
-    name: one of `NAMES`.
+    name: one of `NAMES`, or 'points'.
     title: what stands behind the names of distances, e.g. 'EfficientNet-Lite0'; FID, KID and IS are
       only those of `inception` with its published weights.
     checksum: of the weights, the first 16 hex digits of a SHA-256.
@@ -54,8 +56,8 @@ def open_network(name: str, *, path=None, source=None) -> Network:
   """A network by name.
 
   Args:
-    name: one of `NAMES`, or 'auto': a classifier for labelled pictures of up to 28 pixels,
-      otherwise Inception where its weights are at hand or can be fetched, otherwise
+    name: one of `NAMES`, or 'auto': none for points, a classifier for labelled pictures of up to 28
+      pixels, otherwise Inception where its weights are at hand or can be fetched, otherwise
       EfficientNet-Lite0.
     path: file of Inception's weights; None: the cache, or else the network.
     source: the `gen_jax.data.Source` on which a classifier is trained.
@@ -63,8 +65,10 @@ def open_network(name: str, *, path=None, source=None) -> Network:
   Raises:
     UserError: the name is unknown, or weights or data are missing.
   """
-  if source is not None and len(source.shape) != 3:
-    raise UserError(f'{source.name} has points: feature networks see images')
+  if source is not None and len(source.shape) == 1:
+    if name != 'auto':
+      raise UserError(f'{source.name} has points, and {name!r} sees images: auto is needed')
+    return _points(source.shape[0])
   if name == 'auto':
     small = source is not None and max(source.shape[:2]) <= SMALL
     if small and path is None and _can_train(source):
@@ -93,12 +97,12 @@ def features(network: Network, pictures: Iterator[np.ndarray]) -> Iterator[tuple
   """
   pending = None
   for block in pictures:
-    if block.dtype != np.uint8 or block.ndim != 4:
+    if network.name != 'points' and (block.dtype != np.uint8 or block.ndim != 4):
       raise UserError(
         f'pictures {block.dtype} {block.shape}: uint8 [n, h, w, c] in 0 to 255 is needed '
         '(gen_jax.writers.to_pixels makes it of floats in [-1, 1])'
       )
-    made = network.apply(colour(block) if network.name != 'classifier' else block)
+    made = network.apply(block if network.name in OF_THEIR_DATA else colour(block))
     if pending is not None:
       yield jax.device_get(pending)
     pending = made
@@ -123,6 +127,19 @@ def colour(pictures):
 # --- The networks -------------------------------------------------------------------------------
 
 
+def _points(size: int) -> Network:
+  """Points are their own features."""
+  return Network(
+    name='points',
+    title='points',
+    checksum='',
+    resize='',
+    size=size,
+    note='',
+    apply=lambda x: (np.float32(x), np.zeros((len(x), 0), np.float32)),
+  )
+
+
 def _inception(path) -> Network:
   if path is None:
     arrays, checksum = _published_inception()
@@ -132,7 +149,7 @@ def _inception(path) -> Network:
   published = checksum == inception.SHA256
   return Network(
     name='inception',
-    title='Inception-2015' if published else f'Inception-{checksum[:8]}',
+    title=PUBLISHED if published else f'Inception-{checksum[:8]}',
     checksum=checksum[:16],
     resize=f'TensorFlow 1 bilinear to {inception.SIZE}',
     size=2048,

@@ -53,6 +53,9 @@ FIELDS = {
   'sample.clip': rules.one_of(True, False, optional=True),
   'sample.intermediates': rules.integer(low=0),  # pictures of the way to return
   'sample.weights': rules.one_of('ema', 'raw'),
+  'eval.quick_steps': rules.integer(low=1),  # of DDIM in quick evaluations
+  'eval.likelihood_split': rules.text(),
+  'eval.likelihood_examples': rules.integer(low=1, optional=True),
 }
 
 
@@ -210,6 +213,32 @@ def sample(state, batch, rng, *, config) -> dict:
   x, kept = sampler(eps, x, steps_key, model.process, clip=clip, keep=c.intermediates)
   images = {'image': jnp.clip(x, -1, 1)}
   return images | {'trajectory': jnp.clip(kept, -1, 1)} if c.intermediates else images
+
+
+def sampling(config) -> dict:
+  """How `sample` draws with this config, in words and in evaluations of the net."""
+  c = config.sample
+  if c.sampler == 'ancestral':
+    evaluations = config.diffusion.steps
+    text = f'ancestral, {evaluations} steps, variance {c.variance}'
+  else:
+    evaluations = c.steps
+    text = f'ddim, {evaluations} {c.spacing} steps, eta {c.eta:g}'
+  cut = c.sampler == 'ancestral' if c.clip is None else c.clip
+  return dict(
+    text=text + ', x_0 cut' * cut,
+    evaluations=evaluations,
+    weights=c.weights,
+    likelihood=f'variational bound, {config.diffusion.steps} steps, variance {c.variance}',
+  )
+
+
+def quick(config):
+  """The config with `eval.quick_steps` steps of DDIM."""
+  steps = min(config.eval.quick_steps, config.diffusion.steps)
+  return rules.replace(
+    config, {'sample.sampler': 'ddim', 'sample.steps': steps, 'sample.intermediates': 0}
+  )
 
 
 def evaluate(state, batch, rng, *, config) -> dict:

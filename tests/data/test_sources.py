@@ -85,6 +85,25 @@ def test_toys_do_not_depend_on_the_seed(make_config):
   assert a.fingerprint == b.fingerprint
 
 
+def test_parts_of_a_split_are_disjoint_and_hold_every_class(make_config):
+  whole, most, rest = (
+    data.open_source(make_config(split=split, num_classes=10))
+    for split in ('train', 'train[:80%]', 'train[80%:]')
+  )
+  assert (len(most), len(rest)) == (1438, 359)
+  tables = [np.concatenate([s.arrays()['image'].reshape(len(s), -1) for s in (most, rest)])]
+  tables.append(whole.arrays()['image'].reshape(len(whole), -1))
+  a, b = (sorted(map(bytes, table)) for table in tables)
+  assert a == b
+  for source in (most, rest):  # each class is a tenth of the whole
+    shares = np.bincount(source.arrays()['label']) / len(source)
+    assert len(shares) == 10 and abs(shares - 0.1).max() < 0.04
+  assert most.fingerprint.startswith('digits/train[:80%]/1438/')
+  assert len({whole.fingerprint, most.fingerprint, rest.fingerprint}) == 3
+  assert len(data.open_source(make_config(split='train[-100:]'))) == 100
+  assert len(data.open_source(make_config(split='train[10:30]'))) == 20
+
+
 def test_fingerprints_tell_sources_apart(make_config):
   prints = [data.open_source(make_config()).fingerprint] + [
     data.open_source(make_config(name=name, shape=(2,))).fingerprint for name in toys.NAMES
@@ -98,6 +117,8 @@ def test_fingerprints_tell_sources_apart(make_config):
   [
     (dict(shape=(28, 28, 1)), ['config.data.shape=(28, 28, 1)', '(8, 8, 1)']),
     (dict(split='test'), ["config.data.split='test'", "'train'"]),
+    (dict(split='train[:x%]'), ["config.data.split='train[:x%]'", "'train[:80%]'"]),
+    (dict(split='train[50:50]'), ["config.data.split='train[50:50]' is empty", '1797']),
     (dict(num_classes=9), ['config.data.num_classes=9', 'digits', '10']),
     (dict(name='swiss_roll', shape=(2,), num_classes=3), ['num_classes=3', 'no labels', 'None']),
     (dict(name='ring', shape=(2,), flip=0.5), ['config.data.flip=0.5', 'points', '0.0']),

@@ -1,0 +1,262 @@
+"""The trade-off table of several runs, from what they have left behind: `run(workdirs)`.
+
+Nothing is trained, drawn or scored here. Rates of training come from `metrics.jsonl`, parameters
+from the newest checkpoint, everything else from the newest `--mode=evaluate`.
+"""
+
+import collections
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import statistics
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from gen_jax import checkpoint, contract, evaluate, writers
+from gen_jax import config as configs
+from gen_jax.errors import UserError
+from gen_jax.systems import find_system
+from gen_jax.workdir import Workdir, write_atomic
+
+# metric: what the head of its column is where runs do not agree on a label.
+COLUMNS = {
+  'frechet': 'Frechet distance',
+  'kernel': 'kernel distance',
+  'precision': 'precision',
+  'recall': 'recall',
+  'bits_per_dim': 'bits/dim',
+  'modes': 'modes',
+}
+PAUSE = 5  # an interval this many times longer than usual is a stop, not training
+PROTOCOL = ('reference', 'samples', 'features', 'resize')  # must agree for numbers to compare
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What a run has left behind. None and empty: it was not measured."""
+
+  name: str
+  system: str
+  parameters: dict[str, int]  # by player
+  examples_per_second: float | None  # in training
+  seconds: float | None  # of training, without stops
+  machine: str  # of the training
+  step: int  # of the newest checkpoint
+  rows: dict[str, dict]  # of the newest evaluation, by metric
+  evaluated_step: int | None
+  picture: pathlib.Path | None  # of samples
+  points: bool  # which the picture plots
+
+
+def read_run(path) -> Run:
+  """Reads what the run in a folder has left behind.
+
+  Raises:
+    UserError: there is no run.
+  """
+  folder = Workdir(path)
+  try:
+    config = configs.from_json(folder.config.read_text())
+  except OSError as error:
+    raise UserError(f'--workdir: no run in {path} ({folder.config}: {error.strerror})') from error
+  saver = checkpoint.Checkpointer(folder.checkpoints, config={}, data_fingerprint='', keep=1)
+  try:
+    manifest = saver.latest()
+  finally:
+    saver.close()
+  if manifest is None:
+    raise UserError(f'--workdir: the run in {path} has no checkpoint')
+  parameters = collections.Counter()
+  for leaf, (shape, _) in manifest.leaves.items():
+    player, _, rest = leaf.partition('/')
+    if rest.startswith('params/'):
+      parameters[player] += math.prod(shape)
+  minibatches = contract.minibatches(config, find_system(config.system)) or 1
+  per_step, seconds = training_time(folder)
+  rows = [line for line in evaluate.read(folder) if line['version'] == 'full' and line['step']]
+  newest = [row for row in rows if row['time'] == rows[-1]['time']]
+  step = newest[0]['step'] if newest else None
+  picture = folder.evaluation / f'{step or 0:07d}_samples.png'
+  return Run(
+    name=str(path),
+    system=config.system,
+    parameters=dict(parameters),
+    examples_per_second=per_step and config.train.batch_size * minibatches / per_step,
+    seconds=seconds,
+    machine=evaluate.machine(manifest.environment),
+    step=manifest.step,
+    rows={row['metric']: row for row in newest},
+    evaluated_step=step,
+    picture=picture if picture.exists() else None,
+    points=len(config.data.shape) == 1,
+  )
+
+
+def training_time(folder: Workdir) -> tuple[float | None, float | None]:
+  """Median seconds of a training step, and seconds of all of them, from `metrics.jsonl`.
+
+  Pictures and checkpoints on the way count in the second number; stops count as if the run had gone
+  on, and so does the compilation before the first line.
+  """
+  points = []
+  try:
+    for line in folder.metrics.read_text(encoding='utf-8').splitlines():
+      line = json.loads(line)
+      points.append((line['step'], line['time']))
+  except (OSError, ValueError, KeyError):
+    pass
+  intervals = [
+    (b[0] - a[0], b[1] - a[1]) for a, b in zip(points, points[1:], strict=False) if b[0] > a[0]
+  ]
+  if not intervals:
+    return None, None
+  per_step = statistics.median(t / steps for steps, t in intervals)
+  longest = PAUSE * per_step
+  seconds = sum(t if t <= longest * steps else per_step * steps for steps, t in intervals)
+  return per_step, seconds + points[0][0] * per_step
+
+
+def notes(runs: Sequence[Run]) -> list[str]:
+  """What a reader of the table must know: what is missing, and what does not compare."""
+  lines = []
+  for run in runs:
+    if not run.rows:
+      lines.append(
+        f'{run.name} is not evaluated: python launch.py --mode=evaluate --workdir={run.name}'
+      )
+    elif run.evaluated_step != run.step:
+      lines.append(f'{run.name}: evaluated at step {run.evaluated_step}, trained to {run.step}')
+  for field in PROTOCOL:
+    found = collections.defaultdict(list)
+    for run in runs:
+      if 'frechet' in run.rows or 'kernel' in run.rows:
+        row = run.rows.get('frechet') or run.rows['kernel']
+        found[row[field]].append(run.name)
+    if len(found) > 1:
+      each = '; '.join(f'{value}: {", ".join(names)}' for value, names in found.items())
+      lines.append(f'not comparable, for their {field}: {each}')
+  machines = collections.defaultdict(list)
+  for run in runs:
+    machines[f'trained on {run.machine}'].append(run.name)
+    if rate := run.rows.get('samples_per_second'):
+      machines[f'sampled on {rate["machine"]}'].append(run.name)
+  each = '; '.join(f'{machine}: {", ".join(names)}' for machine, names in machines.items())
+  return [*lines, each]
+
+
+def table(runs: Sequence[Run], beside: pathlib.Path) -> list[list[str]]:
+  """The table as text, its head first, its last column pictures for a Markdown file in the folder
+  `beside`.
+  """
+  used = [name for name in COLUMNS if any(name in run.rows for run in runs)]
+  heads = []
+  for name in used:
+    labels = {run.rows[name]['label'] for run in runs if name in run.rows}
+    heads.append(labels.pop() if len(labels) == 1 else COLUMNS[name])
+  lines = [
+    [
+      'run',
+      'system',
+      'parameters',
+      'training, examples/s',
+      'time to train',
+      'sampling, examples/s',
+      'evaluations per sample',
+      *heads,
+      'samples',
+    ]
+  ]
+  for run in runs:
+    rate = run.rows.get('samples_per_second', {})
+    lines.append(
+      [
+        run.name,
+        run.system,
+        ', '.join(f'{player} {count:,}' for player, count in run.parameters.items()),
+        _number(run.examples_per_second),
+        '-' if run.seconds is None else _duration(run.seconds),
+        _number(rate.get('value')),
+        str(rate.get('evaluations', '-')),
+        *(_value(run.rows.get(name)) for name in used),
+        f'![samples]({os.path.relpath(run.picture, beside)})' if run.picture else '-',
+      ]
+    )
+  return lines
+
+
+def _number(value) -> str:
+  return '-' if value is None else f'{value:,.0f}' if value >= 100 else f'{value:.3g}'
+
+
+def _value(row) -> str:
+  if row is None or row['value'] is None:
+    return '-'
+  spread = '' if row['spread'] is None else f' ± {row["spread"]:.2g}'
+  return f'{row["value"]:.4g}{spread}'
+
+
+def _duration(seconds: float) -> str:
+  minutes = round(seconds / 60)
+  return f'{minutes // 60} h {minutes % 60:02d} min' if minutes >= 60 else f'{seconds / 60:.1f} min'
+
+
+def draw(lines, runs: Sequence[Run], path) -> None:
+  """Writes the table as a PNG, with a column of sample pictures at its end."""
+  from matplotlib.figure import Figure
+
+  cells = [[textwrap.fill(cell, 14) for cell in lines[0]]]
+  cells += [[*map(_shown, line[:-1])] for line in lines[1:]]
+  widths = [
+    0.085 * max(len(part) for line in cells for part in line[i].splitlines() or ['']) + 0.15
+    for i in range(len(cells[1]))
+  ]
+  width, height = sum(widths) + 3.0, 0.7 + 1.5 * len(runs)
+  figure = Figure(figsize=(width, height), dpi=110)
+  lefts = np.concatenate([[0], np.cumsum(widths)]) / width
+  for row, line in enumerate(cells):
+    middle = 1 - (0.35 if row == 0 else 0.7 + 1.5 * (row - 0.5)) / height
+    for left, cell in zip(lefts, line, strict=False):
+      weight = 'bold' if row == 0 else 'normal'
+      figure.text(left + 0.08 / width, middle, cell, fontsize=9, weight=weight, va='center')
+  for row, run in enumerate(runs, 1):
+    if run.picture is None:
+      continue
+    bottom = 1 - (0.7 + 1.5 * row) / height
+    axes = figure.add_axes([lefts[-1], bottom + 0.03 / height, 3.0 / width, 1.44 / height])
+    axes.axis('off')
+    with Image.open(run.picture, formats=('PNG',)) as file:
+      picture = np.asarray(file.convert('RGB'))
+    # The upper half of a grid is enough; a plot is not cut.
+    axes.imshow(picture if run.points else picture[: picture.shape[0] // 2])
+  writers.save_figure(figure, path)
+
+
+def _shown(cell: str) -> str:
+  """A cell of the picture: a folder by its name, lists and spreads on lines of their own."""
+  return pathlib.PurePath(cell).name.replace(', ', '\n').replace(' ± ', '\n± ')
+
+
+def run(workdirs: str) -> int:
+  """Prints the table of the runs in folders, separated by commas, and writes it as
+  `comparison.md` and `comparison.png` beside the first one.
+
+  Returns:
+    The exit status, 0.
+
+  Raises:
+    UserError: there is no run in a folder.
+  """
+  runs = [read_run(path) for path in workdirs.split(',') if path]
+  out = pathlib.Path(runs[0].name).parent
+  lines = table(runs, out)
+  draw(lines, runs, out / 'comparison.png')
+  text = evaluate.markdown(lines)
+  below = '\n'.join(f'- {line}' for line in notes(runs))
+  write_atomic(out / 'comparison.md', f'{text}\n\n{below}\n'.encode())
+  print(f'{text}\n\n{below}\n\n{out / "comparison.md"} {out / "comparison.png"}')
+  return 0
