@@ -96,7 +96,7 @@ def get_config(arg=''):
     best='frechet',  # metric whose best checkpoint is kept when evaluating in training
     quick_steps=20,  # of DDIM in a quick evaluation
     likelihood_split='train[80%:]',  # held out, for the variational bound
-    likelihood_examples=360,  # of it; None: no likelihood
+    likelihood_examples=100,  # of it; None: no likelihood
   )
   config.parallel = dict(
     mode='jit',  # jit over a mesh of devices, or pmap

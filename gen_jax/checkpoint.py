@@ -106,7 +106,11 @@ class Checkpointer:
 
   def protect(self, step: int | None) -> None:
     """Keeps the checkpoint of one step, beside the newest ones, until another one is protected."""
-    self._protected = step
+    if step != self._protected:
+      self.wait()
+      self._protected = step
+      if self._prepared:
+        self._tidy()
 
   def save(self, step: int, state) -> None:
     """Saves `state`, any pytree of arrays, in the background.
@@ -288,10 +292,7 @@ class Checkpointer:
         raise
       raise UserError(f'checkpoint {final} cannot be written: {cause}') from error
     self._written.add(step)
-    try:
-      self._delete_old()
-    except (OSError, UserError) as error:
-      _log.warning('old checkpoints in %s cannot be deleted: %s', self._directory, error)
+    self._tidy()
 
   def _prepare(self) -> None:
     if self._prepared:
@@ -301,6 +302,12 @@ class Checkpointer:
       shutil.rmtree(path)
     sync_directory(self._directory.parent)
     self._prepared = True
+
+  def _tidy(self) -> None:
+    try:
+      self._delete_old()
+    except (OSError, UserError) as error:
+      _log.warning('old checkpoints in %s cannot be deleted: %s', self._directory, error)
 
   def _delete_old(self) -> None:
     intact = [step for step in reversed(self.steps()) if step not in self._damaged]

@@ -36,7 +36,13 @@ from gen_jax.workdir import Workdir, write_atomic
 SAMPLES, NOISE = 0xE7A1, 0xE7A2  # folded into the key of config.eval.seed, one for each use
 BLOCK = 256  # pictures of a data set that pass through the feature network at once
 SHOWN = 64  # pictures in the grid of an evaluation
-LEAST = {'precision_recall': 4, 'density_coverage': 6, 'inception_score': 10}  # examples
+KERNEL_SUBSET = 1000  # examples in a subset of the kernel distance, as published
+LEAST = {
+  'kernel': 4,
+  'precision_recall': 4,
+  'density_coverage': 6,
+  'inception_score': 10,
+}  # examples
 LOWER_IS_BETTER = ('frechet', 'kernel')  # of the values of config.eval.best
 ABBREVIATIONS = {'frechet': 'FD', 'kernel': 'KD', 'inception_score': 'IS'}
 PUBLISHED = {'frechet': 'FID', 'kernel': 'KID', 'inception_score': 'IS'}  # by Inception only
@@ -53,6 +59,7 @@ class Row:
   reference: str | None = None  # data set, split and number of examples
   samples: str | None = None  # how many, and from where if not from the run
   features: str | None = None  # feature network and the checksum of its weights
+  note: str | None = None  # about that network, e.g. its accuracy
   resize: str | None = None  # how pictures come to its input
   weights: str | None = None  # of the generator: ema or raw
   sampler: str | None = None
@@ -110,9 +117,8 @@ def open_scorer(config, field: str, stop=None) -> Scorer | None:
   seen = reference_features(source, network, number, stop)
   if seen is None:
     return None
-  chosen = ', chosen by auto' * (config.eval.network == 'auto' and network.name != 'points')
-  note = f' ({network.note}{chosen})' if network.note else chosen
-  features = f'{network.title}, sha256 {network.checksum}{note}' if network.checksum else 'none'
+  picked = config.eval.network == 'auto' and network.name != 'points'
+  note = ', '.join(filter(None, (network.note, 'chosen by auto' * picked)))
   return Scorer(
     network=network,
     features=seen.features,
@@ -121,7 +127,8 @@ def open_scorer(config, field: str, stop=None) -> Scorer | None:
     modes=toys.modes(source.name) if source.name in toys.NAMES else None,
     protocol=dict(
       reference=f'{source.name} {config.eval.split}, {number:,}',
-      features=features,
+      features=f'{network.title}, sha256 {network.checksum}' if network.checksum else 'none',
+      note=note or None,
       resize=network.resize,
     ),
   )
@@ -154,7 +161,9 @@ def score(scorer: Scorer, made: Seen) -> Iterator[tuple[str, str, float, float |
   if 'frechet' in names:
     yield 'frechet', label('frechet'), metrics.frechet_distance(real, fake), None
   if 'kernel' in names:
-    yield 'kernel', label('kernel'), *metrics.kernel_distance(real, fake)
+    # Halves at most: whole sets would leave the subsets nothing to differ in.
+    size = min(KERNEL_SUBSET, len(real) // 2, len(fake) // 2)
+    yield 'kernel', label('kernel'), *metrics.kernel_distance(real, fake, subset_size=size)
   if 'precision_recall' in names:
     for name, value in metrics.precision_recall(real, fake)._asdict().items():
       yield name, name, value, None
@@ -237,7 +246,7 @@ def _write(path, arrays) -> None:
 def _read(path) -> dict[str, np.ndarray] | None:
   """None: not there, or damaged."""
   try:
-    with np.load(path, allow_pickle=False) as arrays:
+    with open(path, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
       return dict(arrays)
   except (OSError, ValueError, EOFError, zipfile.BadZipFile):
     return None
@@ -345,13 +354,12 @@ def _as_data(images) -> np.ndarray:
 # --- Likelihood ---------------------------------------------------------------------------------
 
 
-def likelihood(config, system, state, folder, stop) -> tuple[list[Row], dict] | None:
-  """Bits per dimension of held-out examples by `system.evaluate`, in all and by terms.
+def likelihood(config, system, state, source, folder, stop) -> tuple[list[Row], dict] | None:
+  """Bits per dimension of examples of a source by `system.evaluate`, in all and by terms.
 
   Returns:
     Rows, and {'bits_per_dim': [n], 'terms': [n, T + 1]}; None: a stop was requested first.
   """
-  source = data.open_source(config, 'eval.likelihood_split')
   number = min(config.eval.likelihood_examples, len(source))
   indices = chosen(len(source), number)
   size = min(config.sample.batch_size, number)
@@ -440,6 +448,8 @@ def run(config, workdir, step: int | None = None, samples: str | None = None) ->
 def _score_run(config, folder, step, stop) -> int | None:
   system = contract.check(config)
   manifest, state = sampling.restore(config, system, folder, step)
+  likely = hasattr(system, 'evaluate') and config.eval.likelihood_examples is not None
+  held_out = data.open_source(config, 'eval.likelihood_split') if likely else None
   scorer = open_scorer(config, 'num_samples', stop)
   if scorer is None:
     return None
@@ -469,8 +479,9 @@ def _score_run(config, folder, step, stop) -> int | None:
     )
   )
   terms = None
-  if hasattr(system, 'evaluate') and config.eval.likelihood_examples is not None:
-    found = likelihood(config, system, state, parts / f'bound_{_bound_key(config)}', stop)
+  if held_out is not None:
+    bound = parts / f'bound_{_bound_key(config)}'
+    found = likelihood(config, system, state, held_out, bound, stop)
     if found is None:
       return None
     made += found[0]
@@ -675,7 +686,7 @@ def table(made: list[Row]) -> str:
     'machine',
   ]
   heads = ['metric', *names[1:]]
-  cells = [[_cell(getattr(row, name)) for name in names] for row in made]
+  cells = [[_cell(row, name) for name in names] for row in made]
   used = [i for i in range(len(names)) if any(line[i] for line in cells)]
   lines = [[heads[i] for i in used], *([line[i] for i in used] for line in cells)]
   return markdown(lines)
@@ -691,9 +702,14 @@ def markdown(lines: list[list[str]]) -> str:
   )
 
 
-def _cell(value) -> str:
+def _cell(row: Row, name: str) -> str:
+  value = getattr(row, name)
   if value is None:
     return ''
+  if name == 'features' and ', sha256 ' in value:  # shorter than in the file
+    title, _, checksum = value.partition(', sha256 ')
+    note = f' ({row.note})' if row.note else ''
+    return f'{title.partition(" of ")[0]} {checksum[:8]}{note}'
   return f'{value:.4g}' if isinstance(value, float) else str(value)
 
 

@@ -14,6 +14,8 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault(
   'JAX_COMPILATION_CACHE_DIR', str(pathlib.Path.home() / '.cache' / 'gen_jax_tests')
 )
+# Classifiers and reference features, likewise, and not those of the user.
+os.environ['GEN_JAX_CACHE'] = str(pathlib.Path.home() / '.cache' / 'gen_jax_tests' / 'cache')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 

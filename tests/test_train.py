@@ -20,16 +20,17 @@ from ml_collections import FrozenConfigDict
 from PIL import Image
 
 import launch
-from gen_jax import checkpoint, contract, sample, train
+from gen_jax import checkpoint, contract, evaluate, sample, train
 from gen_jax import config as configs
 from gen_jax.errors import Diverged
 from gen_jax.systems import find_system
+from gen_jax.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).parent.parent
 RING = 'configs/gan_ring.py:smoke'
 # One per system for the quick suite, with flags that make it quicker; .ci/run does all (slow).
 ONE_PER_SYSTEM = {
-  'gan_ring': (),
+  'gan_ring': ('--config.eval.every_steps=40', '--config.eval.num_reference=500'),
   'wgan_gp_mnist': (),
   'ddpm_digits': ('--config.net.multipliers=(1,)',),
 }
@@ -74,6 +75,12 @@ def assert_same_run(a, b):
     np.testing.assert_array_equal(x, y)
   assert metrics(a) == metrics(b)
   assert pictures(a) == pictures(b)
+  assert quick_evaluations(a) == quick_evaluations(b)
+
+
+def quick_evaluations(workdir):
+  """Lines of evaluation.jsonl without their times."""
+  return [line | {'time': None} for line in evaluate.read(Workdir(workdir))]
 
 
 def pictures(workdir):
@@ -142,6 +149,10 @@ def kill_and_resume(name, tmp_path, *more):
   assert finish(start(name, broken, *flags)) == 0
   assert final_state(broken)[0] == total
   assert_same_run(straight, broken)
+  if '--config.eval.every_steps=40' in more:
+    assert {line['step'] for line in quick_evaluations(broken)} == {40, 80, 120, 160, 200}
+    best = evaluate.best_step(quick_evaluations(broken), 'frechet')
+    assert f'{best:010d}' in os.listdir(broken / 'checkpoints')
 
 
 @pytest.mark.parametrize('name', ONE_PER_SYSTEM)

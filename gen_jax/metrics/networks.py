@@ -59,7 +59,8 @@ def open_network(name: str, *, path=None, source=None) -> Network:
     name: one of `NAMES`, or 'auto': none for points, a classifier for labelled pictures of up to 28
       pixels, otherwise Inception where its weights are at hand or can be fetched, otherwise
       EfficientNet-Lite0.
-    path: file of Inception's weights; None: the cache, or else the network.
+    path: file of Inception's weights; None: the cache, or else the network. A `.pth` must be the
+      published one; others, in safetensors or npz, may differ, and results are then not called FID.
     source: the `gen_jax.data.Source` on which a classifier is trained.
 
   Raises:
@@ -93,21 +94,28 @@ class NoNetwork(UserError):
 def features(network: Network, pictures: Iterator[np.ndarray]) -> Iterator[tuple]:
   """(features, probabilities) of blocks of pictures uint8 [b, h, w, c], each float32.
 
-  A block is dispatched before the results of the one before it are fetched.
+  A block is dispatched before the results of the one before it are fetched. A block that is smaller
+  than the first one is filled up, so that one program serves all.
   """
-  pending = None
+  pending, size = None, 0
   for block in pictures:
     if network.name != 'points' and (block.dtype != np.uint8 or block.ndim != 4):
       raise UserError(
         f'pictures {block.dtype} {block.shape}: uint8 [n, h, w, c] in 0 to 255 is needed '
         '(gen_jax.writers.to_pixels makes it of floats in [-1, 1])'
       )
+    n, size = len(block), max(size, len(block))
+    block = np.concatenate([block, np.zeros((size - n, *block.shape[1:]), block.dtype)])
     made = network.apply(block if network.name in OF_THEIR_DATA else colour(block))
     if pending is not None:
-      yield jax.device_get(pending)
-    pending = made
+      yield _fetched(*pending)
+    pending = made, n
   if pending is not None:
-    yield jax.device_get(pending)
+    yield _fetched(*pending)
+
+
+def _fetched(made, n: int) -> tuple:
+  return tuple(np.asarray(array)[:n] for array in made)
 
 
 def colour(pictures):
@@ -133,7 +141,7 @@ def _points(size: int) -> Network:
     name='points',
     title='points',
     checksum='',
-    resize='',
+    resize='none',
     size=size,
     note='',
     apply=lambda x: (np.float32(x), np.zeros((len(x), 0), np.float32)),
@@ -146,6 +154,11 @@ def _inception(path) -> Network:
   else:
     path = pathlib.Path(path).expanduser()
     arrays, checksum = read_weights(path)
+    if path.suffix == '.pth' and checksum != inception.SHA256:
+      raise UserError(
+        f"{path} has the checksum {checksum[:16]}, not {inception.SHA256[:16]} as FID's weights: "
+        f'fetch {inception.URL} again'
+      )
   published = checksum == inception.SHA256
   return Network(
     name='inception',

@@ -1,6 +1,7 @@
 """Feature networks by name: which one 'auto' takes, what is cached, what is refused."""
 
 import http.server
+import shutil
 import threading
 
 import numpy as np
@@ -11,7 +12,7 @@ from metrics import inception_reference as reference
 from gen_jax.data import toys
 from gen_jax.data.sources import ArraySource, digits
 from gen_jax.errors import UserError
-from gen_jax.metrics import classifier, inception, networks
+from gen_jax.metrics import classifier, efficientnet, inception, networks
 
 
 @pytest.fixture(autouse=True)
@@ -106,6 +107,14 @@ def test_without_a_network_auto_takes_what_is_installed(offline):
   assert features.shape == (2, 1280) and probabilities.shape == (2, 1000)
 
 
+def test_points_are_their_own_features():
+  network = networks.open_network('auto', source=toys.toy('ring'))
+  x = toys.toy('ring').read(range(5))['image']
+  ((features, probabilities),) = networks.features(network, iter([x]))
+  np.testing.assert_array_equal(features, x)
+  assert (network.name, network.size, probabilities.shape) == ('points', 2, (5, 0))
+
+
 def test_weights_of_another_inception_are_not_called_fid(tmp_path, offline):
   names = np.load(reference.FIXTURE)
   shapes = zip(names['names'], names['shapes'], strict=True)
@@ -127,10 +136,17 @@ def test_weights_of_another_inception_are_not_called_fid(tmp_path, offline):
     ('inception', {'path': 'none.pth'}, 'none.pth: no weights can be read there'),
     ('classifier', {}, 'needs labelled data'),
     ('classifier', {'source': unlabelled((8, 8, 1))}, 'needs labelled data, 256 pictures'),
-    ('auto', {'source': toys.toy('ring')}, 'ring has points'),
+    ('inception', {'source': toys.toy('ring')}, "ring has points, and 'inception' sees images"),
+    (
+      'inception',
+      {'path': 'other.pth'},
+      "other.pth has the checksum .*, not 6726825d0af5f729 as FID's",
+    ),
   ],
 )
-def test_refusals(offline, name, kwargs, words):
+def test_refusals(offline, tmp_path, monkeypatch, name, kwargs, words):
+  monkeypatch.chdir(tmp_path)
+  shutil.copy(efficientnet.weights_path(), 'other.pth')
   with pytest.raises(UserError, match=words):
     networks.open_network(name, **kwargs)
 

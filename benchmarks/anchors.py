@@ -1,0 +1,149 @@
+"""What the metrics say of real pictures, whole and spoilt: anchors to read a number by.
+
+    python benchmarks/anchors.py                          # all sets
+    python benchmarks/anchors.py digits mnist --num 2000
+
+Reference are pictures of a data set's training split. Against them stand as many others of that
+split, which the classifier may have been trained on; as many held-out ones, the floor; these with
+noise of growing standard deviation, and blurred more and more; and those of them that are left when
+classes are removed. Features are those of the classifier that `config.eval.network='auto'` picks,
+trained once and cached. At the end the program says whether the metrics move as they should; the
+exit status is 1 if one does not.
+"""
+
+import argparse
+import pathlib
+import sys
+import tempfile
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from gen_jax import config as configs
+from gen_jax import data, evaluate
+from gen_jax.data import sources
+from gen_jax.errors import UserError
+
+CONFIGS = pathlib.Path(__file__).resolve().parent.parent / 'configs'
+SETS = {  # name -> config, held-out split
+  'digits': ('ddpm_digits', 'train[80%:]'),
+  'mnist': ('gan_mnist', 'test'),
+  'fashion_mnist': ('dcgan_fashion_mnist', 'test'),
+}
+NOISE = (4, 8, 16, 32, 64)  # standard deviations in grey levels
+BLUR = {8: (0.25, 0.5, 0.75, 1), 28: (0.5, 1, 1.5, 2)}  # height in pixels -> radii
+KEPT = (9, 7, 5, 3, 1)  # how many classes, the first ones
+SLACK = 0.02  # some classes are easier: what precision may fall by when others are removed
+
+
+def noisy(image, sd):
+  """The same noise for every `sd`, but for its size."""
+  noise = np.random.default_rng(0).standard_normal(image.shape)
+  return np.uint8(np.clip(np.rint(image + sd * noise), 0, 255))
+
+
+def blurred(image, radius):
+  """Grey pictures [n, h, w, 1] through Pillow's Gaussian blur."""
+  blur = ImageFilter.GaussianBlur(radius)
+  return np.stack([np.asarray(Image.fromarray(x[..., 0]).filter(blur)) for x in image])[..., None]
+
+
+def look(network, image):
+  """`evaluate.Seen` of pictures uint8 [n, h, w, c]."""
+  source = sources.ArraySource('pictures', {'image': image}, None, '')
+  with tempfile.TemporaryDirectory() as folder:
+    parts = pathlib.Path(folder)
+    return evaluate.Seen(**evaluate.seen_features(source, network, range(len(image)), parts, None))
+
+
+def sets_of_pictures(network, train, test, n):
+  """(how they are spoilt, title, `evaluate.Seen`) of every row."""
+  others = np.setdiff1d(evaluate.chosen(len(train), 2 * n), evaluate.chosen(len(train), n))
+  if len(others) == n:
+    yield (
+      None,
+      f'others of {train.fingerprint.split("/")[1]}',
+      look(network, train.read(others)['image']),
+    )
+  held_out = test.read(evaluate.chosen(len(test), n))
+  image, label = held_out['image'], held_out['label']
+  floor = look(network, image)
+  yield 'floor', 'held-out: the floor', floor
+  for sd in NOISE:
+    yield 'noise', f'noise, sd {sd}', look(network, noisy(image, sd))
+  for radius in BLUR[image.shape[1]]:
+    yield 'blur', f'blur, radius {radius}', look(network, blurred(image, radius))
+  for k in KEPT:
+    seen = evaluate.Seen(*(part[label < k] for part in floor))
+    yield 'classes removed', f'{k} of {test.num_classes} classes', seen
+
+
+def anchors(name, num):
+  """Prints the table of a data set; yields (what should hold, whether it does, the values)."""
+  file, split = SETS[name]
+  config = configs.load(str(CONFIGS / f'{file}.py'))
+  train = data.open_source(config)
+  test = data.open_source(configs.replace(config, {'data.split': split}))
+  n = min(num, len(train), len(test))
+  counts = {'eval.num_reference': n, 'eval.num_samples': n}
+  scorer = evaluate.open_scorer(configs.replace(config, counts), 'num_samples')
+
+  lines, found = [], []
+  for how, title, seen in sets_of_pictures(scorer.network, train, test, n):
+    print(f'{name}: {title}', file=sys.stderr)
+    scores = list(evaluate.score(scorer, seen))
+    lines.append([title, f'{len(seen.features):,}', *(cell(*score[2:]) for score in scores)])
+    found.append((how, {metric: value for metric, _, value, _ in scores}))
+  head = ['pictures', 'number', *(label for _, label, _, _ in scores)]
+  about = scorer.protocol
+  print(f'\nReference: {about["reference"]}; held out: {split}.')
+  print(f'Features: {about["features"]} ({about["note"]}).\n')
+  print(evaluate.markdown([head, *lines]), flush=True)
+
+  for metric, sign, what in (
+    ('frechet', 1, 'noise'),
+    ('frechet', 1, 'blur'),
+    ('recall', -1, 'classes removed'),
+    ('coverage', -1, 'classes removed'),
+    ('precision', 0, 'classes removed'),
+  ):
+    values = [value[metric] for how, value in found if how in ('floor', what)]
+    if sign:
+      holds = bool((sign * np.diff(values) > 0).all())
+    else:
+      holds = min(values) >= values[0] - SLACK
+    should = {1: 'rises', -1: 'falls', 0: f'falls by {SLACK} at most'}[sign]
+    yield f'{name}: {metric} {should} with {what}', holds, values
+
+
+def cell(value, spread) -> str:
+  """A value, and its spread where there is one: the kernel distance of small sets has none, as its
+  subsets are the sets themselves.
+  """
+  return f'{value:.4g}' + (f' ± {spread:.2g}' if spread is not None and spread > 1e-9 else '')
+
+
+def main() -> int:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('sets', nargs='*', default=list(SETS), metavar='SET', help=', '.join(SETS))
+  parser.add_argument('--num', type=int, default=10000, help='examples per side, or all there are')
+  args = parser.parse_args()
+  for name in args.sets:
+    if name not in SETS:
+      parser.error(f'{name!r} is none of {", ".join(SETS)}')
+  try:
+    checks = [check for name in args.sets for check in anchors(name, args.num)]
+  except UserError as error:
+    raise SystemExit(f'error: {error}') from error
+  print()
+  for what, holds, values in checks:
+    print(f'{"ok" if holds else "NOT ok"}: {what}: {", ".join(f"{v:.4g}" for v in values)}')
+  return 0 if all(holds for _, holds, _ in checks) else 1
+
+
+if __name__ == '__main__':
+  sys.exit(main())
