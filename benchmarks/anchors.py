@@ -62,11 +62,8 @@ def sets_of_pictures(network, train, test, n):
   """(how they are spoilt, title, `evaluate.Seen`) of every row."""
   others = np.setdiff1d(evaluate.chosen(len(train), 2 * n), evaluate.chosen(len(train), n))
   if len(others) == n:
-    yield (
-      None,
-      f'others of {train.fingerprint.split("/")[1]}',
-      look(network, train.read(others)['image']),
-    )
+    title = 'others of ' + train.fingerprint.split('/')[1]
+    yield None, title, look(network, train.read(others)['image'])
   held_out = test.read(evaluate.chosen(len(test), n))
   image, label = held_out['image'], held_out['label']
   floor = look(network, image)

@@ -55,12 +55,12 @@ def get_config(arg=''):
     b2=0.999,  # decay of Adam's second moment
     eps=1e-8,  # of Adam
     warmup_steps=200,  # the rate grows linearly from 0 over so many steps
-    decay_steps=8000,  # times a line from 1 at step 0 to 0 at this one; None: no line
+    decay_steps=5000,  # times a line from 1 at step 0 to 0 at this one; None: no line
     l2=0.0,  # weight decay, added to the gradient
     clip_norm=1.0,  # global norm that gradients are cut to; None: never
   )
   config.train = dict(
-    steps=8000,  # updates of the net
+    steps=5000,  # updates of the net
     batch_size=32,  # examples per step, over all devices
     log_steps=50,  # between lines of metrics.jsonl and of the console
     sample_steps=2000,  # between pictures

@@ -10,7 +10,8 @@ A system is a module in gen_jax.systems with
 with images in [-1, 1], and, where it needs them, `minibatches(config) -> int` (leaves of the batch
 are then [k, b, ...]) and `check(config)`, which raises a UserError for fields that contradict one
 another. Where it can, `evaluate(state, batch, rng, *, config)` gives values for each example of a
-batch, e.g. bits per dimension. A system that takes more than one evaluation of a net per example
+batch, e.g. bits per dimension; its FIELDS then hold `eval.likelihood_split` and
+`eval.likelihood_examples`. A system that takes more than one evaluation of a net per example
 says so by `sampling(config) -> dict` (fields of `Sampling`), and how it does with fewer by
 `quick(config) -> config`.
 """

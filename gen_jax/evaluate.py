@@ -143,9 +143,9 @@ def _check_number(field: str, number: int, network, names) -> None:
     if number < needed:
       why = f': {network.title} has {network.size} features' if name == 'frechet' else ''
       others = ','.join(n for n in names if n != name)
+      without = f', or --config.eval.metrics={others}' if others else ''
       raise UserError(
-        f'{field}={number}, but {name} needs at least {needed}{why}; more are needed, or '
-        f'--config.eval.metrics={others}'
+        f'{field}={number}, but {name} needs at least {needed} examples{why}: more{without}'
       )
 
 
@@ -299,6 +299,8 @@ def drawn_features(config, system, state, network, number, folder, stop) -> Draw
   count = -(-number // size)
   rng = jax.random.fold_in(jax.random.key(config.eval.seed), SAMPLES)
   draw = sampling.compile_sampler(config, system)
+  if _read(folder / 'first.npz') is None:  # comes with the first batch
+    (folder / '00000.npz').unlink(missing_ok=True)
 
   def started(i):
     return draw(state, contract.conditions(config, size, i * size), jax.random.fold_in(rng, i))
@@ -311,7 +313,7 @@ def drawn_features(config, system, state, network, number, folder, stop) -> Draw
         images = following
         if stop is not None and not stop.wait_ready(images):
           return
-        if i == 0 and not (folder / 'first.npz').exists():
+        if i == 0:
           per_second = size / _seconds(lambda: started(0))
           folder.mkdir(parents=True, exist_ok=True)
           first = np.asarray(images[: min(SHOWN, number)])
@@ -323,9 +325,9 @@ def drawn_features(config, system, state, network, number, folder, stop) -> Draw
     return (Seen(*seen)._asdict() for seen in networks.features(network, pictures()))
 
   arrays = in_parts(folder, count, make, 'samples', stop)
-  first = _read(folder / 'first.npz')
-  if arrays is None or first is None:
+  if arrays is None:
     return None
+  first = _read(folder / 'first.npz')
   seen = Seen(**{name: value[:number] for name, value in arrays.items()})
   return Drawn(seen, first['pictures'], float(first['per_second']))
 
@@ -517,8 +519,8 @@ def _score_pictures(config, samples: str, folder, stop) -> int | None:
   scorer = open_scorer(counted, 'num_samples', stop)
   if scorer is None:
     return None
-  parts = cache_folder('references') / f'pictures_{sources.content_hash(samples.encode())}'
-  shutil.rmtree(parts, ignore_errors=True)  # another folder may have had this name
+  key = (source.fingerprint, source.shape, scorer.network.checksum, scorer.network.resize)
+  parts = cache_folder('references') / f'pictures_{sources.content_hash(repr(key).encode())}'
   seen = seen_features(source, scorer.network, range(len(source)), parts, stop)
   if seen is None:
     return None

@@ -223,6 +223,8 @@ def test_a_stopped_evaluation_goes_on_to_the_same_features(run_of, monkeypatch):
     np.testing.assert_array_equal(a, b)
   np.testing.assert_array_equal(found.pictures, whole.pictures)
   assert whole.seen.features.shape == (200, classifier.FEATURES)
+  (folder / 'parts/first.npz').unlink()
+  np.testing.assert_array_equal(drawn(config, folder).pictures, whole.pictures)
 
 
 def test_a_signal_stops_the_process_and_the_same_command_goes_on(run_of):
