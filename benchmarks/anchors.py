@@ -116,10 +116,8 @@ def anchors(name, num):
 
 
 def cell(value, spread) -> str:
-  """A value, and its spread where there is one: the kernel distance of small sets has none, as its
-  subsets are the sets themselves.
-  """
-  return f'{value:.4g}' + (f' ± {spread:.2g}' if spread is not None and spread > 1e-9 else '')
+  """A value, and its spread where there is one."""
+  return f'{value:.4g}' + ('' if spread is None else f' ± {spread:.2g}')
 
 
 def main() -> int:

@@ -35,6 +35,7 @@ from gen_jax.workdir import Workdir, write_atomic
 
 SAMPLES, NOISE = 0xE7A1, 0xE7A2  # folded into the key of config.eval.seed, one for each use
 BLOCK = 256  # pictures of a data set that pass through the feature network at once
+LEAST_SECONDS = 1.0  # of drawing, for a rate that is worth telling
 SHOWN = 64  # pictures in the grid of an evaluation
 KERNEL_SUBSET = 1000  # examples in a subset of the kernel distance, as published
 LEAST = {
@@ -293,52 +294,55 @@ class Drawn(NamedTuple):
   per_second: float  # examples drawn per second when nothing else runs
 
 
-def drawn_features(config, system, state, network, number, folder, stop) -> Drawn | None:
-  """Draws `number` examples of a state, and features of them; see `in_parts`."""
+def batches(config, system, state) -> Callable[[int], jax.Array]:
+  """Returns `draw(i)`, the examples of batch i, [config.sample.batch_size, ...]; compiled."""
   size = config.sample.batch_size
-  count = -(-number // size)
   rng = jax.random.fold_in(jax.random.key(config.eval.seed), SAMPLES)
-  draw = sampling.compile_sampler(config, system)
+
+  def inputs(i):
+    return state, contract.conditions(config, size, i * size), jax.random.fold_in(rng, i)
+
+  sample = sampling.compile_sampler(config, system).lower(*inputs(0)).compile()
+  return lambda i: sample(*inputs(i))['image']
+
+
+def drawn_features(draw, size: int, network, number: int, folder, stop=None) -> Drawn | None:
+  """Draws `number` examples in batches of `size` by `draw(i)`, and features of them; see
+  `in_parts`.
+  """
   if _read(folder / 'first.npz') is None:  # comes with the first batch
     (folder / '00000.npz').unlink(missing_ok=True)
 
-  def started(i):
-    return draw(state, contract.conditions(config, size, i * size), jax.random.fold_in(rng, i))
-
   def make(missing):
     def pictures():
-      # The next batch is drawn while features of this one are computed.
-      following = started(missing[0])['image']
+      started = time.monotonic()
+      following = draw(missing[0])
       for i, after in zip(missing, [*missing[1:], None], strict=True):
         images = following
         if stop is not None and not stop.wait_ready(images):
           return
-        if i == 0:
-          per_second = size / _seconds(lambda: started(0))
+        if i == 0:  # nothing else runs yet
+          jax.block_until_ready(images)
+          times = 1
+          while time.monotonic() - started < LEAST_SECONDS:
+            jax.block_until_ready(draw(0))
+            times += 1
+          per_second = times * size / (time.monotonic() - started)
           folder.mkdir(parents=True, exist_ok=True)
           first = np.asarray(images[: min(SHOWN, number)])
           _write(folder / 'first.npz', dict(pictures=first, per_second=per_second))
-        if after is not None:
-          following = started(after)['image']
+        if after is not None:  # is drawn while features of this batch are computed
+          following = draw(after)
         yield _as_data(images)
 
     return (Seen(*seen)._asdict() for seen in networks.features(network, pictures()))
 
-  arrays = in_parts(folder, count, make, 'samples', stop)
+  arrays = in_parts(folder, -(-number // size), make, 'samples', stop)
   if arrays is None:
     return None
   first = _read(folder / 'first.npz')
   seen = Seen(**{name: value[:number] for name, value in arrays.items()})
   return Drawn(seen, first['pictures'], float(first['per_second']))
-
-
-def _seconds(run, least: float = 1.0) -> float:
-  """Seconds of `run`, which returns arrays: repeated until `least` seconds have gone by."""
-  started, times = time.monotonic(), 0
-  while not times or time.monotonic() - started < least:
-    jax.block_until_ready(run())
-    times += 1
-  return (time.monotonic() - started) / times
 
 
 def _as_data(images) -> np.ndarray:
@@ -462,9 +466,9 @@ def _score_run(config, folder, step, stop) -> int | None:
     repr((config.eval.seed, scorer.network.checksum, scorer.network.resize)).encode(),
   )
   parts = folder.evaluation / f'parts_{manifest.step:07d}_{name}'
-  drawn = drawn_features(
-    config, system, state, scorer.network, config.eval.num_samples, parts / 'samples', stop
-  )
+  draw = batches(config, system, state)
+  size, number = config.sample.batch_size, config.eval.num_samples
+  drawn = drawn_features(draw, size, scorer.network, number, parts / 'samples', stop)
   if drawn is None:
     return None
   drawing = dict(

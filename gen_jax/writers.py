@@ -250,6 +250,7 @@ def terms_plot(terms, path) -> None:
   axes.plot(t[:1], terms.mean(0)[:1], 'o', markersize=4, color='tab:orange', label='$L_0$')
   axes.set(xlabel='term $L_t$, $t$ = 0 to T', ylabel='bits per dimension', yscale='log')
   axes.set_xscale('symlog', linthresh=1)
+  axes.set_xlim(-0.1, terms.shape[1])
   axes.legend(loc='upper right')
   save_figure(figure, path)
 

@@ -205,7 +205,8 @@ def drawn(config, folder, stop=None):
   system = find_system(config.system)
   _, state = sample.restore(config, system, Workdir(folder))
   network = networks.open_network('auto', source=data.open_source(config))
-  return evaluate.drawn_features(config, system, state, network, 200, folder / 'parts', stop)
+  draw = evaluate.batches(config, system, state)
+  return evaluate.drawn_features(draw, 8, network, 200, folder / 'parts', stop)
 
 
 def test_a_stopped_evaluation_goes_on_to_the_same_features(run_of, monkeypatch):
