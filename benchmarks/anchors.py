@@ -1,6 +1,6 @@
 """What the metrics say of real pictures, whole and spoilt: anchors to read a number by.
 
-    python benchmarks/anchors.py                          # all sets
+    python benchmarks/anchors.py        # all sets: 14 minutes, more while a classifier is missing
     python benchmarks/anchors.py digits mnist --num 2000
 
 Reference are pictures of a data set's training split. Against them stand as many others of that

@@ -1,7 +1,8 @@
 """The trade-off table of several runs, from what they have left behind: `run(workdirs)`.
 
 Nothing is trained, drawn or scored here. Rates of training come from `metrics.jsonl`, parameters
-from the newest checkpoint, everything else from the newest `--mode=evaluate`.
+from the newest checkpoint, everything else from `--mode=evaluate` at the latest step that it was
+used on.
 """
 
 import collections
@@ -47,7 +48,7 @@ class Run:
   seconds: float | None  # of training, without stops
   machine: str  # of the training
   step: int  # of the newest checkpoint
-  rows: dict[str, dict]  # of the newest evaluation, by metric
+  rows: dict[str, dict]  # of the evaluation, by metric
   evaluated_step: int | None
   picture: pathlib.Path | None  # of samples
   points: bool  # which the picture plots
@@ -79,8 +80,7 @@ def read_run(path) -> Run:
   minibatches = contract.minibatches(config, find_system(config.system)) or 1
   per_step, seconds = training_time(folder)
   rows = [line for line in evaluate.read(folder) if line['version'] == 'full' and line['step']]
-  newest = [row for row in rows if row['time'] == rows[-1]['time']]
-  step = newest[0]['step'] if newest else None
+  step = max((row['step'] for row in rows), default=None)
   picture = folder.evaluation / f'{step or 0:07d}_samples.png'
   return Run(
     name=str(path),
@@ -90,7 +90,7 @@ def read_run(path) -> Run:
     seconds=seconds,
     machine=evaluate.machine(manifest.environment),
     step=manifest.step,
-    rows={row['metric']: row for row in newest},
+    rows={row['metric']: row for row in rows if row['step'] == step},  # the last one of each
     evaluated_step=step,
     picture=picture if picture.exists() else None,
     points=len(config.data.shape) == 1,

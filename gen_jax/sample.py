@@ -110,8 +110,9 @@ def run(config, workdir, step: int | None = None) -> int:
   """Draws config.sample.num_images examples from a run, finished or not, and writes them as PNG
   files.
 
-  They go to `samples/step_<step>_seed_<config.sample.seed>/` in the workdir: one file each, a grid,
-  and for two-dimensional points a plot and `points.npy`.
+  They go to `samples/step_<step>_seed_<config.sample.seed>/` in the workdir, one file each, or
+  `points.npy` for two-dimensional points; a grid, or a plot, stands beside the folder, which thus
+  holds samples only.
 
   Args:
     config: checked config; it may differ from the run's in fields that are safe to change
@@ -138,7 +139,7 @@ def run(config, workdir, step: int | None = None) -> int:
   out = folder.samples / f'step_{manifest.step:07d}_seed_{seed}'
   try:
     out.mkdir(parents=True, exist_ok=True)
-    for stale in (*out.glob('[0-9]*.png'), out / 'trajectory.png'):  # of an earlier command
+    for stale in (*out.glob('[0-9]*.png'), _beside(out, 'trajectory')):  # of an earlier command
       stale.unlink(missing_ok=True)
   except OSError as error:
     raise UserError(f'{out} cannot be written: {error.strerror}') from error
@@ -146,13 +147,17 @@ def run(config, workdir, step: int | None = None) -> int:
   if image.ndim == 2:
     np.save(out / 'points.npy', image)
     real = _points(data.open_source(config), n)
-    writers.scatter_plot(real, image, out / 'plot.png')
-    print(out / 'plot.png')
+    writers.scatter_plot(real, image, _beside(out, 'plot'))
+    print(_beside(out, 'plot'))
     return 0
   for i in range(n):
     writers.save_png(out / f'{i:05d}.png', writers.to_pixels(image[i]))
-  writers.save_png(out / 'grid.png', writers.image_grid(image[:256]))
+  writers.save_png(_beside(out, 'grid'), writers.image_grid(image[:256]))
   if 'trajectory' in made:
-    writers.save_png(out / 'trajectory.png', _trajectory_grid(made))
-  print(out / 'grid.png')
+    writers.save_png(_beside(out, 'trajectory'), _trajectory_grid(made))
+  print(_beside(out, 'grid'))
   return 0
+
+
+def _beside(folder, name: str):
+  return folder.with_name(f'{folder.name}_{name}.png')

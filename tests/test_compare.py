@@ -85,14 +85,15 @@ def test_what_does_not_compare_is_told(copies):
   ) in told
 
 
-def test_the_newest_full_evaluation_counts(copies):
+def test_the_newest_full_evaluation_of_the_latest_step_counts(copies):
   folder = Workdir(copies / 'a')
-  old = evaluate.read(folder)
   evaluate.append(folder, 20, [evaluate.Row('frechet', 'FD-points', 7.0)])
+  evaluate.append(folder, 10, [evaluate.Row('frechet', 'FD-points', 6.0)])
   evaluate.append(folder, 20, [evaluate.Row('frechet', 'FD-points', 9.0, version='quick')])
   evaluate.append(folder, None, [evaluate.Row('frechet', 'FD-points', 8.0, samples='5 of x')])
   found = compare.read_run(copies / 'a')
-  assert {name: row['value'] for name, row in found.rows.items()} == {'frechet': 7.0} != old
+  assert found.rows['frechet']['value'] == 7.0 and found.evaluated_step == 20
+  assert found.rows['modes']['label'] == 'modes of 8'  # of the evaluation before
 
 
 def test_a_run_of_one_line_has_no_rate(copies):

@@ -206,7 +206,7 @@ def test_a_run_leaves_what_a_person_looks_for(tmp_path, capsys):
 
   # Pictures from the finished run, other ones for another seed.
   status, output = main('--mode=sample', f'--workdir={tmp_path}/run', capsys=capsys)
-  assert status == 0 and output.out.strip().endswith('step_0000025_seed_0/plot.png')
+  assert status == 0 and output.out.strip().endswith('step_0000025_seed_0_plot.png')
   other = ('--mode=sample', f'--workdir={tmp_path}/run', '--config.sample.seed=1', '--step=20')
   assert main(*other) == 0
   samples = tmp_path / 'run/samples'
@@ -253,11 +253,13 @@ def test_a_class_conditional_model_samples_one_png_per_image_and_a_trajectory(tm
   assert files == [f'{i:05d}.png' for i in range(10)]
   with Image.open(folder / '00003.png') as image:
     assert image.size == (8, 8)
-  assert (folder / 'grid.png').exists() and (folder / 'trajectory.png').exists()
+  beside = sorted(path.name for path in folder.parent.glob('step_*.png'))
+  assert beside == [f'{folder.name}_grid.png', f'{folder.name}_trajectory.png']
   # Another command for the same folder leaves nothing of the first.
   fewer = ('--config.sample.num_images=4', '--config.sample.intermediates=0')
   assert main(*flags, '--mode=sample', *fewer) == 0
-  assert sorted(path.name for path in folder.glob('*.png')) == [*files[:4], 'grid.png']
+  assert sorted(path.name for path in folder.iterdir()) == files[:4]
+  assert [path.name for path in folder.parent.glob('step_*.png')] == [f'{folder.name}_grid.png']
 
 
 def test_a_changed_config_is_refused_in_one_line(tmp_path, capsys, monkeypatch):
