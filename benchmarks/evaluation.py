@@ -7,11 +7,14 @@ The run's own config and newest checkpoint; programs are compiled before the clo
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import jax
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gen_jax import config as configs
 from gen_jax import contract, data, evaluate, sample

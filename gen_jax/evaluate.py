@@ -38,12 +38,8 @@ BLOCK = 256  # pictures of a data set that pass through the feature network at o
 LEAST_SECONDS = 1.0  # of drawing, for a rate that is worth telling
 SHOWN = 64  # pictures in the grid of an evaluation
 KERNEL_SUBSET = 1000  # examples in a subset of the kernel distance, as published
-LEAST = {
-  'kernel': 4,
-  'precision_recall': 4,
-  'density_coverage': 6,
-  'inception_score': 10,
-}  # examples
+# Examples that a metric needs; the Frechet distance: more than there are features.
+LEAST = {'kernel': 4, 'precision_recall': 4, 'density_coverage': 6, 'inception_score': 10}
 LOWER_IS_BETTER = ('frechet', 'kernel')  # of the values of config.eval.best
 ABBREVIATIONS = {'frechet': 'FD', 'kernel': 'KD', 'inception_score': 'IS'}
 PUBLISHED = {'frechet': 'FID', 'kernel': 'KID', 'inception_score': 'IS'}  # by Inception only
@@ -220,25 +216,27 @@ def in_parts(
     None: a stop was requested before all parts were made.
   """
   paths = [folder / f'{i:05d}.npz' for i in range(count)]
-  missing = [i for i, path in enumerate(paths) if _read(path) is None]
-  bar = tqdm.tqdm(total=count, initial=count - len(missing), desc=title, unit='batch', disable=None)
-  with bar:
-    for i, part in zip(missing, make(missing), strict=False):
-      folder.mkdir(parents=True, exist_ok=True)
-      _write(paths[i], part)
-      bar.update()
-      if stop is not None and stop.requested is not None:
-        return None
-  parts = [_read(path) for path in paths]
-  if any(part is None for part in parts):
-    return None
-  return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+  with tqdm.tqdm(total=count, desc=title, unit='batch', disable=None) as bar:
+    while stop is None or stop.requested is None:
+      parts = [_read(path) for path in paths]
+      missing = [i for i, part in enumerate(parts) if part is None]
+      if not missing:
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+      # A second time only where another process made the same features and removed its files.
+      bar.update(count - len(missing) - bar.n)
+      for i, part in zip(missing, make(missing), strict=False):
+        _write(paths[i], part)
+        bar.update()
+        if stop is not None and stop.requested is not None:
+          break
+  return None
 
 
 def _write(path, arrays) -> None:
   content = io.BytesIO()
   np.savez(content, **arrays)
   try:
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, content.getvalue())
   except OSError as error:
     raise UserError(f'{path} cannot be written: {error.strerror}') from error
@@ -328,7 +326,6 @@ def drawn_features(draw, size: int, network, number: int, folder, stop=None) -> 
             jax.block_until_ready(draw(0))
             times += 1
           per_second = times * size / (time.monotonic() - started)
-          folder.mkdir(parents=True, exist_ok=True)
           first = np.asarray(images[: min(SHOWN, number)])
           _write(folder / 'first.npz', dict(pictures=first, per_second=per_second))
         if after is not None:  # is drawn while features of this batch are computed
@@ -591,7 +588,6 @@ class Quick:
 
   def __init__(self, config, system):
     self.config = contract.quick(config, system)
-    self.system = system
     names = config.eval.metrics or configs.SHARED['eval.metrics'].choices
     if not any(config.eval.best in name for name in names):
       raise UserError(

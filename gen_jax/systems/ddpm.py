@@ -55,7 +55,7 @@ FIELDS = {
   'sample.weights': rules.one_of('ema', 'raw'),
   'eval.quick_steps': rules.integer(low=1),  # of DDIM in quick evaluations
   'eval.likelihood_split': rules.text(),
-  'eval.likelihood_examples': rules.integer(low=1, optional=True),
+  'eval.likelihood_examples': rules.integer(low=2, optional=True),
 }
 
 
