@@ -16,6 +16,7 @@ import pytest
 
 from gen_jax import checkpoint, contract, data, parallel
 from gen_jax import config as configs
+from gen_jax.data import toys
 from gen_jax.nets import convolutions, layers
 from gen_jax.systems import find_system
 
@@ -80,7 +81,7 @@ def equal(a, b):
 def test_every_config_is_complete_and_can_be_made_small(case):
   contract.check(case.config)
   assert case.config.train.steps <= 100
-  assert case.config.data.name in ('digits', 'shapes', 'ring'), 'smoke needs no download'
+  assert case.config.data.name in ('digits', 'shapes', *toys.NAMES), 'smoke needs no download'
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
