@@ -94,7 +94,8 @@ def make_jax(network, x):
   elif network == 'efficientnet_lite0':
     apply = networks.open_network(network).apply
   else:
-    apply = networks._compiled(classifier.Classifier(CLASSES), classifier_weights())
+    net = classifier.Classifier(CLASSES)
+    apply = networks._compiled(net, classifier_weights(), cpu_batch=classifier.BATCH)
   return lambda: jax.device_get(apply(x))
 
 

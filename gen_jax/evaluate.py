@@ -370,7 +370,7 @@ def likelihood(config, system, state, source, folder, stop) -> tuple[list[Row], 
   rng = jax.random.fold_in(jax.random.key(config.eval.seed), NOISE)
   evaluate = jax.jit(
     lambda state, batch, rng: system.evaluate(state, batch, rng, config=config),
-    compiler_options=parallel.compiler_options(1),
+    compiler_options=parallel.forward_options(),
   )
 
   def make(missing):

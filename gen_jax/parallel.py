@@ -48,10 +48,28 @@ def compiler_options(level: int) -> dict | None:
   Level 1 makes a training step as fast as the default, 3, and compiles in two thirds of the time
   (docs/performance.md); level 0 is for what runs once.
   """
-  name = 'xla_backend_optimization_level'
-  if jax.default_backend() != 'cpu' or name in os.environ.get('XLA_FLAGS', ''):
+  return _on_cpu(xla_backend_optimization_level=level)
+
+
+@functools.cache
+def forward_options() -> dict | None:
+  """Options for `jax.jit` on CPU of what takes no gradients, such as a sampler: convolutions by
+  Eigen, where XLA's default, YNNPACK, takes up to four times as long (docs/performance.md).
+  """
+  eigen = _on_cpu(xla_cpu_experimental_ynn_fusion_type='')
+  try:
+    jax.jit(lambda: 0, compiler_options=eigen).lower().compile()
+  except jax.errors.JaxRuntimeError:  # the option is experimental: other releases may lack it
+    return compiler_options(1)
+  return {**(eigen or {}), **(compiler_options(1) or {})} or None
+
+
+def _on_cpu(**options) -> dict | None:
+  """The options if they are for this backend and the user's XLA_FLAGS do not name them."""
+  said = os.environ.get('XLA_FLAGS', '')
+  if jax.default_backend() != 'cpu' or any(name in said for name in options):
     return None
-  return {name: level}
+  return options
 
 
 def compile_once(f: Callable, mesh: Mesh) -> Callable:

@@ -20,7 +20,7 @@ def compile_sampler(config, system):
   """Returns `sample(state, batch, rng) -> {name: array}`, a program of its own on one device."""
   return jax.jit(
     lambda state, batch, rng: system.sample(state, batch, rng, config=config),
-    compiler_options=parallel.compiler_options(1),
+    compiler_options=parallel.forward_options(),
   )
 
 

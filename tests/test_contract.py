@@ -287,6 +287,18 @@ def test_the_forms_for_accelerators_compute_the_same(path, monkeypatch):
   assert_trains_as_on_one_device(path, *trained)
 
 
+@pytest.mark.skipif(jax.default_backend() != 'cpu', reason='options of the CPU backend')
+def test_options_of_the_cpu_backend_leave_what_the_user_said(monkeypatch):
+  options = parallel.forward_options.__wrapped__
+  monkeypatch.setenv('XLA_FLAGS', '')
+  assert options()['xla_cpu_experimental_ynn_fusion_type'] == ''
+  monkeypatch.setenv('XLA_FLAGS', '--xla_cpu_experimental_ynn_fusion_type=x')
+  assert options() == {'xla_backend_optimization_level': 1}
+  monkeypatch.setenv('XLA_FLAGS', '--xla_backend_optimization_level=0')
+  assert list(options()) == ['xla_cpu_experimental_ynn_fusion_type']
+  assert parallel.compiler_options(1) is None
+
+
 def test_checkpoint_round_trip_is_exact(case, tmp_path):
   saver = checkpoint.Checkpointer(
     tmp_path, config=configs.to_dict(case.config), data_fingerprint='', keep=1

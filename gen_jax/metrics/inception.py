@@ -31,27 +31,45 @@ class Features(NamedTuple):
 
 
 class Conv(nn.Module):
-  """Convolution, batch norm (folded into kernel and bias) and ReLU."""
+  """Convolution, batch norm (folded into kernel and bias), means if any, and ReLU."""
 
   features: int
   kernel: tuple[int, int] = (1, 1)
   stride: int = 1
   padding: str = 'SAME'
+  averaged: bool = False
 
   @nn.compact
   def __call__(self, x):
-    conv = nn.Conv(self.features, self.kernel, self.stride, self.padding, name='conv')
-    return nn.relu(conv(x))
+    x = nn.Conv(self.features, self.kernel, self.stride, self.padding, name='conv')(x)
+    return nn.relu(average_pool(x) if self.averaged else x)
+
+
+def windows(x, stride):
+  """What each entry of a 3x3 window sees, nine arrays: XLA's CPU backend has no fast pooling."""
+  h, w = (stride * ((size - 3) // stride) + 1 for size in x.shape[1:3])
+  return [x[:, i : i + h : stride, j : j + w : stride] for i in range(3) for j in range(3)]
+
+
+def around(x, value):
+  """A border of one pixel."""
+  return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=value)
 
 
 def average_pool(x):
   """3x3 means of what lies inside of the picture."""
-  return nn.avg_pool(x, (3, 3), (1, 1), 'SAME', count_include_pad=False)
+  inside = around(np.ones((1, *x.shape[1:3], 1), np.float32), 0)
+  return sum(windows(around(x, 0), 1)) / sum(windows(inside, 1))
 
 
-def shrink(x):
-  """3x3 maxima with stride 2."""
-  return nn.max_pool(x, (3, 3), (2, 2), 'VALID')
+def maximum_pool(x):
+  """3x3 maxima."""
+  return shrink(around(x, -np.inf), 1)
+
+
+def shrink(x, stride=2):
+  """3x3 maxima with a stride, without a border."""
+  return functools.reduce(jnp.maximum, windows(x, stride))
 
 
 def join(*branches):
@@ -73,8 +91,8 @@ class Inception(nn.Module):
       outputs[name] = x
       return x
 
-    def conv(x, name, features, kernel=(1, 1), stride=1, padding='SAME'):
-      return Conv(features, kernel, stride, padding, name=name.replace('.', '/'))(x)
+    def conv(x, name, *args, **options):
+      return Conv(*args, **options, name=name.replace('.', '/'))(x)
 
     def single(x, name, *args):
       return note(name, conv(x, name, *args))
@@ -94,8 +112,7 @@ class Inception(nn.Module):
       x = note(f'Mixed_{name}', self._block_c(x, f'Mixed_{name}.', conv, width))
     x = note('Mixed_7a', self._block_d(x, 'Mixed_7a.', conv))
     x = note('Mixed_7b', self._block_e(x, 'Mixed_7b.', conv, average_pool))
-    pool = functools.partial(nn.max_pool, window_shape=(3, 3), strides=(1, 1), padding='SAME')
-    x = note('Mixed_7c', self._block_e(x, 'Mixed_7c.', conv, pool))
+    x = note('Mixed_7c', self._block_e(x, 'Mixed_7c.', conv, maximum_pool))
     pool_3 = x.mean((1, 2))
     logits = nn.Dense(1008, use_bias=False, name='fc')(pool_3)
     if layers:
@@ -110,7 +127,7 @@ class Inception(nn.Module):
       conv(x, name + 'branch1x1', 64),
       wide,
       conv(double, name + 'branch3x3dbl_3', 96, (3, 3)),
-      conv(average_pool(x), name + 'branch_pool', pooled),
+      conv(x, name + 'branch_pool', pooled, averaged=True),
     )
 
   def _block_b(self, x, name, conv):
@@ -136,7 +153,7 @@ class Inception(nn.Module):
       conv(x, name + 'branch1x1', 192),
       once,
       twice,
-      conv(average_pool(x), name + 'branch_pool', 192),
+      conv(x, name + 'branch_pool', 192, averaged=True),
     )
 
   def _block_d(self, x, name, conv):

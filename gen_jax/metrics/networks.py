@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import requests
 import tqdm
 from flax import traverse_util
 
+from gen_jax import parallel
 from gen_jax.cache import cache_folder
 from gen_jax.errors import UserError
 from gen_jax.metrics import classifier, efficientnet, inception
@@ -26,6 +28,7 @@ NAMES = ('inception', 'efficientnet_lite0', 'classifier')
 OF_THEIR_DATA = ('classifier', 'points')  # see examples in the shape of their own data set
 SMALL = 28  # pixels: pictures up to this size are judged by a classifier of their own
 SECONDS_TO_ANSWER = 10.0
+CPU_BATCH = 16  # pictures that a large network sees at once on CPU
 
 
 class Network(NamedTuple):
@@ -243,7 +246,7 @@ def _classifier(source) -> Network:
     resize='none',
     size=classifier.FEATURES,
     note=f'held-out accuracy {share:.4f}',
-    apply=_compiled(classifier.Classifier(source.num_classes), params),
+    apply=_compiled(classifier.Classifier(source.num_classes), params, cpu_batch=classifier.BATCH),
   )
 
 
@@ -271,15 +274,24 @@ def _trained_classifier(source) -> bytes:
   return content.getvalue()
 
 
-def _compiled(net, params) -> Callable:
+def _compiled(net, params, *, cpu_batch: int = CPU_BATCH) -> Callable:
   """`Network.apply` of a module whose results are features and logits."""
 
-  @jax.jit
-  def apply(params, x):
+  def some(params, x):
     # On a GPU or TPU the default is less than float32, and the number would be another one there.
     with jax.default_matmul_precision('highest'):
       features, logits = net.apply({'params': params}, x)
     return features, jax.nn.softmax(logits)
+
+  @functools.partial(jax.jit, compiler_options=parallel.forward_options())
+  def apply(params, x):
+    if jax.default_backend() != 'cpu' or len(x) <= cpu_batch:
+      return some(params, x)
+    # A few at a time: their maps stay in memory that is touched already, and partly in the cache.
+    parts = jnp.pad(x, ((0, -len(x) % cpu_batch), (0, 0), (0, 0), (0, 0)))
+    parts = parts.reshape(-1, cpu_batch, *x.shape[1:])
+    made = jax.lax.map(functools.partial(some, params), parts)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1])[: len(x)], made)
 
   # The weights are no constants of the program: compiling it would copy them.
   return functools.partial(apply, jax.device_put(params))

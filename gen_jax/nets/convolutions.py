@@ -32,6 +32,15 @@ def conv(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
   return _conv(x, w, stride, padding)
 
 
+def conv_by_entries(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
+  """As `conv`, for one channel, w [k, k, 1, d]; with as many channels as d, of each by itself.
+
+  The sum over the entries of the kernel is one loop, where XLA's CPU backend has no fast
+  convolution.
+  """
+  return _entries_conv(x, w, stride, _same(x.shape[1:3], w.shape[:2], stride))
+
+
 def transposed_conv(x: jax.Array, w: jax.Array, stride: int) -> jax.Array:
   """The transpose of `conv`: x [b, h, w, d] with w [k, k, c, d] -> [b, h stride, w stride, c]."""
   hw = (x.shape[1] * stride, x.shape[2] * stride)
@@ -58,7 +67,7 @@ def _same(hw, kernel, stride):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x, w, stride, padding):
   """y = x * w."""
-  form = _form(x.shape, w.shape, stride)
+  form = _entries_conv if w.shape[2] == 1 else _form(x.shape, w.shape, stride)
   return form(x, w, stride, padding)
 
 
@@ -138,6 +147,17 @@ def _shifts(x, kernel, stride, padding):
     for j in range(kernel[1])
   ]
   return shifts, (h, w)
+
+
+# --- By the entries of the kernel ---------------------------------------------------------------
+
+
+def _entries_conv(x, w, stride, padding):
+  # A barrier, as the loop would otherwise ask at every entry whether it is in the padding.
+  x = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0))))
+  shifts, _ = _shifts(x, w.shape[:2], stride, ((0, 0), (0, 0)))
+  entries = w.reshape(-1, 1, 1, 1, w.shape[3])
+  return sum(shift * entry for shift, entry in zip(shifts, entries, strict=True))
 
 
 # --- By lax -------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import http.server
 import shutil
 import threading
 
+import jax
 import numpy as np
 import pytest
 import requests
@@ -105,6 +106,16 @@ def test_without_a_network_auto_takes_what_is_installed(offline):
     assert network.note == 'in place of Inception, whose weights cannot be fetched'
   features, probabilities = next(networks.features(network, iter([np.zeros((2, 9, 9, 1), 'u1')])))
   assert features.shape == (2, 1280) and probabilities.shape == (2, 1000)
+
+
+def test_a_few_pictures_at_a_time_give_what_all_at_once_give():
+  net = classifier.Classifier(3)
+  x = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 1), np.uint8)
+  params = net.init(jax.random.key(0), x)['params']
+  at_once, in_parts = (networks._compiled(net, params, cpu_batch=n)(x) for n in (10, 4))
+  for a, b in zip(at_once, in_parts, strict=True):
+    assert a.shape == b.shape
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_points_are_their_own_features():

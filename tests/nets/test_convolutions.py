@@ -69,6 +69,8 @@ CASES = [
   ('lax', 12, 18, 17, 3, 1, 20, 17),  # its weight gradient: by shifts, six images at a time
   ('lax', 3, 16, 16, 1, 1, 16, 17),
   ('lax', 64, 14, 14, 4, 2, 64, 16),  # too many patches
+  ('lax', 2, 16, 17, 3, 1, 1, 5),  # one channel: forward by entries
+  ('lax', 2, 19, 28, 4, 2, 1, 5),
   ('winograd', 1, 16, 18, 3, 1, 64, 65),
 ]
 
@@ -89,6 +91,22 @@ def test_conv_is_laxs_in_value_and_two_derivatives(form, b, height, width, kerne
   assert_same_derivatives(
     lambda x, w: convolutions.conv(x, w, stride), lambda x, w: lax_conv(x, w, stride), x, w
   )
+
+
+@pytest.mark.parametrize('height, kernel, stride', [(16, 3, 1), (15, 5, 2), (16, 5, 2)])
+def test_by_entries_each_channel_by_itself_is_laxs(height, kernel, stride):
+  x, w = draw(2, height, 11, 6), draw(kernel, kernel, 1, 6, seed=1)
+  expected = jax.lax.conv_general_dilated(
+    x,
+    w,
+    (stride, stride),
+    'SAME',
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    feature_group_count=6,
+  )
+  found = convolutions.conv_by_entries(x, w, stride)
+  assert found.shape == expected.shape
+  np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize('channels', [2, 16])
