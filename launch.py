@@ -62,7 +62,7 @@ def run(argv):
   if flags.samples is not None and flags.mode != 'evaluate':
     raise UserError('--samples is for --mode=evaluate')
   if flags.mode == 'compare':
-    if not flags.workdir or flags.config or overrides:
+    if not flags.workdir or flags.config or overrides or flags.step is not None:
       raise UserError('--mode=compare needs --workdir=FOLDER,FOLDER,... and nothing else')
     from gen_jax import compare
 

@@ -81,7 +81,7 @@ def classifier_weights():
 
 
 def make_jax(network, x):
-  """gen_jax, as `python -m gen_jax.evaluate` runs it."""
+  """gen_jax, as `--mode=evaluate` runs it."""
   import jax
 
   from gen_jax.metrics import classifier, networks

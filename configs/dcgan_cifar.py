@@ -95,7 +95,7 @@ def get_config(arg=''):
     num_samples=50000,  # generated for --mode=evaluate
     seed=0,  # of them
     every_steps=None,  # between quick evaluations in training; None: none
-    quick_samples=500,  # generated for a quick evaluation
+    quick_samples=2500,  # generated for a quick evaluation
     best='frechet',  # metric whose best checkpoint is kept when evaluating in training
   )
   config.parallel = dict(

@@ -54,6 +54,7 @@ class Manifest:
     leaves: `{path: (shape, dtype)}`, e.g. `{'net/params/dense/kernel': ((3, 4), 'float32')}`.
     environment: what the bits of a step may depend on besides the program, as strings.
     format: version of the layout of the folder.
+    sha256: of the manifest, which holds those of all files.
   """
 
   step: int
@@ -63,6 +64,7 @@ class Manifest:
   leaves: dict[str, tuple[tuple[int, ...], str]]
   environment: dict[str, str]
   format: int
+  sha256: str
 
 
 class _Damaged(Exception):
@@ -498,6 +500,7 @@ def _verify(path: pathlib.Path) -> Manifest:
       leaves={k: (tuple(shape), dtype) for k, (shape, dtype) in manifest['leaves'].items()},
       environment=manifest['environment'],
       format=manifest['format'],
+      sha256=hashlib.sha256(text).hexdigest(),
     )
   except OSError as error:
     raise _Damaged(f'{path} cannot be read: {error.strerror}') from error

@@ -34,7 +34,7 @@ COLUMNS = {
   'modes': 'modes',
 }
 PAUSE = 5  # an interval this many times longer than usual is a stop, not training
-PROTOCOL = ('reference', 'samples', 'features', 'resize')  # must agree for numbers to compare
+PROTOCOL = ('reference', 'data', 'samples', 'features', 'resize')  # numbers that compare agree in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,15 +131,18 @@ def notes(runs: Sequence[Run]) -> list[str]:
       )
     elif run.evaluated_step != run.step:
       lines.append(f'{run.name}: evaluated at step {run.evaluated_step}, trained to {run.step}')
-  for field in PROTOCOL:
-    found = collections.defaultdict(list)
-    for run in runs:
-      if 'frechet' in run.rows or 'kernel' in run.rows:
-        row = run.rows.get('frechet') or run.rows['kernel']
-        found[row[field]].append(run.name)
-    if len(found) > 1:
-      each = '; '.join(f'{value}: {", ".join(names)}' for value, names in found.items())
-      lines.append(f'not comparable, for their {field}: {each}')
+  differences = collections.defaultdict(list)
+  for name in COLUMNS:
+    for field in (*PROTOCOL, 'sampler') if name == 'bits_per_dim' else PROTOCOL:
+      found = collections.defaultdict(list)
+      for run in runs:
+        if name in run.rows:
+          found[run.rows[name].get(field)].append(run.name)
+      if len(found) > 1:
+        each = '; '.join(f'{value}: {", ".join(names)}' for value, names in found.items())
+        differences[f'for their {field}: {each}'].append(COLUMNS[name])
+  for difference, names in differences.items():
+    lines.append(f'not comparable ({", ".join(names)}), {difference}')
   machines = collections.defaultdict(list)
   for run in runs:
     machines[f'trained on {run.machine}'].append(run.name)
@@ -249,14 +252,19 @@ def run(workdirs: str) -> int:
     The exit status, 0.
 
   Raises:
-    UserError: there is no run in a folder.
+    UserError: there is no run in a folder, or nothing can be written beside the first one.
   """
   runs = [read_run(path) for path in workdirs.split(',') if path]
+  if not runs:
+    raise UserError(f'--workdir={workdirs!r} names no folder')
   out = pathlib.Path(runs[0].name).parent
   lines = table(runs, out)
-  draw(lines, runs, out / 'comparison.png')
   text = evaluate.markdown(lines)
   below = '\n'.join(f'- {line}' for line in notes(runs))
-  write_atomic(out / 'comparison.md', f'{text}\n\n{below}\n'.encode())
+  try:
+    write_atomic(out / 'comparison.md', f'{text}\n\n{below}\n'.encode())
+    draw(lines, runs, out / 'comparison.png')
+  except OSError as error:
+    raise UserError(f'{out / "comparison.md"} cannot be written: {error.strerror}') from error
   print(f'{text}\n\n{below}\n\n{out / "comparison.md"} {out / "comparison.png"}')
   return 0

@@ -196,7 +196,16 @@ SHARED = {
   'eval.seed': integer(0, 2**32 - 1),
   'eval.every_steps': integer(1, optional=True),
   'eval.quick_samples': integer(2),
-  'eval.best': one_of('frechet', 'kernel', 'precision', 'recall', 'coverage', 'inception_score'),
+  'eval.best': one_of(
+    'frechet',
+    'kernel',
+    'precision',
+    'recall',
+    'density',
+    'coverage',
+    'inception_score',
+    'modes',
+  ),
   'parallel.mode': one_of('jit', 'pmap'),
   'parallel.data': integer(1, optional=True),
 }

@@ -7,14 +7,17 @@ for all runs.
 """
 
 import dataclasses
+import functools
 import io
 import json
 import math
+import os
 import pathlib
 import shutil
 import sys
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -40,6 +43,9 @@ SHOWN = 64  # pictures in the grid of an evaluation
 KERNEL_SUBSET = 1000  # examples in a subset of the kernel distance, as published
 # Examples that a metric needs; the Frechet distance: more than there are features.
 LEAST = {'kernel': 4, 'precision_recall': 4, 'density_coverage': 6, 'inception_score': 10}
+UNREADABLE = (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error)  # by NumPy
+# Of quick evaluations of a run: what must agree where they are to compare.
+COMPARED = ('reference', 'data', 'samples', 'features', 'resize', 'weights', 'sampler', 'seed')
 LOWER_IS_BETTER = ('frechet', 'kernel')  # of the values of config.eval.best
 ABBREVIATIONS = {'frechet': 'FD', 'kernel': 'KD', 'inception_score': 'IS'}
 PUBLISHED = {'frechet': 'FID', 'kernel': 'KID', 'inception_score': 'IS'}  # by Inception only
@@ -54,6 +60,7 @@ class Row:
   value: float
   spread: float | None = None  # standard error; of the inception score, deviation over the splits
   reference: str | None = None  # data set, split and number of examples
+  data: str | None = None  # fingerprint of that set, and the shape that it has here
   samples: str | None = None  # how many, and from where if not from the run
   features: str | None = None  # feature network and the checksum of its weights
   note: str | None = None  # about that network, e.g. its accuracy
@@ -77,53 +84,57 @@ class Seen(NamedTuple):
 
 
 class Scorer(NamedTuple):
-  """A reference set as a feature network sees it."""
+  """A reference set, and what is measured against it."""
 
+  source: sources.Source  # of the reference set
+  number: int  # of its examples
   network: networks.Network
-  features: np.ndarray  # of the reference set
-  classes: np.ndarray  # number of its examples by predicted class
   names: tuple[str, ...]  # of the metrics
   modes: toys.Modes | None  # of the reference set, where they are known
   protocol: dict[str, Any]  # fields of every `Row`
 
 
-def open_scorer(config, field: str, stop=None) -> Scorer | None:
-  """The reference set and the metrics of `config.eval`; None: a stop was requested first.
+def open_scorer(config, number: int, found: str) -> Scorer:
+  """The reference set and the metrics of `config.eval`. It may train a classifier first.
 
   Args:
     config: the whole config.
-    field: of config.eval that says how many examples will be scored.
-    stop: `signals.Stop` for the features of the reference set; None never stops.
+    number: how many examples will be scored.
+    found: where that is said, for a message.
 
   Raises:
-    UserError: data or weights cannot be had, or there are too few examples for a metric.
+    UserError: data or weights cannot be had, a metric does not apply, or there are too few examples
+      for one.
   """
   trained_on = data.open_source(config)
   same = config.eval.split == config.data.split
   source = trained_on if same else data.open_source(config, 'eval.split')
   network = networks.open_network(config.eval.network, path=config.eval.weights, source=trained_on)
   names = config.eval.metrics or configs.SHARED['eval.metrics'].choices
-  number = min(config.eval.num_reference or len(source), len(source))
-  _check_number(f'config.eval.{field}', config.eval[field], network, names)
+  modes = toys.modes(source.name) if source.name in toys.NAMES else None
+  for name in config.eval.metrics or ():
+    _check_applies(f'config.eval.metrics={tuple(names)}: {name}', name, network, modes)
+  _check_number(found, number, network, names)
+  referred = min(config.eval.num_reference or len(source), len(source))
   _check_number(
-    f'config.eval.split={config.eval.split!r} with config.eval.num_reference',
-    number,
+    f'config.eval.split={config.eval.split!r} with config.eval.num_reference={referred}',
+    referred,
     network,
     names,
   )
-  seen = reference_features(source, network, number, stop)
-  if seen is None:
-    return None
   picked = config.eval.network == 'auto' and network.name != 'points'
   note = ', '.join(filter(None, (network.note, 'chosen by auto' * picked)))
   return Scorer(
+    source=source,
+    number=referred,
     network=network,
-    features=seen.features,
-    classes=_classes(seen.probabilities),
     names=names,
-    modes=toys.modes(source.name) if source.name in toys.NAMES else None,
+    modes=modes,
     protocol=dict(
-      reference=f'{source.name} {config.eval.split}, {number:,}',
+      reference=f'{source.name} {config.eval.split}, {referred:,}',
+      data=', '.join(
+        [source.fingerprint, 'x'.join(map(str, source.shape)), *['cropped'] * source.cropped]
+      ),
       features=f'{network.title}, sha256 {network.checksum}' if network.checksum else 'none',
       note=note or None,
       resize=network.resize,
@@ -131,7 +142,18 @@ def open_scorer(config, field: str, stop=None) -> Scorer | None:
   )
 
 
-def _check_number(field: str, number: int, network, names) -> None:
+def _check_applies(field: str, metric: str, network, modes) -> None:
+  """Refuses a metric that this network, or this reference set, does not have."""
+  if metric == 'inception_score' and network.name == 'points':
+    raise UserError(f'{field} is for images: points have no classes')
+  if metric == 'modes' and modes is None and network.name != 'classifier':
+    raise UserError(
+      f'{field} is for toys with known modes, and for classes by '
+      f"config.eval.network='classifier'; here it is {network.name!r}"
+    )
+
+
+def _check_number(found: str, number: int, network, names) -> None:
   """Refuses fewer examples than a metric needs."""
   least = {name: LEAST[name] for name in names if name in LEAST}
   if 'frechet' in names:
@@ -141,14 +163,14 @@ def _check_number(field: str, number: int, network, names) -> None:
       why = f': {network.title} has {network.size} features' if name == 'frechet' else ''
       others = ','.join(n for n in names if n != name)
       without = f', or --config.eval.metrics={others}' if others else ''
-      raise UserError(
-        f'{field}={number}, but {name} needs at least {needed} examples{why}: more{without}'
-      )
+      raise UserError(f'{found}, but {name} needs at least {needed} examples{why}: more{without}')
 
 
-def score(scorer: Scorer, made: Seen) -> Iterator[tuple[str, str, float, float | None]]:
+def score(
+  scorer: Scorer, reference: Seen, made: Seen
+) -> Iterator[tuple[str, str, float, float | None]]:
   """(metric, label, value, spread) of every metric that applies to what is seen in the examples."""
-  real, fake, names = scorer.features, made.features, scorer.names
+  real, fake, names = reference.features, made.features, scorer.names
 
   def label(name):
     if scorer.network.title == networks.PUBLISHED:
@@ -176,23 +198,19 @@ def score(scorer: Scorer, made: Seen) -> Iterator[tuple[str, str, float, float |
     yield 'good', 'share of good samples', found.good, None
     yield 'modes_kl', 'KL to equal modes, nats', found.kl, None
   if 'modes' in names and scorer.network.name == 'classifier':
-    found = metrics.class_coverage(made.probabilities.argmax(1), scorer.classes)
-    yield 'classes', f'classes of {len(scorer.classes)}', float(found.classes), None
+    number = reference.probabilities.shape[1]
+    classes = np.bincount(reference.probabilities.argmax(1), minlength=number)
+    found = metrics.class_coverage(made.probabilities.argmax(1), classes)
+    yield 'classes', f'classes of {number}', float(found.classes), None
     yield 'classes_kl', 'KL of classes, nats', found.kl, None
 
 
-def rows(scorer: Scorer, made: Seen, **protocol) -> list[Row]:
+def rows(scorer: Scorer, reference: Seen, made: Seen, **protocol) -> list[Row]:
   """A `Row` for every metric, with the scorer's protocol and more of it."""
   return [
     Row(metric, label, float(value), spread, **scorer.protocol, **protocol)
-    for metric, label, value, spread in score(scorer, made)
+    for metric, label, value, spread in score(scorer, reference, made)
   ]
-
-
-def _classes(probabilities) -> np.ndarray:
-  if not probabilities.shape[1]:
-    return np.zeros(0, int)
-  return np.bincount(probabilities.argmax(1), minlength=probabilities.shape[1])
 
 
 # --- Features, in parts that outlast a stop -----------------------------------------------------
@@ -247,7 +265,7 @@ def _read(path) -> dict[str, np.ndarray] | None:
   try:
     with open(path, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
       return dict(arrays)
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+  except UNREADABLE:
     return None
 
 
@@ -263,7 +281,8 @@ def reference_features(source, network, number: int, stop=None) -> Seen | None:
   Returns:
     None: a stop was requested first; the next call goes on.
   """
-  parts = (source.fingerprint, source.shape, number, network.name, network.checksum, network.resize)
+  data = (source.fingerprint, source.content, source.shape, number)
+  parts = (*data, network.name, network.checksum, network.resize)
   path = cache_folder('references') / f'{sources.content_hash(repr(parts).encode(), b"v1")}.npz'
   arrays = _read(path)
   if arrays is None:
@@ -290,6 +309,7 @@ class Drawn(NamedTuple):
   seen: Seen
   pictures: np.ndarray  # the first ones, float32 [at most SHOWN, ...]
   per_second: float  # examples drawn per second when nothing else runs
+  machine: str  # which did so
 
 
 def batches(config, system, state) -> Callable[[int], jax.Array]:
@@ -327,7 +347,8 @@ def drawn_features(draw, size: int, network, number: int, folder, stop=None) -> 
             times += 1
           per_second = times * size / (time.monotonic() - started)
           first = np.asarray(images[: min(SHOWN, number)])
-          _write(folder / 'first.npz', dict(pictures=first, per_second=per_second))
+          where = machine(checkpoint.environment())
+          _write(folder / 'first.npz', dict(pictures=first, per_second=per_second, machine=where))
         if after is not None:  # is drawn while features of this batch are computed
           following = draw(after)
         yield _as_data(images)
@@ -339,7 +360,7 @@ def drawn_features(draw, size: int, network, number: int, folder, stop=None) -> 
     return None
   first = _read(folder / 'first.npz')
   seen = Seen(**{name: value[:number] for name, value in arrays.items()})
-  return Drawn(seen, first['pictures'], float(first['per_second']))
+  return Drawn(seen, first['pictures'], float(first['per_second']), str(first['machine']))
 
 
 def _as_data(images) -> np.ndarray:
@@ -433,32 +454,66 @@ def run(config, workdir, step: int | None = None, samples: str | None = None) ->
       cannot be had; too few examples for a metric; pictures that are not like the data.
   """
   folder = Workdir(workdir)
+  again = 'the same command goes on'
+  with signals.exit_in_order():
+    if samples is None:
+      opened = _open_run(config, folder, step)
+      again += f', with --step={opened.manifest.step} if training has gone on' * (step is None)
+      scored = functools.partial(_score_run, config, folder, opened)
+    else:
+      source = open_pictures(config, samples)
+      found = f'--samples={samples} with {len(source)} examples'
+      scorer = open_scorer(config, len(source), found)
+      scored = functools.partial(_score_pictures, samples, folder, source, scorer)
+  try:
+    (folder.path if samples else folder.evaluation).mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(f'{folder.path} cannot be written: {error.strerror}') from error
   with signals.Stop() as stop:
     try:
-      if samples is None:
-        found = _score_run(config, folder, step, stop)
-      else:
-        found = _score_pictures(config, samples, folder, stop)
+      made = scored(stop)
     except Diverged as error:
       print(f'error: {folder.path}: {error}', file=sys.stderr)
       return 1
-    if found is None:
-      print(f'{folder.path}: stopped; the same command goes on', file=sys.stderr)
+    if made is None:
+      print(f'{folder.path}: stopped; {again}', file=sys.stderr)
       return 128 + (stop.requested or 0)
+  print(f'{samples or f"{folder.path}, step {opened.manifest.step}"}:\n{table(made)}')
   return 0
 
 
-def _score_run(config, folder, step, stop) -> int | None:
+class Opened(NamedTuple):
+  """A run, and all that its evaluation needs."""
+
+  system: Any
+  manifest: checkpoint.Manifest
+  state: Any
+  held_out: sources.Source | None  # for the likelihood
+  scorer: Scorer
+
+
+def _open_run(config, folder, step) -> Opened:
   system = contract.check(config)
   manifest, state = sampling.restore(config, system, folder, step)
-  likely = hasattr(system, 'evaluate') and config.eval.likelihood_examples is not None
+  likely = (
+    hasattr(system, 'evaluate')
+    and config.eval.likelihood_examples is not None
+    and len(config.data.shape) == 3
+  )
   held_out = data.open_source(config, 'eval.likelihood_split') if likely else None
-  scorer = open_scorer(config, 'num_samples', stop)
-  if scorer is None:
+  number = config.eval.num_samples
+  scorer = open_scorer(config, number, f'config.eval.num_samples={number}')
+  return Opened(system, manifest, state, held_out, scorer)
+
+
+def _score_run(config, folder, opened, stop) -> list[Row] | None:
+  system, manifest, state, held_out, scorer = opened
+  reference = reference_features(scorer.source, scorer.network, scorer.number, stop)
+  if reference is None:
     return None
   how = contract.sampling(config, system)
   name = sources.content_hash(
-    (manifest.path / 'manifest.json').read_bytes(),
+    manifest.sha256.encode(),
     json.dumps(configs.to_dict(config)['sample']).encode(),
     repr((config.eval.seed, scorer.network.checksum, scorer.network.resize)).encode(),
   )
@@ -471,19 +526,21 @@ def _score_run(config, folder, step, stop) -> int | None:
   drawing = dict(
     weights=how.weights, sampler=how.text, evaluations=how.evaluations, seed=config.eval.seed
   )
-  made = rows(scorer, drawn.seen, samples=f'{len(drawn.seen.features):,}', **drawing)
+  made = rows(scorer, reference, drawn.seen, samples=f'{number:,}', **drawing)
   made.append(
     Row(
       'samples_per_second',
       'samples per second',
       drawn.per_second,
-      machine=machine(checkpoint.environment()),
+      samples=f'batches of {size:,}',
+      machine=drawn.machine,
       **drawing,
     )
   )
   terms = None
   if held_out is not None:
-    bound = parts / f'bound_{_bound_key(config)}'
+    kept = (config.eval.likelihood_examples, held_out.fingerprint, held_out.content)
+    bound = parts / f'bound_{sources.content_hash(repr(kept).encode())[:8]}'
     found = likelihood(config, system, state, held_out, bound, stop)
     if found is None:
       return None
@@ -492,7 +549,7 @@ def _score_run(config, folder, step, stop) -> int | None:
 
   prefix = f'{manifest.step:07d}'
   if drawn.pictures.ndim == 2:
-    real = scorer.features[: len(drawn.seen.features)]
+    real = reference.features[:number]
     writers.scatter_plot(real, drawn.seen.features, folder.evaluation / f'{prefix}_samples.png')
   else:
     picture = writers.image_grid(drawn.pictures)
@@ -505,35 +562,22 @@ def _score_run(config, folder, step, stop) -> int | None:
     for row in made:
       board.add_scalar(f'evaluation/{row.metric}', row.value, manifest.step)
   shutil.rmtree(parts, ignore_errors=True)
-  print(f'{folder.path}, step {manifest.step}:\n{table(made)}')
-  return 0
+  return made
 
 
-def _bound_key(config) -> str:
-  kept = (config.eval.likelihood_split, config.eval.likelihood_examples)
-  return sources.content_hash(repr(kept).encode())[:8]
-
-
-def _score_pictures(config, samples: str, folder, stop) -> int | None:
-  source = open_pictures(config, samples)
-  counted = configs.replace(config, {'eval.num_samples': len(source)})
-  scorer = open_scorer(counted, 'num_samples', stop)
-  if scorer is None:
+def _score_pictures(samples: str, folder, source, scorer, stop) -> list[Row] | None:
+  reference = reference_features(scorer.source, scorer.network, scorer.number, stop)
+  if reference is None:
     return None
   key = (source.fingerprint, source.shape, scorer.network.checksum, scorer.network.resize)
   parts = cache_folder('references') / f'pictures_{sources.content_hash(repr(key).encode())}'
   seen = seen_features(source, scorer.network, range(len(source)), parts, stop)
   if seen is None:
     return None
-  made = rows(scorer, Seen(**seen), samples=f'{len(source):,} of {samples}')
-  shutil.rmtree(parts, ignore_errors=True)
-  try:
-    folder.path.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise UserError(f'{folder.path} cannot be written: {error.strerror}') from error
+  made = rows(scorer, reference, Seen(**seen), samples=f'{len(source):,} of {samples}')
   append(folder, None, made)
-  print(f'{samples}:\n{table(made)}')
-  return 0
+  shutil.rmtree(parts, ignore_errors=True)
+  return made
 
 
 def open_pictures(config, path: str):
@@ -542,34 +586,50 @@ def open_pictures(config, path: str):
   Raises:
     UserError: they are not there, or not like the data.
   """
-  if not path.endswith('.npz'):
-    fields = {
-      'data.name': 'folder',
-      'data.path': path,
-      'data.split': 'train',
-      'data.num_classes': None,
-    }
-    try:
-      return data.open_source(configs.replace(config, fields))
-    except UserError as error:
-      raise UserError(str(error).replace('config.data.path=', '--samples=')) from error
-  try:
-    with np.load(path, allow_pickle=False) as arrays:
-      found = {name: arrays[name] for name in arrays.files[:1]}
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-    why = getattr(error, 'strerror', None) or 'it is no npz file of arrays'
-    raise UserError(f'--samples={path} cannot be read: {why}') from error
   shape = tuple(config.data.shape)
-  wanted = (np.uint8, 'uint8') if len(shape) == 3 else (np.float32, 'float32')
-  for name, image in found.items():
-    if image.dtype != wanted[0] or image.shape[1:] != shape or not len(image):
-      raise UserError(
-        f'--samples={path}: {name} is {image.dtype} {image.shape}, but {wanted[1]} '
-        f'{("n", *shape)} is needed, as config.data.shape={shape}'
-      )
-    digest = sources.content_hash(np.ascontiguousarray(image).tobytes())
-    return sources.ArraySource(path, {'image': image}, None, f'npz/{len(image)}/{digest}')
-  raise UserError(f'--samples={path} holds no array')
+  if path.endswith(('.npz', '.npy')):
+    return _open_arrays(path, shape)
+  if len(shape) == 1:  # as --mode=sample leaves them
+    return _open_arrays(f'{path}/points.npy', shape)
+  fields = {
+    'data.name': 'folder',
+    'data.path': path,
+    'data.split': 'train',
+    'data.num_classes': None,
+    # Scored as they are, and all of them.
+    'data.fit': 'exact',
+    'data.bad_files': 'error',
+  }
+  try:
+    return data.open_source(configs.replace(config, fields))
+  except UserError as error:
+    text = str(error).partition(' Mend them')[0].replace('config.data.path=', '--samples=')
+    raise UserError(text) from error
+
+
+def _open_arrays(path: str, shape) -> sources.ArraySource:
+  """The first array of a file that is like the data."""
+  try:
+    with open(path, 'rb') as file:
+      loaded = np.load(file, allow_pickle=False)
+      found = {'it': loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+  except UNREADABLE as error:
+    why = getattr(error, 'strerror', None) or 'it is no file of NumPy arrays'
+    raise UserError(f'--samples={path} cannot be read: {why}') from error
+  dtype = np.dtype(np.uint8 if len(shape) == 3 else np.float32)
+  for image in found.values():
+    if image.dtype == dtype and image.shape[1:] == shape and len(image):
+      if not np.isfinite(image).all():
+        raise UserError(f'--samples={path}: the points are not finite')
+      digest = sources.content_hash(np.ascontiguousarray(image).tobytes())
+      return sources.ArraySource(path, {'image': image}, None, f'npz/{len(image)}/{digest}')
+  if not found:
+    raise UserError(f'--samples={path} holds no array')
+  listed = ', '.join(f'{name} is {array.dtype} {array.shape}' for name, array in found.items())
+  raise UserError(
+    f'--samples={path}: {listed}, but {dtype} {("n", *shape)} is needed, as '
+    f'config.data.shape={shape}'
+  )
 
 
 # --- In training --------------------------------------------------------------------------------
@@ -589,11 +649,15 @@ class Quick:
   def __init__(self, config, system):
     self.config = contract.quick(config, system)
     names = config.eval.metrics or configs.SHARED['eval.metrics'].choices
-    if not any(config.eval.best in name for name in names):
-      raise UserError(
-        f'config.eval.best={config.eval.best!r} is none of config.eval.metrics={tuple(names)}'
-      )
-    self.scorer = open_scorer(config, 'quick_samples')
+    best = config.eval.best
+    if not any(best in name for name in names):
+      raise UserError(f'config.eval.best={best!r} is none of config.eval.metrics={tuple(names)}')
+    number = config.eval.quick_samples
+    self.scorer = open_scorer(config, number, f'config.eval.quick_samples={number}')
+    _check_applies(f'config.eval.best={best!r}', best, self.scorer.network, self.scorer.modes)
+    if best == 'modes' and self.scorer.modes is None:
+      raise UserError("config.eval.best='modes' is for toys with known modes")
+    self.reference = reference_features(self.scorer.source, self.scorer.network, self.scorer.number)
     self.draw = sampling.make_sampler(self.config, system)
     how = contract.sampling(self.config, system)
     self.protocol = dict(
@@ -614,17 +678,20 @@ class Quick:
     blocks = (pictures[start : start + BLOCK] for start in range(0, len(pictures), BLOCK))
     parts = [Seen(*seen) for seen in networks.features(self.scorer.network, blocks)]
     seen = Seen(*(np.concatenate(field) for field in zip(*parts, strict=True)))
-    return rows(self.scorer, seen, **self.protocol)
+    return rows(self.scorer, self.reference, seen, **self.protocol)
 
 
 def best_step(lines: Iterable[dict], name: str) -> int | None:
   """The step of the best of the quick evaluations in `lines`, as `read` gives them; the first of
   equals. None: there is none.
+
+  Those with another protocol than the last one's do not count: their numbers do not compare.
   """
+  quick = [line for line in lines if line['version'] == 'quick' and line['metric'] == name]
   values = {
     line['step']: line['value']
-    for line in lines
-    if line['version'] == 'quick' and line['metric'] == name and line['value'] is not None
+    for line in quick
+    if line['value'] is not None and all(line.get(f) == quick[-1].get(f) for f in COMPARED)
   }
   sign = 1 if name in LOWER_IS_BETTER else -1
   return min(values, key=lambda step: (sign * values[step], step), default=None)
@@ -640,8 +707,12 @@ def append(folder: Workdir, step: int | None, made: list[Row]) -> None:
     line = dict(step=step, time=now) | dataclasses.asdict(row)
     finite = {k: v for k, v in line.items() if not isinstance(v, float) or math.isfinite(v)}
     lines.append(json.dumps(dict.fromkeys(line) | finite))
-  with open(folder.evaluations, 'a', encoding='utf-8') as file:
-    file.write(''.join(f'{line}\n' for line in lines))
+  with open(folder.evaluations, 'a+b') as file:
+    if file.tell():
+      file.seek(-1, os.SEEK_END)
+      if file.read(1) != b'\n':  # a kill has torn the last line
+        lines.insert(0, '')
+    file.write(''.join(f'{line}\n' for line in lines).encode())
 
 
 def read(folder: Workdir) -> list[dict]:

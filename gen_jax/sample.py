@@ -38,7 +38,7 @@ def make_sampler(config, system):
   def draw(state, rng, n, stop=None):
     parts = []
     for i in tqdm.trange(-(-n // size), desc='samples', disable=stop is not None or n <= size):
-      batch = contract.conditions(config, size)
+      batch = contract.conditions(config, size, i * size)
       made = sample(state, batch, jax.random.fold_in(rng, i))
       if stop is not None and not stop.wait_ready(made):
         return None

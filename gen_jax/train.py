@@ -213,9 +213,9 @@ def _train(config, system, batches, quick, folder, saver, stop, started) -> int:
     evaluate.append(folder, done, made)
     writer.evaluation(done, {row.metric: row.value for row in made})
     best = evaluate.best_step(evaluate.read(folder), config.eval.best)
-    saver.protect(best)
-    if best == done:
+    if best == done and done > start:  # that of `start` is there
       save(done, state)
+    saver.protect(best)  # waits for it: the best before goes when this one is safe
 
   def save(done, state):
     try:
@@ -270,6 +270,6 @@ def _train(config, system, batches, quick, folder, saver, stop, started) -> int:
     writer.close()
   print(f'{folder.path} is finished after {total} steps; pictures: {picture}')
   best = evaluate.best_step(evaluate.read(folder), config.eval.best)
-  if best is not None:
+  if best in saver.steps():
     print(f'best by {config.eval.best} of the quick evaluations: --step={best}')
   return 0

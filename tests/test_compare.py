@@ -81,8 +81,14 @@ def test_what_does_not_compare_is_told(copies):
   told = compare.notes([a, compare.read_run(copies / 'b')])
   assert f'{copies}/b: evaluated at step 10, trained to 20' in told
   assert (
-    f'not comparable, for their reference: ring train, 500: {copies}/a; ring train, 100: {copies}/b'
+    'not comparable (Frechet distance, modes), for their reference: '
+    f'ring train, 500: {copies}/a; ring train, 100: {copies}/b'
   ) in told
+  change(copies / 'b', reference='ring train, 500', data='of others', step=20)
+  told = compare.notes([a, compare.read_run(copies / 'b')])
+  assert any(
+    'for their data: ring/train/' in line and f'of others: {copies}/b' in line for line in told
+  )
 
 
 def test_the_newest_full_evaluation_of_the_latest_step_counts(copies):
@@ -109,3 +115,9 @@ def test_refusals(copies, tmp_path, capsys):
   assert capsys.readouterr().err.endswith('/b has no checkpoint\n')
   assert launch.main(['--mode=compare', f'--workdir={tmp_path}']) == 2
   assert 'error: --workdir: no run in' in capsys.readouterr().err
+  assert launch.main(['--mode=compare', '--workdir=,']) == 2
+  assert capsys.readouterr().err == "error: --workdir=',' names no folder\n"
+  assert launch.main(['--mode=compare', f'--workdir={copies}/a', '--step=20']) == 2
+  assert (
+    '--mode=compare needs --workdir=FOLDER,FOLDER,... and nothing else' in capsys.readouterr().err
+  )

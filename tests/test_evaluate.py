@@ -10,6 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
+import textwrap
 import time
 
 import jax
@@ -180,8 +181,11 @@ def test_only_the_metrics_that_are_asked_for(run_of):
 
 
 def test_conditional_samples_have_all_classes_alike(monkeypatch):
-  config, system = load(DIGITS, **{'eval.num_samples': 200, 'sample.batch_size': 7})
-  labels = np.concatenate([contract.conditions(config, 7, 7 * i)['label'] for i in range(30)])[:200]
+  config, system = load(DIGITS, **{'sample.batch_size': 7})
+  monkeypatch.setattr(
+    sample, 'compile_sampler', lambda *a: lambda state, batch, rng: {'image': batch['label']}
+  )
+  labels = sample.make_sampler(config, system)(None, jax.random.key(0), 200)['image']
   assert (np.bincount(labels) == 20).all()
 
 
@@ -249,13 +253,32 @@ def test_a_signal_stops_the_process_and_the_same_command_goes_on(run_of):
   process.send_signal(signal.SIGTERM)
   _, err = process.communicate(timeout=60)
   assert process.returncode == 128 + signal.SIGTERM
-  assert err.splitlines()[-1] == f'{folder}: stopped; the same command goes on'
+  again = 'the same command goes on, with --step=20 if training has gone on'
+  assert err.splitlines()[-1] == f'{folder}: stopped; {again}'
   assert not evaluate.read(Workdir(folder))
   again = subprocess.run(command, capture_output=True, text=True, env=env, timeout=240)
   assert again.returncode == 0, again.stderr
   rows = rows_of(folder)
   assert rows['frechet']['samples'] == '60,000'
   assert not list(folder.glob('evaluation/parts_*'))
+
+
+def test_a_signal_while_a_classifier_is_trained_ends_the_process(run_of):
+  code = f"""
+  import os, signal, sys, time
+  import launch
+  from gen_jax.metrics import networks
+  def train(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+  networks.open_network = train
+  sys.exit(launch.main(['--config={ROOT / RING}', '--mode=evaluate', '--workdir={run_of('ring')}']))
+  """
+  env = os.environ | {'XLA_FLAGS': QUICK, 'PYTHONPATH': str(ROOT)}
+  code = textwrap.dedent(code)
+  child = subprocess.run([sys.executable, '-c', code], capture_output=True, env=env, timeout=50)
+  assert child.returncode == 128 + signal.SIGTERM and not child.stdout
+  assert b'Traceback' not in child.stderr and b'saving' not in child.stderr
 
 
 def test_reference_features_are_cached_under_all_that_they_depend_on(cache, monkeypatch):
@@ -274,11 +297,14 @@ def test_reference_features_are_cached_under_all_that_they_depend_on(cache, monk
   )
 
   other = ArraySource('digits', source.arrays(), 10, 'digits/train/1797/other')
+  rebuilt = digits()
+  rebuilt.content = 'other'
   for changed in (
     (other, counting, 300),
     (source, counting, 301),
     (source, counting._replace(checksum='other'), 300),
     (source, counting._replace(resize='other'), 300),
+    (rebuilt, counting, 300),
   ):
     calls.clear()
     evaluate.reference_features(*changed)
@@ -319,6 +345,20 @@ def test_pictures_made_elsewhere(tmp_path, capsys):
   assert found['png']['frechet']['value'] < 0.2 * found['noise.npz']['frechet']['value']
   assert found['noise.npz']['coverage']['value'] < 0.2 < 0.5 < found['png']['coverage']['value']
   assert 'FD-classifier' in capsys.readouterr().out
+
+
+def test_points_made_elsewhere(tmp_path):
+  config, _ = load(RING)
+  points = data.open_source(config).arrays()['image'][:400]
+  folder = tmp_path / 'made'
+  folder.mkdir()
+  np.save(folder / 'points.npy', points)
+  assert evaluate.run(config, tmp_path / 'run', samples=str(folder)) == 0
+  assert rows_of(tmp_path / 'run')['modes']['value'] == 8
+  points[7, 1] = np.nan
+  np.save(tmp_path / 'broken.npy', points)
+  with pytest.raises(UserError, match='broken.npy: the points are not finite'):
+    evaluate.run(config, tmp_path / 'run', samples=str(tmp_path / 'broken.npy'))
 
 
 def test_against_a_folder(tmp_path):
@@ -392,8 +432,12 @@ def test_an_evaluation_that_a_kill_prevented_is_made_up_for(tmp_path):
   assert train.run(config, tmp_path) == 0
   lines = quick_lines(tmp_path)
   (tmp_path / 'evaluation.jsonl').unlink()
+  files = sorted((tmp_path / 'checkpoints').rglob('*'))
+  before = [(path, path.stat().st_mtime_ns) for path in files]
   assert train.run(config, tmp_path) == 0
   assert quick_lines(tmp_path) == lines
+  files = sorted((tmp_path / 'checkpoints').rglob('*'))
+  assert [(path, path.stat().st_mtime_ns) for path in files] == before
 
 
 def test_quick_evaluations_of_a_diffusion_model_take_few_steps():
@@ -415,6 +459,25 @@ def test_the_first_of_equally_good_steps_is_the_best():
   assert evaluate.best_step([], 'frechet') is None
 
 
+def test_another_protocol_begins_a_new_search_for_the_best_step():
+  def line(step, value, samples):
+    fields = dict(step=step, value=value, samples=samples, metric='kernel', version='quick')
+    return dict.fromkeys(evaluate.COMPARED) | fields
+
+  few = [line(5, 0.1, '100'), line(10, 0.2, '100')]
+  assert evaluate.best_step(few, 'kernel') == 5
+  assert evaluate.best_step([*few, line(15, 0.4, '500'), line(20, 0.3, '500')], 'kernel') == 20
+
+
+def test_a_line_that_a_kill_has_torn_costs_only_itself(tmp_path):
+  folder = Workdir(tmp_path)
+  evaluate.append(folder, 1, [evaluate.Row('frechet', 'FD', 1.0)])
+  with open(folder.evaluations, 'a') as file:
+    file.write('{"step": 2, "val')
+  evaluate.append(folder, 3, [evaluate.Row('frechet', 'FD', 3.0)])
+  assert [line['step'] for line in evaluate.read(folder)] == [1, 3]
+
+
 # --- Refusals -----------------------------------------------------------------------------------
 
 
@@ -430,6 +493,10 @@ def nothing_is_drawn(monkeypatch):
     (['--config.eval.num_reference=50'], "config.eval.split='train[:80%]' with config.eval.num_r"),
     (['--config.eval.split=tset'], "config.eval.split='tset', but digits has only one split"),
     (['--config.eval.network=inceptoin'], "config.eval.network='inceptoin': 'auto' or 'inception'"),
+    (
+      ['--config.eval.metrics=modes', '--config.eval.network=efficientnet_lite0'],
+      "config.eval.metrics=('modes',): modes is for toys with known modes, and for classes",
+    ),
     (['--config.eval.metrics=frechet,fid'], "config.eval.metrics=('frechet', 'fid'): a tuple of '"),
     (['--config.eval.likelihood_split=test'], "config.eval.likelihood_split='test', but digits"),
     (
@@ -466,8 +533,13 @@ def test_pictures_that_are_not_like_the_data(tmp_path):
   write_pictures(tmp_path / 'png', np.zeros((3, 9, 8, 1), np.uint8))
   np.savez(tmp_path / 'floats.npz', np.zeros((300, 8, 8, 1)))
   np.savez(tmp_path / 'empty.npz')
+  np.savez(tmp_path / 'few.npz', labels=np.zeros(20), images=np.zeros((20, 8, 8, 1), np.uint8))
+  (tmp_path / 'text.npz').write_text('no array')
+  config = configs.replace(config, {'data.fit': 'crop', 'data.bad_files': 'skip'})
   for name, words in (
-    ('png', r"--samples='.*png' cannot be used: 0.png is 9x8x1"),
+    ('png', r"--samples='.*png' cannot be used: 0.png is 9x8x1; .*\.$"),
+    ('few.npz', r'--samples=.*few.npz with 20 examples, but frechet needs at least 129'),
+    ('text.npz', 'cannot be read: it is no file of NumPy arrays'),
     ('floats.npz', r'arr_0 is float64 \(300, 8, 8, 1\), but uint8'),
     ('empty.npz', 'holds no array'),
   ):
@@ -482,6 +554,9 @@ def test_quick_evaluations_refuse_before_training(tmp_path):
   other = few | {'eval.quick_samples': 50, 'eval.metrics': ('kernel',)}
   with pytest.raises(UserError, match="config.eval.best='frechet' is none of config.eval.metrics"):
     train.run(load(RING, **other)[0], tmp_path)
+  scores = few | {'eval.quick_samples': 50, 'eval.best': 'inception_score'}
+  with pytest.raises(UserError, match="config.eval.best='inception_score' is for images"):
+    train.run(load(RING, **scores)[0], tmp_path)
 
 
 def test_pictures_that_are_not_finite_end_with_status_1(run_of, monkeypatch, capsys):

@@ -29,6 +29,8 @@ class Source:
     dtype: of an image, uint8 in [0, 255], or of a point, float32 in [-1, 1].
     num_classes: number of classes, `None` where there are no labels.
     fingerprint: `name/split/length/hex`; changes whenever the examples or their order change.
+    content: what tells the examples from others with that fingerprint, where it holds no content.
+    cropped: the pictures are cut and resized to the shape, and the fingerprint does not say so.
   """
 
   name: str
@@ -36,6 +38,8 @@ class Source:
   dtype = np.dtype(np.uint8)
   num_classes: int | None
   fingerprint: str
+  content = ''
+  cropped = False
 
   def __len__(self) -> int:
     raise NotImplementedError
@@ -130,6 +134,7 @@ class Part(Source):
     self.num_classes = source.num_classes
     content = content_hash(source.fingerprint.encode(), rows.astype('<i8').tobytes())
     self.fingerprint = f'{source.name}/{split}/{len(rows)}/{content}'
+    self.content, self.cropped = source.content, source.cropped
     self._source, self._rows = source, rows
 
   def __len__(self):

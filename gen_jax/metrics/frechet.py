@@ -12,6 +12,8 @@ import dataclasses
 
 import numpy as np
 
+BLOCK = 4096  # features that are in memory in float64 at once
+
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
@@ -39,14 +41,18 @@ class Moments:
     Raises:
       ValueError: they are no matrix, or not finite.
     """
-    x = np.asarray(features, np.float64)
-    if x.ndim != 2 or not len(x):
-      raise ValueError(f'features of shape {x.shape}: [n, d] with n > 0 is needed')
-    if not np.isfinite(x).all():
-      raise ValueError('features are not finite')
-    mean = x.mean(0)
-    x = x - mean
-    return cls(len(x), mean, x.T @ x)
+    features = np.asarray(features)
+    if features.ndim != 2 or not len(features):
+      raise ValueError(f'features of shape {features.shape}: [n, d] with n > 0 is needed')
+    total = cls.empty(features.shape[1])
+    for start in range(0, len(features), BLOCK):  # no copy of the whole in float64
+      x = features[start : start + BLOCK].astype(np.float64)
+      if not np.isfinite(x).all():
+        raise ValueError('features are not finite')
+      mean = x.mean(0)
+      x -= mean[None]
+      total = total.merge(cls(len(x), mean, x.T @ x))
+    return total
 
   def add(self, features) -> Moments:
     """With features [n, d] added."""

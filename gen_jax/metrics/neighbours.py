@@ -5,7 +5,8 @@ A set's manifold is the union of balls around its features, each as large as the
 k-th nearest other feature of the set. Precision and recall (Kynkaanniemi et al. 2019, arXiv
 1904.06991) and density and coverage (Naeem et al. 2020, arXiv 2002.09797) count what lies in it.
 
-Distances are computed in blocks: 50,000 against 50,000 features need 200 MB beside themselves.
+Distances are computed in blocks: 50,000 against 50,000 features need 200 MB beside themselves and
+a copy of them in float32.
 """
 
 import functools
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 BLOCK = 512  # rows of a block of distances
+NARROW = 16  # features with so few entries are points, which may lie very close together
 
 
 class PrecisionRecall(NamedTuple):
@@ -95,6 +97,8 @@ def _by_block(f, x, *others) -> np.ndarray:
 
 def _squared(x, y):
   """Squared distances between rows [n, d] and [m, d] -> [n, m]."""
+  if x.shape[1] <= NARROW:  # the sum below cancels where distances are small against the values
+    return ((x[:, None] - y[None]) ** 2).sum(2)
   products = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
   return jnp.maximum((x**2).sum(1)[:, None] + (y**2).sum(1)[None] - 2 * products, 0)
 

@@ -229,7 +229,8 @@ def sampling(config) -> dict:
     text=text + ', x_0 cut' * cut,
     evaluations=evaluations,
     weights=c.weights,
-    likelihood=f'variational bound, {config.diffusion.steps} steps, variance {c.variance}',
+    likelihood=f'variational bound, {config.diffusion.steps} steps, variance {c.variance}'
+    + ', given the label' * (config.net.get('num_classes') is not None),
   )
 
 

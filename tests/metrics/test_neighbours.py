@@ -29,10 +29,13 @@ def test_crowded_fakes():
   assert density_coverage(REAL, fake, k=2) == pytest.approx((3 / 2, 3 / 5))
 
 
-def test_blocks_agree_with_all_pairs(monkeypatch):
+@pytest.mark.parametrize('d', [4, 40])  # points, and features
+def test_blocks_agree_with_all_pairs(d, monkeypatch):
   monkeypatch.setattr(neighbours, 'BLOCK', 16)
   rng = np.random.default_rng(0)
-  real, fake = 100 + rng.normal(size=(53, 4)), 100.5 + rng.normal(size=(37, 4))
+  real, fake = 100 + rng.normal(size=(53, d)), 100.5 + rng.normal(size=(37, d))
+  real[:, 4:] = 100 + 0.1 * (real[:, 4:] - 100)
+  fake[:, 4:] = 100 + 0.1 * (fake[:, 4:] - 100.5)
 
   def distances(a, b):
     return np.linalg.norm(a[:, None] - b[None], axis=-1)
@@ -49,6 +52,19 @@ def test_blocks_agree_with_all_pairs(monkeypatch):
   covered = distances(real, fake).min(1) <= radii(real, 5)
   expected = inside.sum(1).mean() / 5, covered.mean()
   np.testing.assert_allclose(density_coverage(real, fake), expected, rtol=1e-6)
+
+
+def test_points_that_lie_very_close_together():
+  # Narrow modes on a circle: the squared radii, 1e-6, are near float32's steps at its size.
+  rng = np.random.default_rng(0)
+  angle = 2 * np.pi * rng.integers(0, 8, (2, 1200)) / 8
+  centres = 0.8 * np.stack([np.cos(angle), np.sin(angle)], -1)
+  real, fake = np.float32(centres + rng.normal(size=(2, 1200, 2)) * [[[0.003]], [[0.0005]]])
+  distances = np.linalg.norm(np.float64(fake)[:, None] - np.float64(real)[None], axis=-1)
+  within = np.linalg.norm(np.float64(real)[:, None] - np.float64(real)[None], axis=-1)
+  inside = distances <= np.sort(within, axis=1)[:, 5][None]
+  density = density_coverage(real, fake).density
+  assert density == pytest.approx(inside.sum(1).mean() / 5, rel=1e-3)
 
 
 def test_equal_distributions():
