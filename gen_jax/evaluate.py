@@ -132,14 +132,18 @@ def open_scorer(config, number: int, found: str) -> Scorer:
     modes=modes,
     protocol=dict(
       reference=f'{source.name} {config.eval.split}, {referred:,}',
-      data=', '.join(
-        [source.fingerprint, 'x'.join(map(str, source.shape)), *['cropped'] * source.cropped]
-      ),
+      data=_identity(source),
       features=f'{network.title}, sha256 {network.checksum}' if network.checksum else 'none',
       note=note or None,
       resize=network.resize,
     ),
   )
+
+
+def _identity(source) -> str:
+  """Which pictures a source has, and in what shape."""
+  shape = 'x'.join(map(str, source.shape))
+  return ', '.join([source.fingerprint, shape, *['cropped'] * source.cropped])
 
 
 def _check_applies(field: str, metric: str, network, modes) -> None:
@@ -420,6 +424,7 @@ def likelihood(config, system, state, source, folder, stop) -> tuple[list[Row], 
   how = contract.sampling(config, system)
   protocol = dict(
     reference=f'{source.name} {config.eval.likelihood_split}, {number:,}',
+    data=_identity(source),
     weights=how.weights,
     sampler=how.likelihood,
     seed=config.eval.seed,
