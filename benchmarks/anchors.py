@@ -22,7 +22,7 @@ from PIL import Image, ImageFilter
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from gen_jax import config as configs
-from gen_jax import data, evaluate
+from gen_jax import data, records, scores
 from gen_jax.data import sources
 from gen_jax.errors import UserError
 
@@ -54,20 +54,20 @@ def blurred(image, radius):
 
 
 def look(network, image):
-  """`evaluate.Seen` of pictures uint8 [n, h, w, c]."""
+  """`scores.Seen` of pictures uint8 [n, h, w, c]."""
   source = sources.ArraySource('pictures', {'image': image}, None, '')
   with tempfile.TemporaryDirectory() as folder:
     parts = pathlib.Path(folder)
-    return evaluate.Seen(**evaluate.seen_features(source, network, range(len(image)), parts, None))
+    return scores.Seen(**scores.seen_features(source, network, range(len(image)), parts, None))
 
 
 def sets_of_pictures(network, train, test, n):
-  """(how they are spoilt, title, `evaluate.Seen`) of every row."""
-  others = np.setdiff1d(evaluate.chosen(len(train), 2 * n), evaluate.chosen(len(train), n))
+  """(how they are spoilt, title, `scores.Seen`) of every row."""
+  others = np.setdiff1d(scores.chosen(len(train), 2 * n), scores.chosen(len(train), n))
   if len(others) == n:
     title = 'others of ' + train.fingerprint.split('/')[1]
     yield None, title, look(network, train.read(others)['image'])
-  held_out = test.read(evaluate.chosen(len(test), n))
+  held_out = test.read(scores.chosen(len(test), n))
   image, label = held_out['image'], held_out['label']
   floor = look(network, image)
   yield 'floor', 'held-out: the floor', floor
@@ -76,7 +76,7 @@ def sets_of_pictures(network, train, test, n):
   for radius in BLUR[image.shape[1]]:
     yield 'blur', f'blur, radius {radius}', look(network, blurred(image, radius))
   for k in KEPT:
-    seen = evaluate.Seen(*(part[label < k] for part in floor))
+    seen = scores.Seen(*(part[label < k] for part in floor))
     yield 'classes removed', f'{k} of {test.num_classes} classes', seen
 
 
@@ -88,19 +88,20 @@ def anchors(name, num):
   test = data.open_source(configs.replace(config, {'data.split': split}))
   n = min(num, len(train), len(test))
   counts = {'eval.num_reference': n, 'eval.num_samples': n}
-  scorer = evaluate.open_scorer(configs.replace(config, counts), 'num_samples')
+  scorer = scores.open_scorer(configs.replace(config, counts), n, f'--num={num}')
+  reference = scores.reference_features(scorer.source, scorer.network, scorer.number)
 
   lines, found = [], []
   for how, title, seen in sets_of_pictures(scorer.network, train, test, n):
     print(f'{name}: {title}', file=sys.stderr)
-    scores = list(evaluate.score(scorer, seen))
-    lines.append([title, f'{len(seen.features):,}', *(cell(*score[2:]) for score in scores)])
-    found.append((how, {metric: value for metric, _, value, _ in scores}))
-  head = ['pictures', 'number', *(label for _, label, _, _ in scores)]
+    values = list(scores.score(scorer, reference, seen))
+    lines.append([title, f'{len(seen.features):,}', *(cell(*value[2:]) for value in values)])
+    found.append((how, {metric: value for metric, _, value, _ in values}))
+  head = ['pictures', 'number', *(label for _, label, _, _ in values)]
   about = scorer.protocol
   print(f'\nReference: {about["reference"]}; held out: {split}.')
   print(f'Features: {about["features"]} ({about["note"]}).\n')
-  print(evaluate.markdown([head, *lines]), flush=True)
+  print(records.markdown([head, *lines]), flush=True)
 
   for metric, sign, what in (
     ('frechet', 1, 'noise'),

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from gen_jax import checkpoint, contract, evaluate, writers
+from gen_jax import checkpoint, contract, records, writers
 from gen_jax import config as configs
 from gen_jax.errors import UserError
 from gen_jax.systems import find_system
@@ -79,7 +79,7 @@ def read_run(path) -> Run:
       parameters[player] += math.prod(shape)
   minibatches = contract.minibatches(config, find_system(config.system)) or 1
   per_step, seconds = training_time(folder)
-  rows = [line for line in evaluate.read(folder) if line['version'] == 'full' and line['step']]
+  rows = [line for line in records.read(folder) if line['version'] == 'full' and line['step']]
   step = max((row['step'] for row in rows), default=None)
   picture = folder.evaluation / f'{step or 0:07d}_samples.png'
   return Run(
@@ -88,7 +88,7 @@ def read_run(path) -> Run:
     parameters=dict(parameters),
     examples_per_second=per_step and config.train.batch_size * minibatches / per_step,
     seconds=seconds,
-    machine=evaluate.machine(manifest.environment),
+    machine=records.machine(manifest.environment),
     step=manifest.step,
     rows={row['metric']: row for row in rows if row['step'] == step},  # the last one of each
     evaluated_step=step,
@@ -259,7 +259,7 @@ def run(workdirs: str) -> int:
     raise UserError(f'--workdir={workdirs!r} names no folder')
   out = pathlib.Path(runs[0].name).parent
   lines = table(runs, out)
-  text = evaluate.markdown(lines)
+  text = records.markdown(lines)
   below = '\n'.join(f'- {line}' for line in notes(runs))
   try:
     write_atomic(out / 'comparison.md', f'{text}\n\n{below}\n'.encode())

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jax
 
-from gen_jax import checkpoint, contract, data, evaluate, parallel, signals, writers
+from gen_jax import checkpoint, contract, data, evaluate, parallel, records, signals, writers
 from gen_jax import config as configs
 from gen_jax import sample as sampling
 from gen_jax.errors import Diverged, UserError
@@ -108,12 +108,12 @@ def _train(config, system, batches, quick, folder, saver, stop, started) -> int:
     and itstime(start, config.train.sample_steps, total)
     and not folder.image_path(start, 'samples').exists()
   )
-  lines = evaluate.read(folder)
+  lines = records.read(folder)
   unmeasured = (
     start > 0
     and quick is not None
     and itstime(start, config.eval.every_steps, total)
-    and not evaluate.is_measured(lines, start)
+    and not records.is_measured(lines, start)
   )
   if start >= total and not undrawn and not unmeasured:
     print(
@@ -166,8 +166,8 @@ def _train(config, system, batches, quick, folder, saver, stop, started) -> int:
   if 0 < start < total:
     print(f'{folder.path}: going on from step {start} of {total}', file=sys.stderr)
 
-  evaluate.forget_quick(folder, start)
-  saver.protect(evaluate.best_step(evaluate.read(folder), config.eval.best))
+  records.forget_quick(folder, start)
+  saver.protect(records.best_step(records.read(folder), config.eval.best))
   draw = sampling.make_sampler(config, system)
   writer = writers.Writers(
     folder,
@@ -210,9 +210,9 @@ def _train(config, system, batches, quick, folder, saver, stop, started) -> int:
     made = quick(state, stop)
     if made is None:
       return
-    evaluate.append(folder, done, made)
+    records.append(folder, done, made)
     writer.evaluation(done, {row.metric: row.value for row in made})
-    best = evaluate.best_step(evaluate.read(folder), config.eval.best)
+    best = records.best_step(records.read(folder), config.eval.best)
     if best == done and done > start:  # that of `start` is there
       save(done, state)
     saver.protect(best)  # waits for it: the best before goes when this one is safe
@@ -269,7 +269,7 @@ def _train(config, system, batches, quick, folder, saver, stop, started) -> int:
       feed.close()
     writer.close()
   print(f'{folder.path} is finished after {total} steps; pictures: {picture}')
-  best = evaluate.best_step(evaluate.read(folder), config.eval.best)
+  best = records.best_step(records.read(folder), config.eval.best)
   if best in saver.steps():
     print(f'best by {config.eval.best} of the quick evaluations: --step={best}')
   return 0

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import launch
-from gen_jax import compare, evaluate, train
+from gen_jax import compare, evaluate, records, train
 from gen_jax import config as configs
 from gen_jax.systems import find_system
 from gen_jax.workdir import Workdir
@@ -49,7 +49,7 @@ def test_the_table_of_two_runs(copies, capsys):
   assert err == ''
   head, rule, a, b = (line.strip('| ').split('|') for line in text.splitlines()[:4])
   cells = dict(zip([x.strip() for x in head], [x.strip() for x in a], strict=True))
-  rows = {row['metric']: row for row in evaluate.read(Workdir(copies / 'a'))}
+  rows = {row['metric']: row for row in records.read(Workdir(copies / 'a'))}
   assert cells['run'] == f'{copies}/a' and cells['system'] == 'gan'
   assert cells['parameters'] == 'G 82, D 65'  # 2 * 16 + 16 + 16 * 2 + 2; 2 * 16 + 16 + 16 + 1
   assert cells['training, examples/s'] == '32'  # 16 a step
@@ -93,10 +93,10 @@ def test_what_does_not_compare_is_told(copies):
 
 def test_the_newest_full_evaluation_of_the_latest_step_counts(copies):
   folder = Workdir(copies / 'a')
-  evaluate.append(folder, 20, [evaluate.Row('frechet', 'FD-points', 7.0)])
-  evaluate.append(folder, 10, [evaluate.Row('frechet', 'FD-points', 6.0)])
-  evaluate.append(folder, 20, [evaluate.Row('frechet', 'FD-points', 9.0, version='quick')])
-  evaluate.append(folder, None, [evaluate.Row('frechet', 'FD-points', 8.0, samples='5 of x')])
+  records.append(folder, 20, [records.Row('frechet', 'FD-points', 7.0)])
+  records.append(folder, 10, [records.Row('frechet', 'FD-points', 6.0)])
+  records.append(folder, 20, [records.Row('frechet', 'FD-points', 9.0, version='quick')])
+  records.append(folder, None, [records.Row('frechet', 'FD-points', 8.0, samples='5 of x')])
   found = compare.read_run(copies / 'a')
   assert found.rows['frechet']['value'] == 7.0 and found.evaluated_step == 20
   assert found.rows['modes']['label'] == 'modes of 8'  # of the evaluation before

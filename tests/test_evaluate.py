@@ -22,7 +22,7 @@ from tensorboardX.proto import event_pb2
 
 import launch
 from gen_jax import config as configs
-from gen_jax import contract, data, evaluate, metrics, sample, train, writers
+from gen_jax import contract, data, evaluate, metrics, records, sample, scores, train, writers
 from gen_jax.data import toys
 from gen_jax.data.sources import ArraySource, digits
 from gen_jax.errors import UserError
@@ -83,7 +83,7 @@ def run_of(trained, tmp_path):
 
 
 def rows_of(folder):
-  return {row['metric']: row for row in evaluate.read(Workdir(folder))}
+  return {row['metric']: row for row in records.read(Workdir(folder))}
 
 
 def points(folder, tag):
@@ -155,7 +155,7 @@ def test_every_number_says_what_it_is(run_of, capsys):
   pictures = writers.to_pixels(np.concatenate([m['image'] for m in made]))
   source = data.open_source(config)
   network = networks.open_network('classifier', source=source)
-  reference = source.read(evaluate.chosen(len(source), 500))['image']
+  reference = source.read(scores.chosen(len(source), 500))['image']
   seen = [network.apply(x)[0] for x in (reference, pictures)]
   assert metrics.frechet_distance(*seen) == pytest.approx(first['value'], rel=1e-3)
 
@@ -255,7 +255,7 @@ def test_a_signal_stops_the_process_and_the_same_command_goes_on(run_of):
   assert process.returncode == 128 + signal.SIGTERM
   again = 'the same command goes on, with --step=20 if training has gone on'
   assert err.splitlines()[-1] == f'{folder}: stopped; {again}'
-  assert not evaluate.read(Workdir(folder))
+  assert not records.read(Workdir(folder))
   again = subprocess.run(command, capture_output=True, text=True, env=env, timeout=240)
   assert again.returncode == 0, again.stderr
   rows = rows_of(folder)
@@ -286,12 +286,12 @@ def test_reference_features_are_cached_under_all_that_they_depend_on(cache, monk
   network = networks.open_network('classifier', source=source)
   apply, calls = network.apply, []
   counting = network._replace(apply=lambda x: calls.append(len(x)) or apply(x))
-  first = evaluate.reference_features(source, counting, 300)
+  first = scores.reference_features(source, counting, 300)
   assert len(calls) == 2
-  again = evaluate.reference_features(source, counting, 300)
+  again = scores.reference_features(source, counting, 300)
   assert len(calls) == 2
   np.testing.assert_array_equal(first.features, again.features)
-  rows = evaluate.chosen(len(source), 300)
+  rows = scores.chosen(len(source), 300)
   np.testing.assert_allclose(
     first.features, apply(source.read(rows)['image'])[0], rtol=1e-4, atol=1e-4
   )
@@ -307,12 +307,12 @@ def test_reference_features_are_cached_under_all_that_they_depend_on(cache, monk
     (rebuilt, counting, 300),
   ):
     calls.clear()
-    evaluate.reference_features(*changed)
+    scores.reference_features(*changed)
     assert len(calls) == 2
   newest = max(cache.glob('references/*.npz'), key=os.path.getmtime)
   newest.write_bytes(newest.read_bytes()[:1000])
   calls.clear()
-  evaluate.reference_features(*changed)
+  scores.reference_features(*changed)
   assert len(calls) == 2
 
 
@@ -329,7 +329,7 @@ def test_pictures_made_elsewhere(tmp_path, capsys):
   config, _ = load(DIGITS)
   real = data.open_source(config).arrays()['image']
   write_pictures(tmp_path / 'png', real[:300])
-  np.savez(tmp_path / 'same.npz', real[evaluate.chosen(len(real), 500)])
+  np.savez(tmp_path / 'same.npz', real[scores.chosen(len(real), 500)])
   noise = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 1), np.uint8)
   np.savez(tmp_path / 'noise.npz', images=noise)
   found = {}
@@ -388,7 +388,7 @@ def test_against_a_folder(tmp_path):
 
 
 def quick_lines(folder):
-  return [line | {'time': None} for line in evaluate.read(Workdir(folder))]
+  return [line | {'time': None} for line in records.read(Workdir(folder))]
 
 
 def test_training_keeps_the_best_checkpoint_and_goes_on_exactly(tmp_path, capsys):
@@ -453,29 +453,29 @@ def test_the_first_of_equally_good_steps_is_the_best():
     return dict(step=step, value=value, metric=metric, version=version)
 
   lines = [line(5, 0.2), line(10, 0.7), line(15, 0.7), line(20, 0.9, version='full')]
-  assert evaluate.best_step(lines, 'recall') == 10
-  assert evaluate.best_step([line(5, 3.0, 'frechet'), line(9, 2.0, 'frechet')], 'frechet') == 9
-  assert evaluate.best_step([line(5, None)], 'recall') is None
-  assert evaluate.best_step([], 'frechet') is None
+  assert records.best_step(lines, 'recall') == 10
+  assert records.best_step([line(5, 3.0, 'frechet'), line(9, 2.0, 'frechet')], 'frechet') == 9
+  assert records.best_step([line(5, None)], 'recall') is None
+  assert records.best_step([], 'frechet') is None
 
 
 def test_another_protocol_begins_a_new_search_for_the_best_step():
   def line(step, value, samples):
     fields = dict(step=step, value=value, samples=samples, metric='kernel', version='quick')
-    return dict.fromkeys(evaluate.COMPARED) | fields
+    return dict.fromkeys(records.COMPARED) | fields
 
   few = [line(5, 0.1, '100'), line(10, 0.2, '100')]
-  assert evaluate.best_step(few, 'kernel') == 5
-  assert evaluate.best_step([*few, line(15, 0.4, '500'), line(20, 0.3, '500')], 'kernel') == 20
+  assert records.best_step(few, 'kernel') == 5
+  assert records.best_step([*few, line(15, 0.4, '500'), line(20, 0.3, '500')], 'kernel') == 20
 
 
 def test_a_line_that_a_kill_has_torn_costs_only_itself(tmp_path):
   folder = Workdir(tmp_path)
-  evaluate.append(folder, 1, [evaluate.Row('frechet', 'FD', 1.0)])
+  records.append(folder, 1, [records.Row('frechet', 'FD', 1.0)])
   with open(folder.evaluations, 'a') as file:
     file.write('{"step": 2, "val')
-  evaluate.append(folder, 3, [evaluate.Row('frechet', 'FD', 3.0)])
-  assert [line['step'] for line in evaluate.read(folder)] == [1, 3]
+  records.append(folder, 3, [records.Row('frechet', 'FD', 3.0)])
+  assert [line['step'] for line in records.read(folder)] == [1, 3]
 
 
 # --- Refusals -----------------------------------------------------------------------------------
@@ -567,7 +567,7 @@ def test_pictures_that_are_not_finite_end_with_status_1(run_of, monkeypatch, cap
   )
   assert evaluate.run(config, folder) == 1
   assert 'pictures that are not finite' in capsys.readouterr().err
-  assert not evaluate.read(Workdir(folder))
+  assert not records.read(Workdir(folder))
 
 
 def test_modes_are_those_of_the_toys():

@@ -20,7 +20,7 @@ from ml_collections import FrozenConfigDict
 from PIL import Image
 
 import launch
-from gen_jax import checkpoint, contract, evaluate, sample, train
+from gen_jax import checkpoint, contract, records, sample, train
 from gen_jax import config as configs
 from gen_jax.errors import Diverged
 from gen_jax.systems import find_system
@@ -80,7 +80,7 @@ def assert_same_run(a, b):
 
 def quick_evaluations(workdir):
   """Lines of evaluation.jsonl without their times."""
-  return [line | {'time': None} for line in evaluate.read(Workdir(workdir))]
+  return [line | {'time': None} for line in records.read(Workdir(workdir))]
 
 
 def pictures(workdir):
@@ -151,7 +151,7 @@ def kill_and_resume(name, tmp_path, *more):
   assert_same_run(straight, broken)
   if '--config.eval.every_steps=40' in more:
     assert {line['step'] for line in quick_evaluations(broken)} == {40, 80, 120, 160, 200}
-    best = evaluate.best_step(quick_evaluations(broken), 'frechet')
+    best = records.best_step(quick_evaluations(broken), 'frechet')
     assert f'{best:010d}' in os.listdir(broken / 'checkpoints')
 
 

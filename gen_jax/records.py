@@ -1,0 +1,151 @@
+"""What an evaluation leaves: numbers with their protocol, in `evaluation.jsonl` and as tables."""
+
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Iterable
+
+from gen_jax.workdir import Workdir, write_atomic
+
+# Of quick evaluations of a run: what must agree where they are to compare.
+COMPARED = ('reference', 'data', 'samples', 'features', 'resize', 'weights', 'sampler', 'seed')
+LOWER_IS_BETTER = ('frechet', 'kernel')  # of the values of config.eval.best
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One number, and what it depends on. None, here, is what a number does not have."""
+
+  metric: str  # the name in a program, e.g. 'frechet'
+  label: str  # the name for people, e.g. 'FID' or 'FD-classifier'
+  value: float
+  spread: float | None = None  # standard error; of the inception score, deviation over the splits
+  reference: str | None = None  # data set, split and number of examples
+  data: str | None = None  # fingerprint of that set, and the shape that it has here
+  samples: str | None = None  # how many, and from where if not from the run
+  features: str | None = None  # feature network and the checksum of its weights
+  note: str | None = None  # about that network, e.g. its accuracy
+  resize: str | None = None  # how pictures come to its input
+  weights: str | None = None  # of the generator: ema or raw
+  sampler: str | None = None
+  evaluations: int | None = None  # of a net, per sample
+  seed: int | None = None  # of the samples
+  version: str = 'full'  # or quick: in training, with config.eval.quick_samples
+  machine: str | None = None  # of a number that is a time
+
+
+# --- evaluation.jsonl ---------------------------------------------------------------------------
+
+
+def append(folder: Workdir, step: int | None, made: list[Row]) -> None:
+  """Adds a line for every row to `evaluation.jsonl`. Values that JSON does not have become null."""
+  lines, now = [], time.time()  # the same for all rows of an evaluation
+  for row in made:
+    line = dict(step=step, time=now) | dataclasses.asdict(row)
+    finite = {k: v for k, v in line.items() if not isinstance(v, float) or math.isfinite(v)}
+    lines.append(json.dumps(dict.fromkeys(line) | finite))
+  with open(folder.evaluations, 'a+b') as file:
+    if file.tell():
+      file.seek(-1, os.SEEK_END)
+      if file.read(1) != b'\n':  # a kill has torn the last line
+        lines.insert(0, '')
+    file.write(''.join(f'{line}\n' for line in lines).encode())
+
+
+def read(folder: Workdir) -> list[dict]:
+  """The lines of `evaluation.jsonl`; torn ones are left out."""
+  lines = []
+  try:
+    text = folder.evaluations.read_text(encoding='utf-8')
+  except OSError:
+    return []
+  for line in text.splitlines():
+    try:
+      lines.append(json.loads(line))
+    except ValueError:
+      continue
+  return lines
+
+
+def is_measured(lines: Iterable[dict], step: int) -> bool:
+  """Whether `lines`, as `read` gives them, hold the quick evaluation of a step."""
+  return any(line['version'] == 'quick' and line['step'] == step for line in lines)
+
+
+def forget_quick(folder: Workdir, step: int) -> None:
+  """Drops the quick evaluations after `step`, of a run that goes on from there."""
+  lines = read(folder)
+  kept = [line for line in lines if line['version'] != 'quick' or line['step'] <= step]
+  if len(kept) < len(lines):
+    text = ''.join(f'{json.dumps(line)}\n' for line in kept)
+    write_atomic(folder.evaluations, text.encode())
+
+
+def best_step(lines: Iterable[dict], name: str) -> int | None:
+  """The step of the best of the quick evaluations in `lines`, as `read` gives them; the first of
+  equals. None: there is none.
+
+  Those with another protocol than the last one's do not count: their numbers do not compare.
+  """
+  quick = [line for line in lines if line['version'] == 'quick' and line['metric'] == name]
+  values = {
+    line['step']: line['value']
+    for line in quick
+    if line['value'] is not None and all(line.get(f) == quick[-1].get(f) for f in COMPARED)
+  }
+  sign = 1 if name in LOWER_IS_BETTER else -1
+  return min(values, key=lambda step: (sign * values[step], step), default=None)
+
+
+# --- Tables -------------------------------------------------------------------------------------
+
+
+def table(made: list[Row]) -> str:
+  """Rows as an aligned table, which is Markdown too; columns that no row has are left out."""
+  names = [
+    'label',
+    'value',
+    'spread',
+    'reference',
+    'samples',
+    'features',
+    'resize',
+    'weights',
+    'sampler',
+    'machine',
+  ]
+  heads = ['metric', *names[1:]]
+  cells = [[_cell(row, name) for name in names] for row in made]
+  used = [i for i in range(len(names)) if any(line[i] for line in cells)]
+  lines = [[heads[i] for i in used], *([line[i] for i in used] for line in cells)]
+  return markdown(lines)
+
+
+def markdown(lines: list[list[str]]) -> str:
+  """A table of text, the first line its head, as aligned Markdown."""
+  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+  rule = [['-' * width for width in widths]]
+  return '\n'.join(
+    '| ' + ' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + ' |'
+    for line in lines[:1] + rule + lines[1:]
+  )
+
+
+def _cell(row: Row, name: str) -> str:
+  value = getattr(row, name)
+  if value is None:
+    return ''
+  if name == 'features' and ', sha256 ' in value:  # shorter than in the file
+    title, _, checksum = value.partition(', sha256 ')
+    note = f' ({row.note})' if row.note else ''
+    return f'{title.partition(" of ")[0]} {checksum[:8]}{note}'
+  return f'{value:.4g}' if isinstance(value, float) else str(value)
+
+
+def machine(environment: dict) -> str:
+  """The machine of an environment, as `checkpoint.environment` gives it, in words."""
+  if environment['backend'] == 'cpu':
+    return f'{environment["cpu"]}, {environment["cpu_cores"]} cores'
+  return f'{environment["devices"]} x {environment["device"]}'

@@ -1,0 +1,266 @@
+"""A reference set and the metrics against it: `open_scorer`, `reference_features`, `rows`.
+
+Features are made block by block. Every block leaves a file, so that what was stopped goes on;
+features of a reference set are cached for all runs.
+"""
+
+import io
+import pathlib
+import shutil
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tqdm
+
+from gen_jax import config as configs
+from gen_jax import data, metrics
+from gen_jax.cache import cache_folder
+from gen_jax.data import sources, toys
+from gen_jax.errors import UserError
+from gen_jax.metrics import networks
+from gen_jax.records import Row
+from gen_jax.workdir import write_atomic
+
+BLOCK = 256  # pictures of a data set that pass through the feature network at once
+KERNEL_SUBSET = 1000  # examples in a subset of the kernel distance, as published
+# Examples that a metric needs; the Frechet distance: more than there are features.
+LEAST = {'kernel': 4, 'precision_recall': 4, 'density_coverage': 6, 'inception_score': 10}
+ABBREVIATIONS = {'frechet': 'FD', 'kernel': 'KD', 'inception_score': 'IS'}
+PUBLISHED = {'frechet': 'FID', 'kernel': 'KID', 'inception_score': 'IS'}  # by Inception only
+UNREADABLE = (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error)  # by NumPy
+
+
+class Seen(NamedTuple):
+  """What a feature network makes of a set of pictures."""
+
+  features: np.ndarray  # float32 [n, d]
+  probabilities: np.ndarray  # float32 [n, classes]; of points, [n, 0]
+
+
+class Scorer(NamedTuple):
+  """A reference set, and what is measured against it."""
+
+  source: sources.Source  # of the reference set
+  number: int  # of its examples
+  network: networks.Network
+  names: tuple[str, ...]  # of the metrics
+  modes: toys.Modes | None  # of the reference set, where they are known
+  protocol: dict[str, Any]  # fields of every `Row`
+
+
+def open_scorer(config, number: int, found: str) -> Scorer:
+  """The reference set and the metrics of `config.eval`. It may train a classifier first.
+
+  Args:
+    config: the whole config.
+    number: how many examples will be scored.
+    found: where that is said, for a message.
+
+  Raises:
+    UserError: data or weights cannot be had, a metric does not apply, or there are too few examples
+      for one.
+  """
+  trained_on = data.open_source(config)
+  same = config.eval.split == config.data.split
+  source = trained_on if same else data.open_source(config, 'eval.split')
+  network = networks.open_network(config.eval.network, path=config.eval.weights, source=trained_on)
+  names = config.eval.metrics or configs.SHARED['eval.metrics'].choices
+  modes = toys.modes(source.name) if source.name in toys.NAMES else None
+  for name in config.eval.metrics or ():
+    check_applies(f'config.eval.metrics={tuple(names)}: {name}', name, network, modes)
+  _check_number(found, number, network, names)
+  referred = min(config.eval.num_reference or len(source), len(source))
+  _check_number(
+    f'config.eval.split={config.eval.split!r} with config.eval.num_reference={referred}',
+    referred,
+    network,
+    names,
+  )
+  picked = config.eval.network == 'auto' and network.name != 'points'
+  note = ', '.join(filter(None, (network.note, 'chosen by auto' * picked)))
+  return Scorer(
+    source=source,
+    number=referred,
+    network=network,
+    names=names,
+    modes=modes,
+    protocol=dict(
+      reference=f'{source.name} {config.eval.split}, {referred:,}',
+      data=identity(source),
+      features=f'{network.title}, sha256 {network.checksum}' if network.checksum else 'none',
+      note=note or None,
+      resize=network.resize,
+    ),
+  )
+
+
+def identity(source) -> str:
+  """Which pictures a source has, and in what shape."""
+  shape = 'x'.join(map(str, source.shape))
+  return ', '.join([source.fingerprint, shape, *['cropped'] * source.cropped])
+
+
+def check_applies(field: str, metric: str, network, modes) -> None:
+  """Refuses a metric that this network, or this reference set, does not have."""
+  if metric == 'inception_score' and network.name == 'points':
+    raise UserError(f'{field} is for images: points have no classes')
+  if metric == 'modes' and modes is None and network.name != 'classifier':
+    raise UserError(
+      f'{field} is for toys with known modes, and for classes by '
+      f"config.eval.network='classifier'; here it is {network.name!r}"
+    )
+
+
+def _check_number(found: str, number: int, network, names) -> None:
+  """Refuses fewer examples than a metric needs."""
+  least = {name: LEAST[name] for name in names if name in LEAST}
+  if 'frechet' in names:
+    least['frechet'] = network.size + 1
+  for name, needed in least.items():
+    if number < needed:
+      why = f': {network.title} has {network.size} features' if name == 'frechet' else ''
+      others = ','.join(n for n in names if n != name)
+      without = f', or --config.eval.metrics={others}' if others else ''
+      raise UserError(f'{found}, but {name} needs at least {needed} examples{why}: more{without}')
+
+
+def score(
+  scorer: Scorer, reference: Seen, made: Seen
+) -> Iterator[tuple[str, str, float, float | None]]:
+  """(metric, label, value, spread) of every metric that applies to what is seen in the examples."""
+  real, fake, names = reference.features, made.features, scorer.names
+
+  def label(name):
+    if scorer.network.title == networks.PUBLISHED:
+      return PUBLISHED[name]
+    return f'{ABBREVIATIONS[name]}-{scorer.network.title.partition(" of ")[0]}'
+
+  if 'frechet' in names:
+    yield 'frechet', label('frechet'), metrics.frechet_distance(real, fake), None
+  if 'kernel' in names:
+    # Halves at most: whole sets would leave the subsets nothing to differ in.
+    size = min(KERNEL_SUBSET, len(real) // 2, len(fake) // 2)
+    yield 'kernel', label('kernel'), *metrics.kernel_distance(real, fake, subset_size=size)
+  if 'precision_recall' in names:
+    for name, value in metrics.precision_recall(real, fake)._asdict().items():
+      yield name, name, value, None
+  if 'density_coverage' in names:
+    for name, value in metrics.density_coverage(real, fake)._asdict().items():
+      yield name, name, value, None
+  if 'inception_score' in names and made.probabilities.shape[1]:
+    found = metrics.inception_score(made.probabilities)
+    yield 'inception_score', label('inception_score'), *found
+  if 'modes' in names and scorer.modes is not None:
+    found = metrics.mode_coverage(fake, scorer.modes.centres, scorer.modes.sd)
+    yield 'modes', f'modes of {len(scorer.modes.centres)}', float(found.modes), None
+    yield 'good', 'share of good samples', found.good, None
+    yield 'modes_kl', 'KL to equal modes, nats', found.kl, None
+  if 'modes' in names and scorer.network.name == 'classifier':
+    number = reference.probabilities.shape[1]
+    classes = np.bincount(reference.probabilities.argmax(1), minlength=number)
+    found = metrics.class_coverage(made.probabilities.argmax(1), classes)
+    yield 'classes', f'classes of {number}', float(found.classes), None
+    yield 'classes_kl', 'KL of classes, nats', found.kl, None
+
+
+def rows(scorer: Scorer, reference: Seen, made: Seen, **protocol) -> list[Row]:
+  """A `Row` for every metric, with the scorer's protocol and more of it."""
+  return [
+    Row(metric, label, float(value), spread, **scorer.protocol, **protocol)
+    for metric, label, value, spread in score(scorer, reference, made)
+  ]
+
+
+# --- Features, in parts that outlast a stop -----------------------------------------------------
+
+
+def in_parts(
+  folder: pathlib.Path, count: int, make: Callable[[list[int]], Iterable], title: str, stop
+) -> dict[str, np.ndarray] | None:
+  """Arrays that are made in `count` parts, joined along their first axis.
+
+  Every part leaves a file in `folder`; those that are there and intact are not made again.
+
+  Args:
+    folder: where the files go; made if need be. Who calls removes it when its result is used.
+    count: how many parts.
+    make: yields the parts of the given numbers, in order, as {name: array}; it may end early.
+    title: what is made, for the progress bar.
+    stop: `signals.Stop`, or None.
+
+  Returns:
+    None: a stop was requested before all parts were made.
+  """
+  paths = [folder / f'{i:05d}.npz' for i in range(count)]
+  with tqdm.tqdm(total=count, desc=title, unit='batch', disable=None) as bar:
+    while stop is None or stop.requested is None:
+      parts = [read_part(path) for path in paths]
+      missing = [i for i, part in enumerate(parts) if part is None]
+      if not missing:
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+      # A second time only where another process made the same features and removed its files.
+      bar.update(count - len(missing) - bar.n)
+      for i, part in zip(missing, make(missing), strict=False):
+        write_part(paths[i], part)
+        bar.update()
+        if stop is not None and stop.requested is not None:
+          break
+  return None
+
+
+def write_part(path, arrays) -> None:
+  content = io.BytesIO()
+  np.savez(content, **arrays)
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, content.getvalue())
+  except OSError as error:
+    raise UserError(f'{path} cannot be written: {error.strerror}') from error
+
+
+def read_part(path) -> dict[str, np.ndarray] | None:
+  """None: not there, or damaged."""
+  try:
+    with open(path, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
+      return dict(arrays)
+  except UNREADABLE:
+    return None
+
+
+def chosen(length: int, number: int) -> np.ndarray:
+  """Which `number` examples of a source stand for all of it, ascending: the same ones always."""
+  words = np.random.Philox(key=1).random_raw(length)
+  return np.sort(np.argsort(words, kind='stable')[:number])
+
+
+def reference_features(source, network, number: int, stop=None) -> Seen | None:
+  """Features of `number` examples of a source, cached under everything that they depend on.
+
+  Returns:
+    None: a stop was requested first; the next call goes on.
+  """
+  data = (source.fingerprint, source.content, source.shape, number)
+  parts = (*data, network.name, network.checksum, network.resize)
+  path = cache_folder('references') / f'{sources.content_hash(repr(parts).encode(), b"v1")}.npz'
+  arrays = read_part(path)
+  if arrays is None:
+    arrays = seen_features(source, network, chosen(len(source), number), path.with_suffix(''), stop)
+    if arrays is None:
+      return None
+    write_part(path, arrays)
+    shutil.rmtree(path.with_suffix(''), ignore_errors=True)
+  return Seen(**arrays)
+
+
+def seen_features(source, network, indices: Sequence[int], folder, stop) -> dict | None:
+  """What the network sees in examples of a source, as the fields of `Seen`; see `in_parts`."""
+  blocks = [indices[start : start + BLOCK] for start in range(0, len(indices), BLOCK)]
+
+  def make(missing):
+    pictures = (source.read(blocks[i])['image'] for i in missing)
+    return (Seen(*seen)._asdict() for seen in networks.features(network, pictures))
+
+  return in_parts(folder, len(blocks), make, f'features of {source.name}', stop)
