@@ -37,7 +37,7 @@ def parse(argv):
   modes = ['train', 'sample', 'evaluate', 'compare']
   add('--mode', choices=modes, default='train', help='default: train')
   add('--step', type=int, help='sample, evaluate: which checkpoint (default: the newest)')
-  add('--samples', metavar='PATH', help='evaluate: a folder of images or a .npz, not a run')
+  add('--samples', metavar='PATH', help='evaluate: a folder of images, .npz or .npy, not a run')
   add('--dry_run', action='store_true', help='print config and parameters, and do nothing')
   add('--list', action='store_true', help='list the configs')
   flags, unknown = parser.parse_known_args(argv)
@@ -61,6 +61,8 @@ def run(argv):
     raise UserError('--step is for the checkpoints of --mode=sample and --mode=evaluate')
   if flags.samples is not None and flags.mode != 'evaluate':
     raise UserError('--samples is for --mode=evaluate')
+  if flags.samples == '':
+    raise UserError('--samples= names nothing; a folder of images, .npz or .npy is needed')
   if flags.mode == 'compare':
     if not flags.workdir or flags.config or overrides or flags.step is not None:
       raise UserError('--mode=compare needs --workdir=FOLDER,FOLDER,... and nothing else')

@@ -87,8 +87,7 @@ def anchors(name, num):
   train = data.open_source(config)
   test = data.open_source(configs.replace(config, {'data.split': split}))
   n = min(num, len(train), len(test))
-  counts = {'eval.num_reference': n, 'eval.num_samples': n}
-  scorer = scores.open_scorer(configs.replace(config, counts), n, f'--num={num}')
+  scorer = scores.open_scorer(configs.replace(config, {'eval.num_reference': n}), n, f'--num={num}')
   reference = scores.reference_features(scorer.source, scorer.network, scorer.number)
 
   lines, found = [], []

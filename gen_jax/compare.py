@@ -136,8 +136,8 @@ def notes(runs: Sequence[Run]) -> list[str]:
     for field in (*PROTOCOL, 'sampler') if name == 'bits_per_dim' else PROTOCOL:
       found = collections.defaultdict(list)
       for run in runs:
-        if name in run.rows:
-          found[run.rows[name].get(field)].append(run.name)
+        if field in (row := run.rows.get(name, {})):  # lines of earlier versions have fewer
+          found[row[field]].append(run.name)
       if len(found) > 1:
         each = '; '.join(f'{value}: {", ".join(names)}' for value, names in found.items())
         differences[f'for their {field}: {each}'].append(COLUMNS[name])
@@ -232,8 +232,11 @@ def draw(lines, runs: Sequence[Run], path) -> None:
     bottom = 1 - (0.7 + 1.5 * row) / height
     axes = figure.add_axes([lefts[-1], bottom + 0.03 / height, 3.0 / width, 1.44 / height])
     axes.axis('off')
-    with Image.open(run.picture, formats=('PNG',)) as file:
-      picture = np.asarray(file.convert('RGB'))
+    try:
+      with Image.open(run.picture, formats=('PNG',)) as file:
+        picture = np.asarray(file.convert('RGB'))
+    except OSError as error:
+      raise UserError(f'{run.picture} cannot be read: {error}') from error
     # The upper half of a grid is enough; a plot is not cut.
     axes.imshow(picture if run.points else picture[: picture.shape[0] // 2])
   writers.save_figure(figure, path)

@@ -5,13 +5,14 @@ Pictures are drawn batch by batch and pass at once through the feature network. 
 file, so that an evaluation goes on where it was stopped.
 """
 
+import contextlib
 import functools
 import json
 import math
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +34,7 @@ from gen_jax.workdir import Workdir
 SAMPLES, NOISE = 0xE7A1, 0xE7A2  # folded into the key of config.eval.seed, one for each use
 LEAST_SECONDS = 1.0  # of drawing, for a rate that is worth telling
 SHOWN = 64  # pictures in the grid of an evaluation
+QUICK_BLOCK = 64  # samples whose features a stop in training waits for
 
 
 # --- Samples ------------------------------------------------------------------------------------
@@ -80,7 +82,8 @@ def drawn_features(draw, size: int, network, number: int, folder, stop=None) -> 
             times += 1
           per_second = times * size / (time.monotonic() - started)
           first = np.asarray(images[: min(SHOWN, number)])
-          where = records.machine(checkpoint.environment())
+          # A sampler runs on one device.
+          where = records.machine(checkpoint.environment() | {'devices': '1'})
           scores.write_part(
             folder / 'first.npz', dict(pictures=first, per_second=per_second, machine=where)
           )
@@ -178,8 +181,9 @@ def run(config, workdir, step: int | None = None, samples: str | None = None) ->
     config: checked config; it may differ from the run's in fields that are safe to change.
     workdir: folder of the run.
     step: which checkpoint; None: the newest that is intact.
-    samples: a folder of images, or a `.npz` file with an array uint8 [n, h, w, c], to be scored in
-      place of the run's samples.
+    samples: a folder of images, or a `.npz` or `.npy` file with an array uint8 [n, h, w, c] (of
+      points float32 [n, 2], or a folder with `points.npy`), to be scored in place of the run's
+      samples.
 
   Returns:
     The exit status: 0; 1 if the net draws values that are not finite; 128 + n: stopped by signal n,
@@ -202,7 +206,8 @@ def run(config, workdir, step: int | None = None, samples: str | None = None) ->
       scorer = scores.open_scorer(config, len(source), found)
       scored = functools.partial(_score_pictures, samples, folder, source, scorer)
   try:
-    (folder.path if samples else folder.evaluation).mkdir(parents=True, exist_ok=True)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.evaluations.open('ab').close()  # now, rather than after all the work
   except OSError as error:
     raise UserError(f'{folder.path} cannot be written: {error.strerror}') from error
   with signals.Stop() as stop:
@@ -214,7 +219,8 @@ def run(config, workdir, step: int | None = None, samples: str | None = None) ->
     if made is None:
       print(f'{folder.path}: stopped; {again}', file=sys.stderr)
       return 128 + (stop.requested or 0)
-  print(f'{samples or f"{folder.path}, step {opened.manifest.step}"}:\n{records.table(made)}')
+  what = f'{folder.path}, step {opened.manifest.step}' if samples is None else samples
+  print(f'{what}:\n{records.table(made)}')
   return 0
 
 
@@ -348,7 +354,7 @@ def _open_arrays(path: str, shape) -> sources.ArraySource:
   try:
     with open(path, 'rb') as file:
       loaded = np.load(file, allow_pickle=False)
-      found = {'it': loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+      found = {'it': loaded} if isinstance(loaded, np.ndarray) else dict(_arrays(loaded))
   except scores.UNREADABLE as error:
     why = getattr(error, 'strerror', None) or 'it is no file of NumPy arrays'
     raise UserError(f'--samples={path} cannot be read: {why}') from error
@@ -366,6 +372,14 @@ def _open_arrays(path: str, shape) -> sources.ArraySource:
     f'--samples={path}: {listed}, but {dtype} {("n", *shape)} is needed, as '
     f'config.data.shape={shape}'
   )
+
+
+def _arrays(file) -> Iterator[tuple[str, np.ndarray]]:
+  """The arrays of a npz file that hold no objects."""
+  for name in file.files:
+    with contextlib.suppress(ValueError):
+      if isinstance(array := file[name], np.ndarray):
+        yield name, array
 
 
 # --- In training --------------------------------------------------------------------------------
@@ -390,9 +404,9 @@ class Quick:
       raise UserError(f'config.eval.best={best!r} is none of config.eval.metrics={tuple(names)}')
     number = config.eval.quick_samples
     self.scorer = scores.open_scorer(config, number, f'config.eval.quick_samples={number}')
-    scores.check_applies(f'config.eval.best={best!r}', best, self.scorer.network, self.scorer.modes)
     if best == 'modes' and self.scorer.modes is None:
       raise UserError("config.eval.best='modes' is for toys with known modes")
+    scores.check_applies(f'config.eval.best={best!r}', best, self.scorer.network, self.scorer.modes)
     self.reference = scores.reference_features(
       self.scorer.source, self.scorer.network, self.scorer.number
     )
@@ -413,9 +427,10 @@ class Quick:
     if made is None:
       return None
     pictures = _as_data(made['image'])
-    blocks = (
-      pictures[start : start + scores.BLOCK] for start in range(0, len(pictures), scores.BLOCK)
-    )
+    starts = range(0, len(pictures), QUICK_BLOCK)
+    blocks = (pictures[start : start + QUICK_BLOCK] for start in starts if stop.requested is None)
     parts = [Seen(*seen) for seen in networks.features(self.scorer.network, blocks)]
+    if stop.requested is not None:
+      return None
     seen = Seen(*(np.concatenate(field) for field in zip(*parts, strict=True)))
     return scores.rows(self.scorer, self.reference, seen, **self.protocol)

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterable
 
+from gen_jax.errors import UserError
 from gen_jax.workdir import Workdir, write_atomic
 
 # Of quick evaluations of a run: what must agree where they are to compare.
@@ -40,18 +41,25 @@ class Row:
 
 
 def append(folder: Workdir, step: int | None, made: list[Row]) -> None:
-  """Adds a line for every row to `evaluation.jsonl`. Values that JSON does not have become null."""
+  """Adds a line for every row to `evaluation.jsonl`. Values that JSON does not have become null.
+
+  Raises:
+    UserError: it cannot be written.
+  """
   lines, now = [], time.time()  # the same for all rows of an evaluation
   for row in made:
     line = dict(step=step, time=now) | dataclasses.asdict(row)
     finite = {k: v for k, v in line.items() if not isinstance(v, float) or math.isfinite(v)}
     lines.append(json.dumps(dict.fromkeys(line) | finite))
-  with open(folder.evaluations, 'a+b') as file:
-    if file.tell():
-      file.seek(-1, os.SEEK_END)
-      if file.read(1) != b'\n':  # a kill has torn the last line
-        lines.insert(0, '')
-    file.write(''.join(f'{line}\n' for line in lines).encode())
+  try:
+    with open(folder.evaluations, 'a+b') as file:
+      if file.tell():
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b'\n':  # a kill has torn the last line
+          lines.insert(0, '')
+      file.write(''.join(f'{line}\n' for line in lines).encode())
+  except OSError as error:
+    raise UserError(f'{folder.evaluations} cannot be written: {error.strerror}') from error
 
 
 def read(folder: Workdir) -> list[dict]:
@@ -93,7 +101,8 @@ def best_step(lines: Iterable[dict], name: str) -> int | None:
   values = {
     line['step']: line['value']
     for line in quick
-    if line['value'] is not None and all(line.get(f) == quick[-1].get(f) for f in COMPARED)
+    if line['value'] is not None
+    and all(line.get(f) == quick[-1].get(f) for f in COMPARED if f in line)
   }
   sign = 1 if name in LOWER_IS_BETTER else -1
   return min(values, key=lambda step: (sign * values[step], step), default=None)

@@ -67,9 +67,10 @@ def open_scorer(config, number: int, found: str) -> Scorer:
   same = config.eval.split == config.data.split
   source = trained_on if same else data.open_source(config, 'eval.split')
   network = networks.open_network(config.eval.network, path=config.eval.weights, source=trained_on)
-  names = config.eval.metrics or configs.SHARED['eval.metrics'].choices
   modes = toys.modes(source.name) if source.name in toys.NAMES else None
-  for name in config.eval.metrics or ():
+  every = configs.SHARED['eval.metrics'].choices
+  names = config.eval.metrics or tuple(n for n in every if _applies(n, network, modes))
+  for name in names:
     check_applies(f'config.eval.metrics={tuple(names)}: {name}', name, network, modes)
   _check_number(found, number, network, names)
   referred = min(config.eval.num_reference or len(source), len(source))
@@ -99,19 +100,26 @@ def open_scorer(config, number: int, found: str) -> Scorer:
 
 def identity(source) -> str:
   """Which pictures a source has, and in what shape."""
-  shape = 'x'.join(map(str, source.shape))
-  return ', '.join([source.fingerprint, shape, *['cropped'] * source.cropped])
+  return f'{source.fingerprint}, {"x".join(map(str, source.shape))}'
+
+
+def _applies(metric: str, network, modes) -> bool:
+  """Whether this network, or this reference set, has a metric."""
+  if metric == 'inception_score':
+    return network.name != 'points'
+  return metric != 'modes' or modes is not None or network.name == 'classifier'
 
 
 def check_applies(field: str, metric: str, network, modes) -> None:
   """Refuses a metric that this network, or this reference set, does not have."""
-  if metric == 'inception_score' and network.name == 'points':
+  if _applies(metric, network, modes):
+    return
+  if metric == 'inception_score':
     raise UserError(f'{field} is for images: points have no classes')
-  if metric == 'modes' and modes is None and network.name != 'classifier':
-    raise UserError(
-      f'{field} is for toys with known modes, and for classes by '
-      f"config.eval.network='classifier'; here it is {network.name!r}"
-    )
+  raise UserError(
+    f'{field} is for toys with known modes, and for classes by '
+    f"config.eval.network='classifier'; here it is {network.name!r}"
+  )
 
 
 def _check_number(found: str, number: int, network, names) -> None:
@@ -242,8 +250,8 @@ def reference_features(source, network, number: int, stop=None) -> Seen | None:
   Returns:
     None: a stop was requested first; the next call goes on.
   """
-  data = (source.fingerprint, source.content, source.shape, number)
-  parts = (*data, network.name, network.checksum, network.resize)
+  examples = (source.fingerprint, source.content, source.shape, number)
+  parts = (*examples, network.name, network.checksum, network.resize)
   path = cache_folder('references') / f'{sources.content_hash(repr(parts).encode(), b"v1")}.npz'
   arrays = read_part(path)
   if arrays is None:

@@ -331,7 +331,9 @@ def test_pictures_made_elsewhere(tmp_path, capsys):
   write_pictures(tmp_path / 'png', real[:300])
   np.savez(tmp_path / 'same.npz', real[scores.chosen(len(real), 500)])
   noise = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 1), np.uint8)
-  np.savez(tmp_path / 'noise.npz', images=noise)
+  np.savez(
+    tmp_path / 'noise.npz', names=np.array(['a', None]), labels=noise[:, 0, 0, 0], images=noise
+  )
   found = {}
   for name in ('png', 'same.npz', 'noise.npz'):
     folder = tmp_path / f'run_{name}'
@@ -554,9 +556,29 @@ def test_quick_evaluations_refuse_before_training(tmp_path):
   other = few | {'eval.quick_samples': 50, 'eval.metrics': ('kernel',)}
   with pytest.raises(UserError, match="config.eval.best='frechet' is none of config.eval.metrics"):
     train.run(load(RING, **other)[0], tmp_path)
-  scores = few | {'eval.quick_samples': 50, 'eval.best': 'inception_score'}
+  score = few | {'eval.quick_samples': 50, 'eval.best': 'inception_score'}
+  with pytest.raises(UserError, match="config.eval.best='inception_score' is none of"):
+    train.run(load(RING, **score | {'eval.metrics': ('kernel',)})[0], tmp_path)
   with pytest.raises(UserError, match="config.eval.best='inception_score' is for images"):
-    train.run(load(RING, **scores)[0], tmp_path)
+    train.run(load(RING, **score)[0], tmp_path)
+
+
+def test_what_a_refusal_recommends_is_possible(run_of, nothing_is_drawn):
+  folder = run_of('ring')
+  with pytest.raises(UserError, match='eval.num_samples=2, but') as refused:
+    evaluate.run(load(RING, **{'eval.num_samples': 2})[0], folder)
+  names = re.search('--config.eval.metrics=([a-z_,]+)', str(refused.value))[1].split(',')
+  assert 'inception_score' not in names
+  config, _ = load(RING, **{'eval.num_samples': 50, 'eval.metrics': tuple(names)})
+  with pytest.raises(pytest.fail.Exception, match='samples were drawn'):
+    evaluate.run(config, folder)
+
+
+def test_what_cannot_be_written_is_told_before_anything_is_drawn(run_of, nothing_is_drawn):
+  folder = run_of('ring')
+  (folder / 'evaluation.jsonl').mkdir()
+  with pytest.raises(UserError, match='cannot be written: Is a directory'):
+    evaluate.run(load(RING)[0], folder)
 
 
 def test_pictures_that_are_not_finite_end_with_status_1(run_of, monkeypatch, capsys):

@@ -30,7 +30,7 @@ ALLOWED = {
   'cache': {'errors'},
   'metrics': {'cache', 'data', 'errors', 'nets', 'parallel', 'workdir'},
   'contract': {'systems', 'nets'} | LEAVES,
-  'records': {'workdir'},
+  'records': {'errors', 'workdir'},
   'scores': {'cache', 'data', 'metrics', 'records', 'workdir'} | LEAVES,
   'sample': {'checkpoint', 'contract', 'data', 'parallel', 'workdir', 'writers'} | LEAVES,
   'evaluate': {
@@ -105,6 +105,8 @@ def test_the_verbs_name_no_system():
     'sample',
     'evaluate',
     'compare',
+    'scores',
+    'records',
     'contract',
     'parallel',
     'checkpoint',

@@ -149,7 +149,6 @@ class FolderSource(Source):
     self.shape = tuple(data.shape)
     check_image_shape(self.shape)
     self._fit = data.fit
-    self.cropped = data.fit == 'crop'
     files = find_images(self._root)
     if not files:
       raise UserError(f'{where} holds no image, that is, no file *{" *".join(SUFFIXES)}')

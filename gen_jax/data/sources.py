@@ -30,7 +30,6 @@ class Source:
     num_classes: number of classes, `None` where there are no labels.
     fingerprint: `name/split/length/hex`; changes whenever the examples or their order change.
     content: what tells the examples from others with that fingerprint, where it holds no content.
-    cropped: the pictures are cut and resized to the shape, and the fingerprint does not say so.
   """
 
   name: str
@@ -39,7 +38,6 @@ class Source:
   num_classes: int | None
   fingerprint: str
   content = ''
-  cropped = False
 
   def __len__(self) -> int:
     raise NotImplementedError
@@ -134,7 +132,7 @@ class Part(Source):
     self.num_classes = source.num_classes
     content = content_hash(source.fingerprint.encode(), rows.astype('<i8').tobytes())
     self.fingerprint = f'{source.name}/{split}/{len(rows)}/{content}'
-    self.content, self.cropped = source.content, source.cropped
+    self.content = source.content
     self._source, self._rows = source, rows
 
   def __len__(self):

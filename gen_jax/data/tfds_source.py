@@ -104,7 +104,6 @@ class TFDSSource(Source):
         "such as 'train[:90%]' work too)"
       ) from None
     self._fit = data.fit
-    self.cropped = data.fit == 'crop'
     self._threads = data.read_threads
     self._check_features(info.features, data)
     try:
@@ -120,8 +119,8 @@ class TFDSSource(Source):
     content = content_hash(f'{info.full_name} {split} {self._length}'.encode())
     self.fingerprint = f'{self.name}/{split}/{self._length}/{content}'
     # The version says what a set holds, until somebody builds his own set anew.
-    files = sorted(path for path in builder.data_path.iterdir() if path.is_file())
-    stats = [(path.name, (stat := path.stat()).length, stat.mtime) for path in files]
+    files = sorted(os.scandir(self._folder), key=lambda file: file.name)
+    stats = [(f.name, (s := f.stat()).st_size, int(s.st_mtime)) for f in files if f.is_file()]
     self.content = content_hash(repr(stats).encode())
     if self._length:
       self.read([0, self._length - 1])  # Finds a missing or cut off file before training does.

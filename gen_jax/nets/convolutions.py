@@ -1,16 +1,16 @@
 """Two-dimensional convolutions with SAME padding, in the form that is fast on the backend.
 
-Accelerators get `lax` and its own derivatives. XLA's CPU backend needs help: it runs the
-second-order gradient of a gradient penalty and the weight gradient of a transposed convolution 10
-to 30 times slower than the convolution, and even its plain forms at half the speed of a matrix
-product (docs/performance.md). So, on CPU:
+Accelerators get `lax` and its own derivatives from `conv` and `transposed_conv`. XLA's CPU backend
+needs help: it runs the second-order gradient of a gradient penalty and the weight gradient of a
+transposed convolution 10 to 30 times slower than the convolution, and even its plain forms at half
+the speed of a matrix product (docs/performance.md). So, on CPU:
 
 - A convolution, its input gradient and its weight gradient are the three sides of one trilinear
   form, so every derivative of each of them, of any order, is again one of the three. A custom_vjp
   says so to JAX. (It has no forward mode.)
 - Where that is faster, each of the three is computed as matrix products: of patches on small maps,
   of Winograd's tiles on large ones with many channels, and the weight gradient of other large ones
-  shift by shift.
+  shift by shift. What reads one channel is a sum over the entries of the kernel.
 """
 
 import functools
