@@ -75,11 +75,13 @@ def run(argv):
   config = configs.load(spec, overrides)
   workdir = Path(flags.workdir or configs.default_workdir(spec))
   config = configs.check(config, systems.find_system(config.get('system')).FIELDS)
-  from gen_jax import contract, evaluate, sample, train  # they import jax: after the quick answers
+  # These import jax: after the quick answers.
+  from gen_jax import contract, evaluate, parallel, sample, train
 
   if flags.dry_run:
     print(configs.describe(config), contract.describe(config), sep='\n\n')
     return 0
+  parallel.keep_compiled(config)
   if flags.mode == 'sample':
     return sample.run(config, workdir, step=flags.step)
   if flags.mode == 'evaluate':

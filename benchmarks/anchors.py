@@ -88,7 +88,7 @@ def anchors(name, num):
   test = data.open_source(configs.replace(config, {'data.split': split}))
   n = min(num, len(train), len(test))
   scorer = scores.open_scorer(configs.replace(config, {'eval.num_reference': n}), n, f'--num={num}')
-  reference = scores.reference_features(scorer.source, scorer.network, scorer.number)
+  reference = scorer.reference()
 
   lines, found = [], []
   for how, title, seen in sets_of_pictures(scorer.network, train, test, n):

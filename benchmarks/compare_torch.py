@@ -65,7 +65,11 @@ def make_jax(case, batch_size):
   init_key, data_key, step_key = jax.random.split(jax.random.key(config.seed), 3)
   batch = {'image': jnp.clip(0.5 * jax.random.normal(data_key, shape), -1, 1)}
   mesh = parallel.make_mesh(config)
-  init = parallel.compile_once(lambda key: system.init_state(key, batch, config=config), mesh)
+
+  def init(key):
+    return system.init_state(key, batch, config=config)
+
+  init = parallel.compile_once(init, parallel.placed(jax.eval_shape(init, init_key), mesh))
 
   def one_step(state, batch, resident, key, *, axis_name):
     return system.train_step(state, batch, key, config=config, axis_name=axis_name)

@@ -18,6 +18,8 @@ def get_config(arg=''):
   config = ConfigDict()
   config.system = 'gan'  # file in gen_jax/systems
   config.seed = 0  # of everything random in the run
+  config.precision = 'float32'  # in which nets compute, or bfloat16; their state is float32
+  config.compilation_cache = 'auto'  # keeps compiled programs: auto, a folder, or None
   config.data = dict(
     name='fashion_mnist',  # from tensorflow-datasets, prepared on first use
     path=None,  # TFDS's folder; None: ~/tensorflow_datasets or $TFDS_DATA_DIR
@@ -100,7 +102,8 @@ def get_config(arg=''):
   )
   config.parallel = dict(
     mode='jit',  # jit over a mesh of devices, or pmap
-    data=None,  # devices that share a batch; None: all
+    data=None,  # devices that share a batch; None: all, or all over fsdp
+    fsdp=1,  # devices that share parameters, optimiser state and moving average too
   )
   if arg == 'smoke':
     # The same program for a laptop's minute: small nets, made-up pictures, no download.

@@ -19,6 +19,8 @@ def get_config(arg=''):
   config = ConfigDict()
   config.system = 'ddpm'  # file in gen_jax/systems
   config.seed = 0  # of everything random in the run
+  config.precision = 'float32'  # in which nets compute, or bfloat16; their state is float32
+  config.compilation_cache = 'auto'  # keeps compiled programs: auto, a folder, or None
   config.data = dict(
     name='fashion_mnist',  # from tensorflow-datasets, prepared on first use
     path=None,  # TFDS's folder; None: ~/tensorflow_datasets or $TFDS_DATA_DIR
@@ -41,6 +43,7 @@ def get_config(arg=''):
     attention=(7,),  # sizes with self-attention
     dropout=0.0,  # in the residual blocks
     groups=8,  # of the group norms
+    remat=False,  # computes the blocks anew for the gradient: less memory, more time
     num_classes=10,  # class-conditional: the number of classes, as in config.data
   )
   config.diffusion = dict(
@@ -100,7 +103,8 @@ def get_config(arg=''):
   )
   config.parallel = dict(
     mode='jit',  # jit over a mesh of devices, or pmap
-    data=None,  # devices that share a batch; None: all
+    data=None,  # devices that share a batch; None: all, or all over fsdp
+    fsdp=1,  # devices that share parameters, optimiser state and moving average too
   )
   if arg == 'smoke':
     # The same program for a laptop's minute: small nets, made-up pictures, no download.

@@ -34,7 +34,6 @@ COLUMNS = {
   'modes': 'modes',
 }
 PAUSE = 5  # an interval this many times longer than usual is a stop, not training
-PROTOCOL = ('reference', 'data', 'samples', 'features', 'resize')  # numbers that compare agree in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +132,7 @@ def notes(runs: Sequence[Run]) -> list[str]:
       lines.append(f'{run.name}: evaluated at step {run.evaluated_step}, trained to {run.step}')
   differences = collections.defaultdict(list)
   for name in COLUMNS:
-    for field in (*PROTOCOL, 'sampler') if name == 'bits_per_dim' else PROTOCOL:
+    for field in records.PROTOCOL + ('sampler',) * (name == 'bits_per_dim'):
       found = collections.defaultdict(list)
       for run in runs:
         if field in (row := run.rows.get(name, {})):  # lines of earlier versions have fewer

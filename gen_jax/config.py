@@ -158,6 +158,8 @@ NET = Field('net')
 SHARED = {
   'system': text(),
   'seed': integer(0, 2**32 - 1),
+  'precision': one_of('float32', 'bfloat16'),  # in which the nets compute
+  'compilation_cache': text(optional=True),  # auto, a folder, or None
   'data.name': text(),
   'data.path': text(optional=True),
   'data.split': text(),
@@ -208,11 +210,13 @@ SHARED = {
   ),
   'parallel.mode': one_of('jit', 'pmap'),
   'parallel.data': integer(1, optional=True),
+  'parallel.fsdp': integer(1),
 }
 
 # A run may be continued with these fields changed (fnmatch patterns): they say how long it trains,
 # what it writes and where it runs.
 SAFE_TO_CHANGE = (
+  'compilation_cache',
   'train.steps',
   'optim.*decay_steps',  # the schedule of a longer run goes with its train.steps
   'train.log_steps',
@@ -221,12 +225,20 @@ SAFE_TO_CHANGE = (
   'train.keep_checkpoints',
   'sample.*',
   'eval.*',
+  'net.remat',
   'data.path',
   'data.storage',
   'data.read_threads',
   'data.prefetch',
   'parallel.*',
 )
+
+# Fields that came later, with what was done before them: a run of an earlier version goes on.
+ADDED = {
+  'precision': 'float32',
+  'compilation_cache': 'auto',
+  'parallel.fsdp': 1,
+}
 
 
 # --- Checking -----------------------------------------------------------------------------------
@@ -254,16 +266,39 @@ def check(config: Mapping | ConfigDict, fields: Mapping[str, Field]) -> FrozenCo
   return FrozenConfigDict(given)
 
 
+def mesh_shape(config: ConfigDict, devices: int) -> tuple[int, int]:
+  """The sizes of the axes `data` and `fsdp` on `devices`, the number of devices of all processes.
+
+  Raises:
+    UserError: there are fewer devices than config.parallel asks for, or they do not divide by its
+      `fsdp`.
+  """
+  data, fsdp = config.parallel.data, config.parallel.fsdp
+  if (data or 1) * fsdp > devices:
+    asked = [f'config.parallel.data={data}'] * (data is not None)
+    asked += [f'config.parallel.fsdp={fsdp}'] * (fsdp > 1)
+    raise UserError(
+      f'{" times ".join(asked)}: there are {devices} devices, and at most that many can be used'
+    )
+  if data is None and devices % fsdp:
+    raise UserError(
+      f'config.parallel.fsdp={fsdp} does not divide the {devices} devices: a divisor of '
+      f'{devices}, or also a config.parallel.data, is needed'
+    )
+  return data or devices // fsdp, fsdp
+
+
 def check_devices(config: ConfigDict, devices: int) -> None:
   """Checks that a batch spreads evenly over `devices`, the number of devices of all processes.
 
   Raises:
-    UserError: it does not, or config.parallel.data asks for more devices.
+    UserError: it does not, config.parallel asks for more devices, or for what pmap cannot do.
   """
-  used, batch = config.parallel.data or devices, config.train.batch_size
-  if used > devices:
+  used, batch = math.prod(mesh_shape(config, devices)), config.train.batch_size
+  if config.parallel.fsdp > 1 and config.parallel.mode == 'pmap':
     raise UserError(
-      f'config.parallel.data={used}: there are {devices} devices; at most {devices}, or None'
+      f"config.parallel.fsdp={config.parallel.fsdp}: config.parallel.mode='pmap' keeps the whole "
+      "state on every device; 'jit' is needed"
     )
   if batch % used:
     near = [n for n in (batch - batch % used, batch - batch % used + used) if n]
@@ -281,7 +316,8 @@ def load(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
 
   Args:
     spec: 'configs/ddpm_cifar.py' or, with an argument to get_config, 'configs/ddpm_cifar.py:smoke'.
-      A `.json` file is one that `to_json` wrote; nothing in it is executed.
+      A `.json` file is one that `to_json` wrote; nothing in it is executed, and fields that came
+      later are as in `ADDED`.
     overrides: (dotted path, value as text), e.g. ('train.steps', '1000'). The text is read in the
       type of the field. A group that names a net takes new keys too: the arguments of the net.
 
@@ -294,6 +330,10 @@ def load(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
     raise UserError(f'{path}: no such config file{_similar_file(path)}')
   if path.suffix == '.json':
     config = _plain(_read_json(path))
+    known = dict(_flatten(config))
+    for added, value in ADDED.items():
+      if added not in known:
+        _put(config, added, value)
   elif path.suffix == '.py':
     config = _run_file(path, arg)
   else:
@@ -427,9 +467,10 @@ def replace(config: Mapping | ConfigDict, values: Mapping[str, Any]) -> FrozenCo
 def difference(old: Mapping, new: Mapping) -> tuple[str, Any, Any] | None:
   """Returns (dotted path, old value, new value) of the first field that differs, or `None`.
 
-  Fields in `SAFE_TO_CHANGE` do not count. A field that one config lacks is '(absent)' there.
+  Fields in `SAFE_TO_CHANGE` do not count. A field that one config lacks is '(absent)' there, or as
+  in `ADDED`.
   """
-  old, new = dict(leaves(old)), dict(leaves(new))
+  old, new = ADDED | dict(leaves(old)), ADDED | dict(leaves(new))
   for path in [*new, *(p for p in old if p not in new)]:
     a, b = old.get(path, '(absent)'), new.get(path, '(absent)')
     if a != b and not any(fnmatch.fnmatchcase(path, pattern) for pattern in SAFE_TO_CHANGE):

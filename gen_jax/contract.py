@@ -143,9 +143,12 @@ class Sampling(NamedTuple):
 
 def sampling(config, system) -> Sampling:
   """How `system.sample` draws with this config."""
+  how = Sampling('one pass', 1, 'raw')
   if hasattr(system, 'sampling'):
-    return Sampling(**system.sampling(config))
-  return Sampling('one pass', 1, 'raw')
+    how = Sampling(**system.sampling(config))
+  if config.precision != 'float32':
+    how = how._replace(text=f'{how.text}, {config.precision}')
+  return how
 
 
 def quick(config, system):

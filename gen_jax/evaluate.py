@@ -55,7 +55,7 @@ def batches(config, system, state) -> Callable[[int], jax.Array]:
   def inputs(i):
     return state, contract.conditions(config, size, i * size), jax.random.fold_in(rng, i)
 
-  sample = sampling.compile_sampler(config, system).lower(*inputs(0)).compile()
+  sample = sampling.compile_sampler(config, system).compile(*inputs(0))
   return lambda i: sample(*inputs(i))['image']
 
 
@@ -82,8 +82,7 @@ def drawn_features(draw, size: int, network, number: int, folder, stop=None) -> 
             times += 1
           per_second = times * size / (time.monotonic() - started)
           first = np.asarray(images[: min(SHOWN, number)])
-          # A sampler runs on one device.
-          where = records.machine(checkpoint.environment() | {'devices': '1'})
+          where = records.machine(checkpoint.environment())
           scores.write_part(
             folder / 'first.npz', dict(pictures=first, per_second=per_second, machine=where)
           )
@@ -127,9 +126,8 @@ def likelihood(config, system, state, source, folder, stop) -> tuple[list[Row], 
   size = min(config.sample.batch_size, number)
   blocks = [indices[start : start + size] for start in range(0, number, size)]
   rng = jax.random.fold_in(jax.random.key(config.eval.seed), NOISE)
-  evaluate = jax.jit(
-    lambda state, batch, rng: system.evaluate(state, batch, rng, config=config),
-    compiler_options=parallel.forward_options(),
+  evaluate = parallel.Forward(
+    lambda state, batch, rng: system.evaluate(state, batch, rng, config=config)
   )
 
   def make(missing):
@@ -198,6 +196,7 @@ def run(config, workdir, step: int | None = None, samples: str | None = None) ->
   with signals.exit_in_order():
     if samples is None:
       opened = _open_run(config, folder, step)
+      scorer = opened.scorer
       again += f', with --step={opened.manifest.step} if training has gone on' * (step is None)
       scored = functools.partial(_score_run, config, folder, opened)
     else:
@@ -212,7 +211,8 @@ def run(config, workdir, step: int | None = None, samples: str | None = None) ->
     raise UserError(f'{folder.path} cannot be written: {error.strerror}') from error
   with signals.Stop() as stop:
     try:
-      made = scored(stop)
+      reference = scorer.reference(stop)
+      made = None if reference is None else scored(reference, stop)
     except Diverged as error:
       print(f'error: {folder.path}: {error}', file=sys.stderr)
       return 1
@@ -248,11 +248,8 @@ def _open_run(config, folder, step) -> Opened:
   return Opened(system, manifest, state, held_out, scorer)
 
 
-def _score_run(config, folder, opened, stop) -> list[Row] | None:
+def _score_run(config, folder, opened, reference, stop) -> list[Row] | None:
   system, manifest, state, held_out, scorer = opened
-  reference = scores.reference_features(scorer.source, scorer.network, scorer.number, stop)
-  if reference is None:
-    return None
   how = contract.sampling(config, system)
   name = sources.content_hash(
     manifest.sha256.encode(),
@@ -307,10 +304,7 @@ def _score_run(config, folder, opened, stop) -> list[Row] | None:
   return made
 
 
-def _score_pictures(samples: str, folder, source, scorer, stop) -> list[Row] | None:
-  reference = scores.reference_features(scorer.source, scorer.network, scorer.number, stop)
-  if reference is None:
-    return None
+def _score_pictures(samples: str, folder, source, scorer, reference, stop) -> list[Row] | None:
   key = (source.fingerprint, source.shape, scorer.network.checksum, scorer.network.resize)
   parts = cache_folder('references') / f'pictures_{sources.content_hash(repr(key).encode())}'
   seen = scores.seen_features(source, scorer.network, range(len(source)), parts, stop)
@@ -407,9 +401,7 @@ class Quick:
     if best == 'modes' and self.scorer.modes is None:
       raise UserError("config.eval.best='modes' is for toys with known modes")
     scores.check_applies(f'config.eval.best={best!r}', best, self.scorer.network, self.scorer.modes)
-    self.reference = scores.reference_features(
-      self.scorer.source, self.scorer.network, self.scorer.number
-    )
+    self.reference = self.scorer.reference()
     self.draw = sampling.make_sampler(self.config, system)
     how = contract.sampling(self.config, system)
     self.protocol = dict(

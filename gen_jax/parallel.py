@@ -1,33 +1,49 @@
 """Devices: how many, what lies where, and how a step is compiled for them."""
 
 import functools
+import hashlib
+import logging
+import math
 import os
+import pathlib
+import platform
 from collections.abc import Callable
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from gen_jax import config as configs
+from gen_jax import fsdp
+from gen_jax.cache import cache_folder
 from gen_jax.errors import UserError
 
-AXIS = 'data'
+AXIS = 'data'  # of the devices that hold the same state
+_log = logging.getLogger(__name__)
 
 
 def make_mesh(config) -> Mesh:
-  """A mesh with the axis `data` over config.parallel.data devices (None: all).
+  """A mesh with the axes `data` and `fsdp` of config.parallel, over as many devices as their
+  product.
 
   Raises:
-    UserError: there are fewer devices.
+    UserError: there are fewer devices, or they do not divide by config.parallel.fsdp.
   """
   devices = jax.devices()
-  wanted = config.parallel.data or len(devices)
-  if wanted > len(devices):
-    raise UserError(
-      f'config.parallel.data={wanted} but this machine has {len(devices)} {devices[0].platform} '
-      f'device(s); at most {len(devices)} is possible'
-    )
+  shape = configs.mesh_shape(config, len(devices))
   return jax.make_mesh(
-    (wanted,), (AXIS,), devices=devices[:wanted], axis_types=(jax.sharding.AxisType.Auto,)
+    shape,
+    (AXIS, fsdp.AXIS),
+    devices=devices[: math.prod(shape)],
+    axis_types=(jax.sharding.AxisType.Auto,) * 2,
   )
+
+
+def mesh_of_all(config) -> Mesh:
+  """A mesh of all devices there are, whatever config.parallel.data says, with as many of
+  config.parallel.fsdp as divide them: for what a run's training is not asked, such as sampling.
+  """
+  parts = math.gcd(config.parallel.fsdp, jax.device_count())
+  return make_mesh(configs.replace(config, {'parallel.data': None, 'parallel.fsdp': parts}))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -36,10 +52,62 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def by_rows(mesh: Mesh, *, minibatches: bool = False) -> NamedSharding:
-  """The batch axis, the first or, after a minibatch axis, the second,
-  is spread over the devices.
+  """The batch axis, the first or, after a minibatch axis, the second, is spread over the devices
+  of both axes.
   """
-  return NamedSharding(mesh, PartitionSpec(None, AXIS) if minibatches else PartitionSpec(AXIS))
+  rows = (AXIS, fsdp.AXIS)
+  return NamedSharding(mesh, PartitionSpec(None, rows) if minibatches else PartitionSpec(rows))
+
+
+def placed(state, mesh: Mesh):
+  """The shapes and dtypes of a state with where its leaves lie, by the rule of `fsdp.spec`."""
+
+  def place(leaf):
+    sharding = NamedSharding(mesh, fsdp.spec(leaf.shape, mesh.shape[fsdp.AXIS]))
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+  return jax.tree.map(place, state)
+
+
+def keep_compiled(config) -> None:
+  """Lets JAX keep compiled programs as config.compilation_cache says, so that a later start of the
+  same program does not compile it again.
+
+  A folder that the user has given to JAX itself stays (`JAX_COMPILATION_CACHE_DIR`). On CPU every
+  kind of processor has a folder of its own: machines may share a home, and a program compiled for
+  one may use instructions that another does not have.
+
+  Raises:
+    UserError: the folder that the config names cannot be made.
+  """
+  where = config.compilation_cache
+  if where is None or jax.config.jax_compilation_cache_dir:
+    return
+  try:
+    folder = cache_folder('compiled') if where == 'auto' else pathlib.Path(where).expanduser()
+    folder /= f'{jax.default_backend()}_{_processor()}'
+    folder.mkdir(parents=True, exist_ok=True)
+  except (OSError, UserError) as error:
+    if where != 'auto':
+      raise UserError(
+        f'config.compilation_cache={where!r} cannot be made ({error.strerror}): a folder that can, '
+        'auto or None is needed'
+      ) from error
+    _log.warning('compiled programs are not kept: %s', error)
+    return
+  jax.config.update('jax_compilation_cache_dir', str(folder))
+
+
+def _processor() -> str:
+  """What a program compiled for this CPU depends on, as a short name."""
+  try:
+    lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
+  except OSError:
+    lines = []
+  kinds = ('vendor_id', 'cpu family', 'model', 'flags', 'CPU part', 'Features')
+  said = {line for line in lines if line.partition(':')[0].strip() in kinds}
+  text = platform.processor() + ''.join(sorted(said))
+  return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def compiler_options(level: int) -> dict | None:
@@ -57,11 +125,13 @@ def forward_options() -> dict | None:
   Eigen, where XLA's default, YNNPACK, takes up to four times as long (docs/performance.md).
   """
   eigen = _on_cpu(xla_cpu_experimental_ynn_fusion_type='')
+  if eigen is None:
+    return compiler_options(1)
   try:
     jax.jit(lambda: 0, compiler_options=eigen).lower().compile()
   except jax.errors.JaxRuntimeError:  # the option is experimental: other releases may lack it
     return compiler_options(1)
-  return {**(eigen or {}), **(compiler_options(1) or {})} or None
+  return eigen | (compiler_options(1) or {})
 
 
 def _on_cpu(**options) -> dict | None:
@@ -72,14 +142,53 @@ def _on_cpu(**options) -> dict | None:
   return options
 
 
-def compile_once(f: Callable, mesh: Mesh) -> Callable:
-  """Compiles a function that runs once, such as an initialiser; its result is whole on every
-  device.
+class Forward:
+  """`f(state, batch, rng)`, which takes no gradients, such as a sampler, on the devices that hold
+  the state.
+
+  The rows of the batch are spread over them where they divide, otherwise every device does all; the
+  results are whole everywhere. It is compiled when it is first called, or by `compile`.
+  """
+
+  def __init__(self, f: Callable):
+    self._f, self._compiled = f, None
+
+  def compile(self, state, batch, rng) -> 'Forward':
+    """Compiles it for arguments like these."""
+    meshes = {getattr(leaf.sharding, 'mesh', None) for leaf in jax.tree.leaves(state)}
+    mesh = meshes.pop() if len(meshes) == 1 else None
+    if mesh is None:  # a state that somebody has put on one device
+      self._given = None
+      compiled = jax.jit(self._f, compiler_options=forward_options()).lower(state, batch, rng)
+    else:
+      whole = replicated(mesh)
+      spread = all(leaf.shape[0] % mesh.size == 0 for leaf in jax.tree.leaves(batch))
+      self._given = by_rows(mesh) if spread else whole, whole
+      jitted = jax.jit(
+        self._f,
+        in_shardings=(_shardings(state), *self._given),
+        out_shardings=whole,
+        compiler_options=forward_options(),
+      )
+      with jax.set_mesh(mesh):
+        compiled = jitted.lower(state, batch, rng)
+    self._compiled = compiled.compile()
+    return self
+
+  def __call__(self, state, batch, rng):
+    if self._compiled is None:
+      self.compile(state, batch, rng)
+    return self._compiled(state, *jax.device_put((batch, rng), self._given))
+
+
+def compile_once(f: Callable, target) -> Callable:
+  """Compiles a function that runs once, such as an initialiser; its result lies as `target`, the
+  shapes of it with shardings, says.
 
   On CPU it is compiled quickly rather than well: with full optimisation the random draws of a
   U-Net's parameters take longer to compile than its whole training step.
   """
-  return jax.jit(f, out_shardings=replicated(mesh), compiler_options=compiler_options(0))
+  return jax.jit(f, out_shardings=_shardings(target), compiler_options=compiler_options(0))
 
 
 def compile_step(step: Callable, mesh: Mesh, *args, mode: str, minibatches: bool) -> Callable:
@@ -90,19 +199,22 @@ def compile_step(step: Callable, mesh: Mesh, *args, mode: str, minibatches: bool
       everywhere.
     mesh: where to run.
     *args: state, fed, resident and rng, or their shapes and dtypes: what the step is compiled for.
+      The state lies, before and after, as its leaves' shardings say.
     mode: 'jit', one program on global arrays, or 'pmap', one program per device on its own rows.
     minibatches: leaves of `fed` have a minibatch axis before the batch axis.
   """
   if mode == 'jit':
     whole, rows = replicated(mesh), by_rows(mesh, minibatches=minibatches)
+    state = _shardings(args[0])
     jitted = jax.jit(
       functools.partial(step, axis_name=None),
-      in_shardings=(whole, rows, whole, whole),
-      out_shardings=whole,
+      in_shardings=(state, rows, whole, whole),
+      out_shardings=(state, whole),
       donate_argnums=0,
       compiler_options=compiler_options(1),
     )
-    return jitted.lower(*args).compile()
+    with jax.set_mesh(mesh):
+      return jitted.lower(*args).compile()
 
   axis = 1 if minibatches else 0
   devices = mesh.size
@@ -123,3 +235,7 @@ def compile_step(step: Callable, mesh: Mesh, *args, mode: str, minibatches: bool
 
   compiled = mapped.lower(*split(*args)).compile()
   return lambda *args: compiled(*split(*args))
+
+
+def _shardings(tree):
+  return jax.tree.map(lambda leaf: leaf.sharding, tree)

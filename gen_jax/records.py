@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from gen_jax.errors import UserError
 from gen_jax.workdir import Workdir, write_atomic
 
-# Of quick evaluations of a run: what must agree where they are to compare.
-COMPARED = ('reference', 'data', 'samples', 'features', 'resize', 'weights', 'sampler', 'seed')
+# Fields in which numbers must agree to compare: of several runs, and of one.
+PROTOCOL = ('reference', 'data', 'samples', 'features', 'resize')
+COMPARED = (*PROTOCOL, 'weights', 'sampler', 'seed')
 LOWER_IS_BETTER = ('frechet', 'kernel')  # of the values of config.eval.best
 
 

@@ -17,11 +17,10 @@ SAMPLE_MODE = 0x5A3B1E  # any number but 0 to 3: those are the keys that a run s
 
 
 def compile_sampler(config, system):
-  """Returns `sample(state, batch, rng) -> {name: array}`, a program of its own on one device."""
-  return jax.jit(
-    lambda state, batch, rng: system.sample(state, batch, rng, config=config),
-    compiler_options=parallel.forward_options(),
-  )
+  """Returns `sample(state, batch, rng) -> {name: array}`, a program of its own, on the devices that
+  hold the state.
+  """
+  return parallel.Forward(lambda state, batch, rng: system.sample(state, batch, rng, config=config))
 
 
 def make_sampler(config, system):
@@ -80,7 +79,7 @@ def _trajectory_grid(made) -> np.ndarray:
 
 
 def restore(config, system, folder: Workdir, step: int | None = None):
-  """The manifest and the state of a checkpoint of a run, finished or not.
+  """The manifest and the state of a checkpoint of a run, finished or not, on all devices there are.
 
   Args:
     config: checked config; it may differ from the run's in fields that are safe to change.
@@ -101,7 +100,9 @@ def restore(config, system, folder: Workdir, step: int | None = None):
         f'no checkpoint in {folder.checkpoints}; train first, or give another --workdir'
       )
     configs.check_resumable(manifest.config, configs.to_dict(config), folder.path)
-    return manifest, saver.restore(manifest, contract.abstract_state(config, system))
+    state = contract.abstract_state(config, system)
+    target = parallel.placed(state, parallel.mesh_of_all(config))
+    return manifest, saver.restore(manifest, target)
   finally:
     saver.close()
 

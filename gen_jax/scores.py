@@ -1,4 +1,4 @@
-"""A reference set and the metrics against it: `open_scorer`, `reference_features`, `rows`.
+"""A reference set and the metrics against it: `open_scorer`, `Scorer.reference`, `rows`.
 
 Features are made block by block. Every block leaves a file, so that what was stopped goes on;
 features of a reference set are cached for all runs.
@@ -49,6 +49,10 @@ class Scorer(NamedTuple):
   names: tuple[str, ...]  # of the metrics
   modes: toys.Modes | None  # of the reference set, where they are known
   protocol: dict[str, Any]  # fields of every `Row`
+
+  def reference(self, stop=None) -> Seen | None:
+    """Features of the reference set; see `reference_features`."""
+    return reference_features(self.source, self.network, self.number, stop)
 
 
 def open_scorer(config, number: int, found: str) -> Scorer:

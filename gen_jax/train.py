@@ -139,11 +139,9 @@ def _train(config, system, batches, quick, folder, saver, stop, started) -> int:
     return system.train_step(state, batch, keys['step'], config=config, axis_name=axis_name)
 
   # Restore or initialise. A start is mostly compilation: that of the step goes on meanwhile.
-  init, fed = parallel.compile_once(init, mesh), batches.fed(0)
-  target = jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
-    jax.eval_shape(init, fed, resident),
-  )
+  fed = batches.fed(0)
+  target = parallel.placed(jax.eval_shape(init, fed, resident), mesh)
+  init = parallel.compile_once(init, target)
   if manifest is not None:
     checkpoint.check_fits(manifest, target)  # at once, rather than when the step is compiled
   with ThreadPoolExecutor(1) as pool:

@@ -77,7 +77,9 @@ GOOD = {
     'quick_samples': 100,
     'best': 'frechet',
   },
-  'parallel': {'mode': 'jit', 'data': None},
+  'precision': 'float32',
+  'compilation_cache': 'auto',
+  'parallel': {'mode': 'jit', 'data': None, 'fsdp': 1},
   'net': {'name': 'unet.UNet', 'channels': 32, 'mults': [1, 2], 'norm': 'group', 'residual': True},
   'optim': {
     'lr': 1,
@@ -444,23 +446,36 @@ def test_messages(config, message):
 
 
 @pytest.mark.parametrize(
-  ('batch', 'used', 'devices', 'message'),
+  ('batch', 'used', 'fsdp', 'devices', 'message'),
   [
-    (16, None, 4, None),
-    (16, 2, 3, None),
-    (10, None, 4, 'config.train.batch_size=10 does not divide by the 4 devices'),
-    (3, None, 4, 'config.train.batch_size=3 does not divide by the 4 devices'),
-    (16, 8, 4, 'config.parallel.data=8: there are 4 devices'),
+    (16, None, 1, 4, (4, 1)),
+    (16, 2, 1, 3, (2, 1)),
+    (16, None, 4, 4, (1, 4)),
+    (16, 1, 2, 4, (1, 2)),
+    (10, None, 1, 4, 'config.train.batch_size=10 does not divide by the 4 devices'),
+    (10, 2, 2, 8, 'config.train.batch_size=10 does not divide by the 4 devices'),
+    (3, None, 1, 4, 'config.train.batch_size=3 does not divide by the 4 devices'),
+    (16, 8, 1, 4, 'config.parallel.data=8: there are 4 devices'),
+    (16, 2, 4, 4, 'config.parallel.data=2 times config.parallel.fsdp=4: there are 4 devices'),
+    (16, None, 8, 4, 'config.parallel.fsdp=8: there are 4 devices'),
+    (15, None, 3, 4, 'config.parallel.fsdp=3 does not divide the 4 devices'),
   ],
 )
-def test_devices(batch, used, devices, message):
+def test_devices(batch, used, fsdp, devices, message):
   config = changed('train.batch_size', batch)
-  config['parallel']['data'] = used
+  config['parallel'].update(data=used, fsdp=fsdp)
   config = configs.check(config, FIELDS)
-  if message is None:
+  if isinstance(message, tuple):
     configs.check_devices(config, devices)
+    assert configs.mesh_shape(config, devices) == message
   else:
     assert error_of(configs.check_devices, config, devices).startswith(message)
+
+
+def test_pmap_does_not_spread_the_state():
+  config = changed('parallel', {'mode': 'pmap', 'data': None, 'fsdp': 2})
+  config = configs.check(config, FIELDS)
+  assert error_of(configs.check_devices, config, 4).startswith('config.parallel.fsdp=2: ')
 
 
 def test_the_nearest_good_batch_sizes_are_told():

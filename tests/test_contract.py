@@ -199,16 +199,19 @@ def test_samples_have_the_shape_of_the_data(case):
   assert not equal(made, other)
 
 
-def run_steps(case, mode, devices, steps=2):
+def run_steps(case, mode, devices, steps=2, fsdp=1):
   """The state after all steps and the metrics of each, through the loop's own compilation."""
   config, system = case.config, case.system
-  mesh = parallel.make_mesh(load_parallel(config, mode, devices))
+  mesh = parallel.make_mesh(load_parallel(config, mode, devices // fsdp, fsdp))
 
   def step(state, fed, resident, rng, *, axis_name):
     return system.train_step(state, fed, rng, config=config, axis_name=axis_name)
 
   whole = parallel.replicated(mesh)
-  state = jax.device_put(jax.tree.map(np.asarray, case.state), whole)
+  state = jax.tree.map(np.asarray, case.state)
+  state = jax.tree.map(
+    lambda leaf, target: jax.device_put(leaf, target.sharding), state, parallel.placed(state, mesh)
+  )
   key = jax.device_put(STEP_KEY, whole)
   batches = [
     jax.tree.map(np.asarray, make_batch(config, system, jax.random.fold_in(BATCH_KEY, i)))
@@ -225,8 +228,8 @@ def run_steps(case, mode, devices, steps=2):
   return state, history
 
 
-def load_parallel(config, mode, devices):
-  changed = configs.to_dict(config) | {'parallel': {'mode': mode, 'data': devices}}
+def load_parallel(config, mode, data, fsdp):
+  changed = configs.to_dict(config) | {'parallel': {'mode': mode, 'data': data, 'fsdp': fsdp}}
   return configs.check(changed, find_system(config.system).FIELDS)
 
 
@@ -264,12 +267,34 @@ def assert_trains_as_on_one_device(path, state, history):
         np.testing.assert_allclose(found[name], want[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize('mode', ['jit', 'pmap'])
+@pytest.mark.parametrize(('mode', 'fsdp'), [('jit', 1), ('jit', 2), ('pmap', 1)])
 @pytest.mark.parametrize('path', GROUPED)
-def test_two_devices_equal_one(path, mode):
+def test_two_devices_equal_one(path, mode, fsdp):
   """A sharded jit and pmap train on the same noise, and batch norm sees the whole batch."""
   assert jax.device_count() == 2
-  assert_trains_as_on_one_device(path, *run_steps(case_of(path), mode, 2))
+  assert_trains_as_on_one_device(path, *run_steps(case_of(path), mode, 2, fsdp=fsdp))
+
+
+@pytest.mark.parametrize('path', GROUPED)
+def test_bfloat16_is_for_the_nets_only(path):
+  """The nets compute in it; losses are those of float32 within its rounding, and the state stays
+  float32.
+  """
+  case = case_of(path)
+  config = configs.replace(case.config, {'precision': 'bfloat16'})
+  batch = make_batch(config, case.system, jax.random.fold_in(BATCH_KEY, 0))
+  step = jax.jit(functools.partial(case.system.train_step, config=config))
+  products = re.findall(
+    r'stablehlo\.(?:dot_general|convolution).*-> tensor<[\dx]*(\w+)>',
+    step.lower(case.state, batch, STEP_KEY).as_text(),
+  )
+  assert products and set(products) == {'bf16'}
+  state, metrics = step(case.state, batch, STEP_KEY)
+  assert {x.dtype.name for x in jax.tree.leaves(state)} <= {'float32', 'int32'}
+  wanted = reference(path)[1][0]
+  for name in wanted:
+    if name.endswith('/loss'):
+      np.testing.assert_allclose(metrics[name], wanted[name], rtol=0.05, atol=5e-3, err_msg=name)
 
 
 # Strided, transposed and second-order convolutions, and the loop over minibatches.

@@ -33,6 +33,8 @@ def get_config(arg=''):
     dict(
       system='tiny',
       seed=0,
+      precision='float32',
+      compilation_cache=None,
       data=dict(
         name='ring',
         path=None,
@@ -68,7 +70,7 @@ def get_config(arg=''):
         quick_samples=50,
         best='frechet',
       ),
-      parallel=dict(mode='jit', data=None),
+      parallel=dict(mode='jit', data=None, fsdp=1),
       net=dict(name='mlp.MLP', width=8),
       optim=dict(lr=1e-3),
     )

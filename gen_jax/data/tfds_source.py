@@ -118,12 +118,19 @@ class TFDSSource(Source):
       ) from None
     content = content_hash(f'{info.full_name} {split} {self._length}'.encode())
     self.fingerprint = f'{self.name}/{split}/{self._length}/{content}'
-    # The version says what a set holds, until somebody builds his own set anew.
-    files = sorted(os.scandir(self._folder), key=lambda file: file.name)
-    stats = [(f.name, (s := f.stat()).st_size, int(s.st_mtime)) for f in files if f.is_file()]
-    self.content = content_hash(repr(stats).encode())
     if self._length:
       self.read([0, self._length - 1])  # Finds a missing or cut off file before training does.
+
+  @property
+  def content(self):
+    """Of names, sizes and times of the files: the version, which stands in the fingerprint, says
+    what a set holds until somebody builds his own set anew.
+    """
+    if not os.path.isdir(self._folder):
+      return ''  # in a bucket, where the version has to do
+    files = sorted(os.scandir(self._folder), key=lambda file: file.name)
+    stats = [(f.name, (s := f.stat()).st_size, int(s.st_mtime)) for f in files if f.is_file()]
+    return content_hash(repr(stats).encode())
 
   def _check_features(self, features, data) -> None:
     named = isinstance(features, tfds.features.FeaturesDict)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax.metrics.weights import StateDict
+from gen_jax.nets import convolutions
 
 SIZE = 299  # pixels of a side
 SHA256 = '6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2'
@@ -47,8 +48,7 @@ class Conv(nn.Module):
 
 def windows(x, stride):
   """What each entry of a 3x3 window sees, nine arrays: XLA's CPU backend has no fast pooling."""
-  h, w = (stride * ((size - 3) // stride) + 1 for size in x.shape[1:3])
-  return [x[:, i : i + h : stride, j : j + w : stride] for i in range(3) for j in range(3)]
+  return convolutions.shifts(x, (3, 3), stride)[0]
 
 
 def around(x, value):

@@ -15,6 +15,7 @@ import numpy as np
 import requests
 import tqdm
 from flax import traverse_util
+from jax.sharding import NamedSharding, PartitionSpec
 
 from gen_jax import parallel
 from gen_jax.cache import cache_folder
@@ -293,5 +294,15 @@ def _compiled(net, params, *, cpu_batch: int = CPU_BATCH) -> Callable:
     made = jax.lax.map(functools.partial(some, params), parts)
     return jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1])[: len(x)], made)
 
+  # Virtual devices of a CPU share its cores.
+  devices = jax.local_devices()[: 1 if jax.default_backend() == 'cpu' else None]
+  mesh = jax.sharding.Mesh(np.array(devices), ('data',))
+  rows, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (('data',), ()))
   # The weights are no constants of the program: compiling it would copy them.
-  return functools.partial(apply, jax.device_put(params))
+  params = jax.device_put(params, whole)
+
+  def on_all_devices(x):
+    filled = np.pad(x, ((0, -len(x) % len(devices)), (0, 0), (0, 0), (0, 0)))
+    return tuple(made[: len(x)] for made in apply(params, jax.device_put(filled, rows)))
+
+  return on_all_devices

@@ -10,10 +10,41 @@ import difflib
 import importlib
 import pathlib
 import pkgutil
+from typing import NamedTuple
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
+from gen_jax import fsdp
 from gen_jax.errors import UserError
+
+
+class Net(NamedTuple):
+  """A Flax module as a training step uses it: its parameters are float32 and may lie in parts on
+  several devices; where it runs they are whole, and in the precision that it computes in.
+  """
+
+  module: nn.Module
+  precision: str = 'float32'
+
+  def init(self, *args, **kwargs):
+    """`module.init`: parameters in float32."""
+    return self.module.init(*args, **kwargs)
+
+  def apply(self, variables, *args, **kwargs):
+    """`module.apply`, with parameters and inputs in `precision`; what comes out is float32. Batch
+    statistics stay as they are.
+    """
+    params, *args = self._in(self.precision, (variables['params'], *args))
+    made = self.module.apply(fsdp.whole(dict(variables, params=params)), *args, **kwargs)
+    return self._in('float32', made)
+
+  def _in(self, precision, tree):
+    if self.precision == 'float32':
+      return tree
+    floating = lambda x: jnp.issubdtype(x.dtype, jnp.floating)
+    return jax.tree.map(lambda x: x.astype(precision) if floating(x) else x, tree)
 
 
 def find(name, field: str = 'config.net') -> type[nn.Module]:
@@ -41,12 +72,13 @@ def find(name, field: str = 'config.net') -> type[nn.Module]:
   return found
 
 
-def make(spec, field: str = 'config.net', **offered) -> nn.Module:
-  """Builds the module of `spec`, a mapping with `name` and the module's attributes.
+def make(spec, field: str = 'config.net', *, precision: str = 'float32', **offered) -> Net:
+  """Builds the net of `spec`, a mapping with `name` and the module's attributes.
 
   Args:
     spec: a config's net group.
     field: the group's dotted name, for messages.
+    precision: in which it computes, float32 or bfloat16.
     **offered: attributes that a system sets on modules that declare them (`shape`, `axis_name`),
       and leaves out on the others. The spec wins over an offer.
 
@@ -63,7 +95,7 @@ def make(spec, field: str = 'config.net', **offered) -> nn.Module:
       raise UserError(f'{field}.{attribute} is no attribute of {spec["name"]}; {hint}')
   offered = {k: v for k, v in offered.items() if k in names}
   try:
-    return module(**(offered | attributes))
+    return Net(module(**(offered | attributes)), precision)
   except TypeError as e:
     raise UserError(f'{field}: {spec["name"]} cannot be built ({e})') from e
 

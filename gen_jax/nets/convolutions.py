@@ -50,6 +50,19 @@ def transposed_conv(x: jax.Array, w: jax.Array, stride: int) -> jax.Array:
   return _input_gradient(x, w, stride, padding, hw)
 
 
+def shifts(x: jax.Array, kernel, stride: int, padding=((0, 0), (0, 0))):
+  """What each entry of the kernel sees of x [b, h, w, c], arrays [b, h', w', c], and (h', w')."""
+  x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+  h, w = ((n - k) // stride + 1 for n, k in zip(x.shape[1:3], kernel, strict=True))
+  rows, columns = stride * (h - 1) + 1, stride * (w - 1) + 1
+  seen = [
+    x[:, i : i + rows : stride, j : j + columns : stride]
+    for i in range(kernel[0])
+    for j in range(kernel[1])
+  ]
+  return seen, (h, w)
+
+
 def _same(hw, kernel, stride):
   """TensorFlow's SAME: zeros (before, after) that give ceil(size / stride) outputs,
   the odd one after.
@@ -136,28 +149,15 @@ def _form(shape, kernel, stride):
   return _lax_conv
 
 
-def _shifts(x, kernel, stride, padding):
-  """What each entry of the kernel sees of x [b, h, w, c], arrays [b, h', w', c], and (h', w')."""
-  x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-  h, w = ((n - k) // stride + 1 for n, k in zip(x.shape[1:3], kernel, strict=True))
-  rows, columns = stride * (h - 1) + 1, stride * (w - 1) + 1
-  shifts = [
-    x[:, i : i + rows : stride, j : j + columns : stride]
-    for i in range(kernel[0])
-    for j in range(kernel[1])
-  ]
-  return shifts, (h, w)
-
-
 # --- By the entries of the kernel ---------------------------------------------------------------
 
 
 def _entries_conv(x, w, stride, padding):
   # A barrier, as the loop would otherwise ask at every entry whether it is in the padding.
   x = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0))))
-  shifts, _ = _shifts(x, w.shape[:2], stride, ((0, 0), (0, 0)))
+  seen, _ = shifts(x, w.shape[:2], stride)
   entries = w.reshape(-1, 1, 1, 1, w.shape[3])
-  return sum(shift * entry for shift, entry in zip(shifts, entries, strict=True))
+  return sum(shift * entry for shift, entry in zip(seen, entries, strict=True))
 
 
 # --- By lax -------------------------------------------------------------------------------------
@@ -185,8 +185,8 @@ def _shifts_weight_gradient(x, g, stride, padding, shape):
 
   def add(total, images):
     x, g = images
-    shifts, _ = _shifts(x, shape[:2], stride, padding)
-    return total + jnp.stack([s.reshape(len(g), -1).T @ g for s in shifts]), None
+    seen, _ = shifts(x, shape[:2], stride, padding)
+    return total + jnp.stack([s.reshape(len(g), -1).T @ g for s in seen]), None
 
   images = x.reshape(b // n, n, *x.shape[1:]), g.reshape(b // n, n * h * w, d)
   zeros = jnp.zeros((shape[0] * shape[1], *shape[2:]), x.dtype)
@@ -198,8 +198,8 @@ def _shifts_weight_gradient(x, g, stride, padding, shape):
 
 def _patches(x, kernel, stride, padding):
   """The part of x [b, h, w, c] that each output sees, [b h' w', k k c], and (h', w')."""
-  shifts, (h, w) = _shifts(x, kernel, stride, padding)
-  return jnp.concatenate(shifts, axis=-1).reshape(x.shape[0] * h * w, -1), (h, w)
+  seen, (h, w) = shifts(x, kernel, stride, padding)
+  return jnp.concatenate(seen, axis=-1).reshape(x.shape[0] * h * w, -1), (h, w)
 
 
 def _patches_conv(x, w, stride, padding):

@@ -100,17 +100,32 @@ class GroupNorm(nn.Module):
       means = moment.reshape(b, self.groups, -1).mean(-1)
       return jnp.repeat(means, c // self.groups, axis=1)
 
-    mean = by_group(x.mean((1, 2)))
-    variance = jnp.maximum(by_group((x**2).mean((1, 2))) - mean**2, 0)
+    exact = x.astype(jnp.float32)  # of bfloat16, mean**2 would swallow the variance
+    mean = by_group(exact.mean((1, 2)))
+    variance = jnp.maximum(by_group((exact**2).mean((1, 2))) - mean**2, 0)
     factor = jax.lax.rsqrt(variance + self.epsilon) * scale[None]
     shift = bias[None] - mean * factor
-    return x * factor[:, None, None] + shift[:, None, None]
+    return (exact * factor[:, None, None] + shift[:, None, None]).astype(x.dtype)
 
 
 def upsample(x: jax.Array) -> jax.Array:
   """Nearest neighbour, twice the size: [b, h, w, c] -> [b, 2 h, 2 w, c]."""
   b, h, w, c = x.shape
   return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+
+
+def to_patches(x: jax.Array, size: int) -> jax.Array:
+  """Patches of size^2 pixels as channels: [b, h, w, c] -> [b, h / size, w / size, size^2 c]."""
+  b, h, w, c = x.shape
+  x = x.reshape(b, h // size, size, w // size, size, c).swapaxes(2, 3)
+  return x.reshape(b, h // size, w // size, size * size * c)
+
+
+def from_patches(x: jax.Array, size: int) -> jax.Array:
+  """The inverse of `to_patches`: [b, h, w, size^2 c] -> [b, size h, size w, c]."""
+  b, h, w, c = x.shape
+  x = x.reshape(b, h, w, size, size, c // size**2).swapaxes(2, 3)
+  return x.reshape(b, size * h, size * w, c // size**2)
 
 
 def mean_pool(x: jax.Array) -> jax.Array:

@@ -15,7 +15,6 @@ import functools
 from typing import Any, NamedTuple
 
 import flax
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -70,7 +69,7 @@ class State:
 class Model(NamedTuple):
   """The module, optimiser and process of a config."""
 
-  net: nn.Module
+  net: nets.Net
   optimizer: Any
   process: Process
 
@@ -78,7 +77,13 @@ class Model(NamedTuple):
 def build(config, axis_name=None) -> Model:
   """Module, optimiser and tables; cheap, so it is done anew in every trace."""
   return Model(
-    net=nets.make(config.net, 'config.net', shape=config.data.shape, axis_name=axis_name),
+    net=nets.make(
+      config.net,
+      'config.net',
+      precision=config.precision,
+      shape=config.data.shape,
+      axis_name=axis_name,
+    ),
     optimizer=make_optimizer(config.optim),
     process=make_process(make_betas(config)),
   )
@@ -119,8 +124,8 @@ def predict(model, params, x_t, t, label, **how) -> jax.Array:
   eps_hat = model.net.apply({'params': params}, x_t, t, label, **how)
   if eps_hat.shape != x_t.shape:
     raise UserError(
-      f'config.net: {type(model.net).__name__} maps {x_t.shape} to {eps_hat.shape}; the noise that '
-      'it predicts must have the shape of its input'
+      f'config.net: {type(model.net.module).__name__} maps {x_t.shape} to {eps_hat.shape}; the '
+      'noise that it predicts must have the shape of its input'
     )
   return eps_hat
 

@@ -56,15 +56,15 @@ class State:
 class Game(NamedTuple):
   """The modules and optimisers of a config."""
 
-  G: nn.Module
-  D: nn.Module
+  G: nets.Net
+  D: nets.Net
   g_optimizer: Any
   d_optimizer: Any
 
 
 def build(config, axis_name=None) -> Game:
   """Modules and optimisers; cheap, so it is done anew in every trace."""
-  offered = {'shape': config.data.shape, 'axis_name': axis_name}
+  offered = {'precision': config.precision, 'shape': config.data.shape, 'axis_name': axis_name}
   return Game(
     G=nets.make(config.generator, 'config.generator', **offered),
     D=nets.make(config.discriminator, 'config.discriminator', **offered),

@@ -118,6 +118,19 @@ def test_a_few_pictures_at_a_time_give_what_all_at_once_give():
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+def test_several_accelerators_share_the_pictures(monkeypatch):
+  net = classifier.Classifier(3)
+  x = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 1), np.uint8)
+  params = net.init(jax.random.key(0), x)['params']
+  on_one = networks._compiled(net, params)(x)
+  with monkeypatch.context() as patch:
+    patch.setattr(jax, 'default_backend', lambda: 'gpu')
+    on_two = networks._compiled(net, params)(x)
+  for a, b in zip(on_one, on_two, strict=True):
+    assert a.shape == b.shape and len(b.sharding.device_set) == jax.device_count() == 2
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
 def test_points_are_their_own_features():
   network = networks.open_network('auto', source=toys.toy('ring'))
   x = toys.toy('ring').read(range(5))['image']

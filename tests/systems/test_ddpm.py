@@ -65,6 +65,7 @@ class Noisy(nn.Module):
 def make_config(**changes):
   config = ConfigDict(
     dict(
+      precision='float32',
       data=dict(shape=(3,), num_classes=None),
       net=dict(name=Constant),
       diffusion=dict(steps=12, schedule='linear', beta_min=1e-3, beta_max=0.3),

@@ -62,6 +62,7 @@ class Normed(nn.Module):
 def make_config(**changes):
   config = ConfigDict(
     dict(
+      precision='float32',
       data=dict(shape=(2,)),
       generator=dict(name=Point),
       discriminator=dict(name=Linear),

@@ -53,6 +53,7 @@ class Quadratic(nn.Module):
 def make_config(**changes):
   config = ConfigDict(
     dict(
+      precision='float32',
       data=dict(shape=(2,)),
       generator=dict(name=Point),
       critic=dict(name=Linear),
