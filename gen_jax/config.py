@@ -174,6 +174,7 @@ SHARED = {
   'data.prefetch': integer(1),
   'train.steps': integer(1, 2**31 - 1),  # the step is an int32 on the device
   'train.batch_size': integer(1),
+  'train.accumulate': integer(1),
   'train.log_steps': integer(1),
   'train.sample_steps': integer(1),
   'train.checkpoint_steps': integer(1),
@@ -238,6 +239,7 @@ ADDED = {
   'precision': 'float32',
   'compilation_cache': 'auto',
   'parallel.fsdp': 1,
+  'train.accumulate': 1,
 }
 
 
@@ -292,7 +294,8 @@ def check_devices(config: ConfigDict, devices: int) -> None:
   """Checks that a batch spreads evenly over `devices`, the number of devices of all processes.
 
   Raises:
-    UserError: it does not, config.parallel asks for more devices, or for what pmap cannot do.
+    UserError: it does not, or the part of a device not by config.train.accumulate; config.parallel
+      asks for more devices, or for what pmap cannot do.
   """
   used, batch = math.prod(mesh_shape(config, devices)), config.train.batch_size
   if config.parallel.fsdp > 1 and config.parallel.mode == 'pmap':
@@ -305,6 +308,11 @@ def check_devices(config: ConfigDict, devices: int) -> None:
     raise UserError(
       f'config.train.batch_size={batch} does not divide by the {used} devices that share a batch; '
       f'{" or ".join(map(str, near))} would (or set config.parallel.data)'
+    )
+  if batch // used % config.train.accumulate:
+    raise UserError(
+      f'config.train.accumulate={config.train.accumulate} does not divide the {batch // used} '
+      f'examples of a device (config.train.batch_size={batch} over {used}): a divisor is needed'
     )
 
 

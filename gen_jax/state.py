@@ -2,6 +2,7 @@
 and the one place that updates them.
 """
 
+import functools
 from typing import Any
 
 import flax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from gen_jax import config as rules
+from gen_jax import loops
 
 
 @flax.struct.dataclass
@@ -111,6 +113,44 @@ def apply_gradients(player, grads, optimizer, step, *, stats=None, ema_decay=Non
     ema=ema,
   )
   return new, optax.tree.norm(grads)
+
+
+def value_and_grad(loss_fn, accumulate: int = 1):
+  """`jax.value_and_grad(loss_fn, has_aux=True)` for `loss_fn(params, rows, keys) -> (loss, aux)`
+  whose loss and aux are means over rows, computed in `accumulate` parts one after the other: the
+  result for the memory of a part.
+
+  Part i has every accumulate-th row from row i on, so that the rows of a device stay on it. Where
+  rows do not meet and no noise is drawn from `keys` the result is that of the whole, within
+  rounding. Batch norm sees a part, and its new statistics, in aux, are the mean over parts.
+
+  Args:
+    loss_fn: `rows` is a tree of arrays [b, ...], `keys` one of random keys.
+    accumulate: a divisor of b.
+  """
+  whole = jax.value_and_grad(loss_fn, has_aux=True)
+  if accumulate == 1:
+    return whole
+
+  def in_parts(params, rows, keys):
+    def parts(leaf):
+      leaf = leaf.reshape(-1, accumulate, *leaf.shape[1:])
+      return jnp.moveaxis(leaf, 1, 0)
+
+    def add(total, inputs):
+      # Without the barrier, an unrolled loop may hold the activations of all parts at once.
+      total, inputs = jax.lax.optimization_barrier((total, inputs))
+      return jax.tree.map(jnp.add, total, whole(params, *inputs)), None
+
+    split = functools.partial(jax.random.split, num=accumulate)
+    inputs = jax.tree.map(parts, rows), jax.tree.map(split, keys)
+    first = jax.tree.map(lambda leaf: leaf[0], inputs)
+    shapes = jax.eval_shape(whole, params, *first)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    total, _ = loops.scan(add, zeros, inputs)
+    return jax.tree.map(lambda leaf: leaf / accumulate, total)
+
+  return in_parts
 
 
 def average(metrics: dict, axis_name) -> dict:

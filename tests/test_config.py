@@ -59,6 +59,7 @@ GOOD = {
   'train': {
     'steps': 100,
     'batch_size': 16,
+    'accumulate': 1,
     'log_steps': 10,
     'sample_steps': 500,
     'checkpoint_steps': 50,
@@ -472,6 +473,13 @@ def test_devices(batch, used, fsdp, devices, message):
     assert error_of(configs.check_devices, config, devices).startswith(message)
 
 
+def test_parts_of_a_batch_divide_what_a_device_has():
+  config = configs.check(changed('train.accumulate', 4), FIELDS)
+  configs.check_devices(config, 4)
+  message = 'config.train.accumulate=4 does not divide the 2 examples of a device (config.train.'
+  assert error_of(configs.check_devices, config, 8).startswith(message)
+
+
 def test_pmap_does_not_spread_the_state():
   config = changed('parallel', {'mode': 'pmap', 'data': None, 'fsdp': 2})
   config = configs.check(config, FIELDS)
@@ -729,6 +737,7 @@ def test_split_overrides():
     ('system', 'gan', False),
     ('seed', 1, False),
     ('train.batch_size', 8, False),
+    ('train.accumulate', 2, False),
     ('data.name', 'ring', False),
     ('data.split', 'test', False),
     ('data.shape', (2,), False),

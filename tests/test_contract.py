@@ -275,6 +275,33 @@ def test_two_devices_equal_one(path, mode, fsdp):
   assert_trains_as_on_one_device(path, *run_steps(case_of(path), mode, 2, fsdp=fsdp))
 
 
+def without_dropout(config):
+  return configs.replace(
+    config, {path: 0.0 for path, _ in configs.leaves(config) if path.endswith('.dropout')}
+  )
+
+
+# Batch norm sees a part, see test_gan.py.
+UNNORMED = [param for param in GROUPED if param.id not in ('dcgan_cifar', 'dcgan_folder')]
+
+
+@pytest.mark.parametrize('path', UNNORMED)
+def test_a_batch_in_parts_trains_as_the_whole(path):
+  case = case_of(path)
+  batch = make_batch(case.config, case.system)
+  after = []
+  for parts in (1, 4):
+    config = configs.replace(without_dropout(case.config), {'train.accumulate': parts})
+    step = jax.jit(functools.partial(case.system.train_step, config=config))
+    after.append(step(case.state, batch, STEP_KEY))
+  (whole, metrics), (in_parts, found) = after
+  for name in metrics:
+    np.testing.assert_allclose(found[name], metrics[name], rtol=1e-4, atol=1e-5, err_msg=name)
+  # Adam makes a whole step of a gradient that is 0 within rounding: the mean over entries.
+  moved, apart = learnt(whole) - learnt(case.state), learnt(in_parts) - learnt(whole)
+  assert np.abs(apart).mean() < 0.01 * np.abs(moved).mean()
+
+
 @pytest.mark.parametrize('path', GROUPED)
 def test_bfloat16_is_for_the_nets_only(path):
   """The nets compute in it; losses are those of float32 within its rounding, and the state stays

@@ -52,6 +52,7 @@ def get_config(arg=''):
       train=dict(
         steps=3 if arg else 100,
         batch_size=8,
+        accumulate=1,
         log_steps=1,
         sample_steps=10,
         checkpoint_steps=10,

@@ -147,3 +147,52 @@ def test_keys_differ_by_step_and_by_use_and_nothing_else():
 
 def test_batch_size_is_the_number_of_rows():
   assert players.batch_size({'image': jnp.zeros((5, 2, 2, 1)), 'label': jnp.zeros(5)}) == 5
+
+
+def test_gradients_in_parts_are_those_of_the_whole():
+  x = np.float32(np.random.default_rng(0).standard_normal((6, 3)))
+
+  def loss(w, rows, keys):
+    x, target = rows
+    del keys
+    error = x @ w - target
+    return jnp.mean(error**2), {'mean': jnp.mean(error), 'rows': jnp.float32(len(x))}
+
+  w = jnp.array([1.0, -2.0, 0.5])
+  rows = (x, x[:, 0] ** 2)
+  (value, aux), gradient = players.value_and_grad(loss, 3)(w, rows, jax.random.key(0))
+  error = x @ np.array([1.0, -2.0, 0.5]) - x[:, 0] ** 2
+  np.testing.assert_allclose(value, (error**2).mean(), rtol=1e-6)
+  np.testing.assert_allclose(aux['mean'], error.mean(), rtol=1e-5)
+  assert aux['rows'] == 2, 'a part has a third of the rows'
+  np.testing.assert_allclose(gradient, 2 * x.T @ error / 6, rtol=1e-5)
+
+
+def test_parts_have_keys_of_their_own_and_every_nth_row():
+  def loss(w, rows, keys):
+    noise = jax.random.normal(keys['noise'])
+    return w * noise, {'noise': noise, 'square': noise**2, 'first': rows[0] * w}
+
+  (_, aux), gradient = players.value_and_grad(loss, 2)(
+    jnp.array(1.0), jnp.arange(4.0), {'noise': jax.random.key(0)}
+  )
+  noise = [float(jax.random.normal(k)) for k in jax.random.split(jax.random.key(0), 2)]
+  np.testing.assert_allclose(aux['noise'], np.mean(noise), rtol=1e-6)
+  np.testing.assert_allclose(aux['square'], np.mean(np.square(noise)), rtol=1e-6)
+  np.testing.assert_allclose(gradient, np.mean(noise), rtol=1e-6)
+  assert aux['first'] == 0.5, 'rows 0 and 2, rows 1 and 3'
+
+
+def test_a_part_needs_the_memory_of_a_part():
+  def loss(w, x, keys):
+    for _ in range(8):
+      x = jnp.sin(x @ w)  # each kept for the gradient
+    return jnp.mean(x), {}
+
+  w, x = jnp.ones((64, 64)), jnp.ones((8192, 64))
+  memory = []
+  for parts in (1, 4):
+    f = jax.jit(players.value_and_grad(loss, parts))
+    compiled = f.lower(w, x, jax.random.key(0)).compile()
+    memory.append(compiled.memory_analysis().temp_size_in_bytes)
+  assert memory[1] < 0.5 * memory[0]

@@ -114,20 +114,6 @@ def upsample(x: jax.Array) -> jax.Array:
   return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
 
 
-def to_patches(x: jax.Array, size: int) -> jax.Array:
-  """Patches of size^2 pixels as channels: [b, h, w, c] -> [b, h / size, w / size, size^2 c]."""
-  b, h, w, c = x.shape
-  x = x.reshape(b, h // size, size, w // size, size, c).swapaxes(2, 3)
-  return x.reshape(b, h // size, w // size, size * size * c)
-
-
-def from_patches(x: jax.Array, size: int) -> jax.Array:
-  """The inverse of `to_patches`: [b, h, w, size^2 c] -> [b, size h, size w, c]."""
-  b, h, w, c = x.shape
-  x = x.reshape(b, h, w, size, size, c // size**2).swapaxes(2, 3)
-  return x.reshape(b, size * h, size * w, c // size**2)
-
-
 def mean_pool(x: jax.Array) -> jax.Array:
   """Mean of each 2x2 block: [b, h, w, c] -> [b, h / 2, w / 2, c]; h and w must be even."""
   b, h, w, c = x.shape

@@ -33,6 +33,7 @@ from gen_jax.state import (
   init_player,
   make_optimizer,
   step_keys,
+  value_and_grad,
 )
 
 FIELDS = {
@@ -130,10 +131,11 @@ def predict(model, params, x_t, t, label, **how) -> jax.Array:
   return eps_hat
 
 
-def loss_fn(params, x_0, label, t, eps, key, *, model, config):
-  """L_simple: x_0 and eps float32 [b, ...], t int32 [b];
-  the mean over all dimensions, then over examples.
+def loss_fn(params, rows, key, *, model):
+  """L_simple of rows (x_0, label, t, eps): x_0 and eps float32 [b, ...], label int32 [b] or None,
+  t int32 [b]; the mean over all dimensions, then over examples.
   """
+  x_0, label, t, eps = rows
   x_t = q_sample(model.process, x_0, t, eps)
   eps_hat = predict(model, params, x_t, t, label, train=True, rngs={'dropout': key})
   loss = jnp.mean((eps - eps_hat) ** 2)
@@ -170,15 +172,9 @@ def train_step(state, batch, rng, *, config, axis_name=None):
   x_0 = batch['image']
   t = draws.integers(keys['t'], (len(x_0),), 0, config.diffusion.steps, axis_name)
   eps = draws.normal(keys['eps'], x_0.shape, axis_name)
-  (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-    state.net.params,
-    x_0,
-    batch.get('label'),
-    t,
-    eps,
-    keys['dropout'],
-    model=model,
-    config=config,
+  loss = functools.partial(loss_fn, model=model)
+  (_, metrics), grads = value_and_grad(loss, config.train.accumulate)(
+    state.net.params, (x_0, batch.get('label'), t, eps), keys['dropout']
   )
   # The average starts at the parameters that the first step leaves, as in the released code.
   decay = jnp.where(state.step == 0, 0.0, config.ema_decay)

@@ -12,6 +12,7 @@ l, D(x) = sigmoid(l(x)), so log D = -softplus(-l) and log(1 - D) = -softplus(l).
 One step is Algorithm 1: k updates of D, each on a minibatch of its own, then one of G.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import flax
@@ -30,6 +31,7 @@ from gen_jax.state import (
   init_player,
   make_optimizer,
   step_keys,
+  value_and_grad,
 )
 
 FIELDS = {
@@ -112,10 +114,11 @@ GENERATOR_LOSSES = {
 }
 
 
-def d_loss(params, player, x, x_fake, keys, *, game, config):
-  """D's loss on real x and generated x_fake, each [b, ...];
+def d_loss(params, rows, keys, *, player, game, config):
+  """D's loss on rows (x, x_fake), real and generated, each [b, ...];
   also its metrics and new batch statistics.
   """
+  x, x_fake = rows
 
   def logits(stats, x, key):
     variables = {'params': params, 'batch_stats': stats}
@@ -139,7 +142,7 @@ def d_loss(params, player, x, x_fake, keys, *, game, config):
   return loss, (metrics, stats)
 
 
-def g_loss(params, state, z, key, *, game, config):
+def g_loss(params, z, key, *, state, game, config):
   """G's loss on latents z [b, d]; also its metrics and new batch statistics."""
   x_fake, updates = game.G.apply(state.G.variables(params), z, train=True, mutable=['batch_stats'])
   # D as it is trained, dropout included; the statistics it would record are not kept.
@@ -189,8 +192,9 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     z_key, real_key, fake_key = jax.random.split(key, 3)
     z = latents(z_key, b, config, axis_name)
     x_fake, _ = game.G.apply(state.G.variables(), z, train=True, mutable=['batch_stats'])
-    (_, (metrics, stats)), grads = jax.value_and_grad(d_loss, has_aux=True)(
-      D.params, D, x, x_fake, {'real': real_key, 'fake': fake_key}, game=game, config=config
+    loss = functools.partial(d_loss, player=D, game=game, config=config)
+    (_, (metrics, stats)), grads = value_and_grad(loss, config.train.accumulate)(
+      D.params, (x, x_fake), {'real': real_key, 'fake': fake_key}
     )
     D, norm = apply_gradients(
       D, grads, game.d_optimizer, state.step, stats=stats, axis_name=axis_name
@@ -200,8 +204,9 @@ def train_step(state, batch, rng, *, config, axis_name=None):
   D, d_metrics = loops.scan(d_step, state.D, (batch['image'], jax.random.split(keys['D'], k)))
 
   z = latents(keys['z'], b, config, axis_name)
-  (_, (g_metrics, stats)), grads = jax.value_and_grad(g_loss, has_aux=True)(
-    state.G.params, state.replace(D=D), z, keys['dropout'], game=game, config=config
+  loss = functools.partial(g_loss, state=state.replace(D=D), game=game, config=config)
+  (_, (g_metrics, stats)), grads = value_and_grad(loss, config.train.accumulate)(
+    state.G.params, z, keys['dropout']
   )
   G, norm = apply_gradients(
     state.G, grads, game.g_optimizer, state.step, stats=stats, axis_name=axis_name

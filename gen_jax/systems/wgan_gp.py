@@ -13,6 +13,7 @@ no batch norm. G minimises -E D(G(z)).
 One step is Algorithm 1: n_critic updates of D, each on a minibatch of its own, then one of G.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import flax
@@ -31,6 +32,7 @@ from gen_jax.state import (
   init_player,
   make_optimizer,
   step_keys,
+  value_and_grad,
 )
 
 FIELDS = {
@@ -93,8 +95,11 @@ def gradient_penalty(D, x_hat):
   return jnp.mean((norms - 1) ** 2), jnp.mean(norms)
 
 
-def d_loss(params, x, x_fake, alpha, keys, *, game, config):
-  """The critic's loss on real x and generated x_fake [b, ...] with alpha [b]; also its metrics."""
+def d_loss(params, rows, keys, *, game, config):
+  """The critic's loss on rows (x, x_fake, alpha): real and generated [b, ...], and alpha [b]; also
+  its metrics.
+  """
+  x, x_fake, alpha = rows
 
   def D(x, key):
     return game.D.apply({'params': params}, x, train=True, rngs={'dropout': key})
@@ -115,7 +120,7 @@ def d_loss(params, x, x_fake, alpha, keys, *, game, config):
   return loss, metrics
 
 
-def g_loss(params, state, z, key, *, game, config):
+def g_loss(params, z, key, *, state, game, config):
   """-E D(G(z)) on latents z [b, d]; also its metrics and new batch statistics."""
   x_fake, updates = game.G.apply(state.G.variables(params), z, train=True, mutable=['batch_stats'])
   loss = -jnp.mean(
@@ -175,14 +180,9 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     z = draws.normal(z_key, (b, config.latent.dim), axis_name)
     alpha = draws.uniform(alpha_key, (b,), axis_name)
     x_fake, _ = game.G.apply(state.G.variables(), z, train=True, mutable=['batch_stats'])
-    (_, metrics), grads = jax.value_and_grad(d_loss, has_aux=True)(
-      D.params,
-      x,
-      x_fake,
-      alpha,
-      {'critic': critic_key, 'penalty': penalty_key},
-      game=game,
-      config=config,
+    loss = functools.partial(d_loss, game=game, config=config)
+    (_, metrics), grads = value_and_grad(loss, config.train.accumulate)(
+      D.params, (x, x_fake, alpha), {'critic': critic_key, 'penalty': penalty_key}
     )
     D, norm = apply_gradients(D, grads, game.d_optimizer, state.step, axis_name=axis_name)
     return D, metrics | {'d/grad_norm': norm}
@@ -190,8 +190,9 @@ def train_step(state, batch, rng, *, config, axis_name=None):
   D, d_metrics = loops.scan(d_step, state.D, (batch['image'], jax.random.split(keys['D'], k)))
 
   z = draws.normal(keys['z'], (b * config.loss.g_batch, config.latent.dim), axis_name)
-  (_, (g_metrics, stats)), grads = jax.value_and_grad(g_loss, has_aux=True)(
-    state.G.params, state.replace(D=D), z, keys['dropout'], game=game, config=config
+  loss = functools.partial(g_loss, state=state.replace(D=D), game=game, config=config)
+  (_, (g_metrics, stats)), grads = value_and_grad(loss, config.train.accumulate)(
+    state.G.params, z, keys['dropout']
   )
   G, norm = apply_gradients(
     state.G, grads, game.g_optimizer, state.step, stats=stats, axis_name=axis_name

@@ -12,7 +12,7 @@ import pytest
 
 from gen_jax import nets
 from gen_jax.errors import UserError
-from gen_jax.nets import dcgan, layers, mlp, unet, wgan_gp
+from gen_jax.nets import dcgan, mlp, unet, wgan_gp
 
 
 def draw(*shape, seed=0):
@@ -233,25 +233,6 @@ def test_a_unet_sees_the_picture_the_time_and_the_class_of_each_row():
     np.testing.assert_array_equal(other[1], out[1], 'rows do not meet')
 
 
-def test_patches_become_channels_and_return():
-  x = np.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
-  patches = layers.to_patches(x, 2)
-  assert patches.shape == (2, 2, 3, 12)
-  np.testing.assert_array_equal(patches[1, 0, 2], x[1, 0:2, 4:6].ravel())
-  np.testing.assert_array_equal(layers.from_patches(patches, 2), x)
-
-
-def test_a_unet_of_patches_works_on_a_smaller_map():
-  config = TINY | dict(multipliers=(1, 2), attention=(4,), patch=2)
-  params, out = abstract(unet.UNet(**config), (1, 8, 8, 3), (1,))
-  assert out.shape == (1, 8, 8, 3)
-  assert params['conv_in']['kernel'].shape == (3, 3, 12, 8)
-  assert params['conv_out']['kernel'].shape == (3, 3, 8, 12)
-  assert 'down0_0_attention' in params and 'down1_0_attention' not in params
-  with pytest.raises(UserError, match=r'data.shape=\(6, 8, 3\): .* multiples of 4, as'):
-    abstract(unet.UNet(**config), (1, 6, 8, 3), (1,))
-
-
 # XLA:CPU's default order of operations gives up the memory that rematerialisation saves.
 SERIAL = {'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED'}
 
@@ -300,9 +281,10 @@ def test_attention_by_hand():
     np.testing.assert_allclose(found.reshape(6, 4), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_res_block_by_hand():
+@pytest.mark.parametrize('scale_shift', [False, True])
+def test_res_block_by_hand(scale_shift):
   # On one pixel a SAME 3x3 convolution is its centre, and a norm of one channel gives its bias.
-  module = unet.ResBlock(features=4, groups=2, dropout=0.0, axis_name=None)
+  module = unet.ResBlock(features=4, groups=2, dropout=0.0, scale_shift=scale_shift, axis_name=None)
   x, temb = draw(1, 1, 1, 2), draw(1, 5, seed=1)
   shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, temb, False))['params']
   params = jax.tree.map(lambda p: draw(*p.shape, seed=math.prod(p.shape)), shapes)
@@ -313,10 +295,12 @@ def test_res_block_by_hand():
 
   h = swish(p['norm1']['bias'])
   h = h @ p['conv1']['kernel'][1, 1] + p['conv1']['bias']
-  h = h + swish(np.asarray(temb)[0]) @ p['temb']['kernel'] + p['temb']['bias']
-  pairs = h.reshape(2, 2)
+  time = swish(np.asarray(temb)[0]) @ p['temb']['kernel'] + p['temb']['bias']
+  scale, shift = (time[:4], time[4:]) if scale_shift else (0, 0)
+  pairs = (h if scale_shift else h + time).reshape(2, 2)
   normed = (pairs - pairs.mean(1, keepdims=True)) / np.sqrt(pairs.var(1, keepdims=True) + 1e-6)
-  h = swish(normed.reshape(4) * p['norm2']['scale'] + p['norm2']['bias'])
+  h = normed.reshape(4) * p['norm2']['scale'] + p['norm2']['bias']
+  h = swish(h * (1 + scale) + shift)
   h = h @ p['conv2']['kernel'][1, 1] + p['conv2']['bias']
   expected = np.asarray(x)[0, 0, 0] @ p['shortcut']['kernel'] + p['shortcut']['bias'] + h
   found = jax.jit(lambda p: module.apply({'params': p}, x, temb, False))(params)

@@ -71,6 +71,7 @@ def make_config(**changes):
       diffusion=dict(steps=12, schedule='linear', beta_min=1e-3, beta_max=0.3),
       ema_decay=0.9,
       optim=dict(ADAM),
+      train=dict(accumulate=1),
       sample=dict(
         sampler='ddim',
         variance='large',
@@ -104,7 +105,7 @@ def loss_of(config, x_0, t, eps, label=None, key=0):
   @jax.jit
   def run(params, key):
     model = ddpm.build(config)
-    return ddpm.loss_fn(params, x_0, label, t, eps, key, model=model, config=config)[0]
+    return ddpm.loss_fn(params, (x_0, label, t, eps), key, model=model)[0]
 
   return run(init(config).net.params, jax.random.key(key))
 

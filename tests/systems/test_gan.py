@@ -69,6 +69,7 @@ def make_config(**changes):
       latent=dict(dim=2, distribution='normal'),
       loss=dict(generator='non_saturating', real_target=1.0, d_steps=2),
       optim=dict(G=dict(ADAM), D=dict(ADAM)),
+      train=dict(accumulate=1),
     )
   )
   config.update_from_flattened_dict({k.replace('__', '.'): v for k, v in changes.items()})
@@ -189,7 +190,7 @@ def d_loss(config, x, x_fake, params=None):
   state = init_state(jax.random.key(0), {'image': x[None]}, config=config)
   keys = dict(zip(('real', 'fake'), jax.random.split(jax.random.key(0)), strict=True))
   params = state.D.params if params is None else params
-  return gan.d_loss(params, state.D, x, x_fake, keys, game=game, config=config)
+  return gan.d_loss(params, (x, x_fake), keys, player=state.D, game=game, config=config)
 
 
 @pytest.mark.parametrize('target', [1.0, 0.9])
@@ -247,14 +248,25 @@ def test_gs_batch_statistics_change_in_gs_step_only():
   np.testing.assert_allclose(stats[0]['var'], 1, atol=0.1 * 0.4)
 
 
+def test_batch_statistics_are_the_mean_over_the_parts_of_a_batch():
+  changes = dict(generator=dict(name=Normed))
+  state, images = init(**changes), draw(1, 8, 2)
+  whole, parts = (
+    step(state, images, **changes, train__accumulate=k)[0].G.stats['BatchNorm_0'] for k in (1, 2)
+  )
+  np.testing.assert_allclose(parts['mean'], whole['mean'], rtol=1e-4, atol=1e-6)
+  # Less than that of the whole by the variance of the parts' means.
+  assert (parts['var'] < whole['var'] - 1e-4).all()
+
+
 def test_g_is_taught_by_d_with_dropout():
   config = make_config(discriminator=dict(name='mlp.Discriminator', features=(16,), dropout=0.5))
   state = init_state(jax.random.key(0), {'image': jnp.zeros((1, 4, 2))}, config=config)
   game = gan.build(config)
 
   def loss(seed):
-    key = jax.random.key(seed)
-    return gan.g_loss(state.G.params, state, jnp.zeros((4, 2)), key, game=game, config=config)[0]
+    z, key = jnp.zeros((4, 2)), jax.random.key(seed)
+    return gan.g_loss(state.G.params, z, key, state=state, game=game, config=config)[0]
 
   assert loss(0) == loss(0) != loss(1)
 

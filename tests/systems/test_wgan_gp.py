@@ -60,6 +60,7 @@ def make_config(**changes):
       latent=dict(dim=2),
       loss=dict(penalty=10.0, n_critic=2, g_batch=1),
       optim=dict(G=dict(ADAM), D=dict(ADAM)),
+      train=dict(accumulate=1),
     )
   )
   config.update_from_flattened_dict({k.replace('__', '.'): v for k, v in changes.items()})
@@ -146,7 +147,7 @@ def test_the_loss_and_its_metrics():
   state = init(config)
   keys = dict(zip(('critic', 'penalty'), jax.random.split(jax.random.key(0)), strict=True))
   loss, metrics = wgan_gp.d_loss(
-    {'s': jnp.array(0.4)}, x, x_fake, alpha, keys, game=wgan_gp.build(config), config=config
+    {'s': jnp.array(0.4)}, (x, x_fake, alpha), keys, game=wgan_gp.build(config), config=config
   )
   del state
   real, fake = (0.2 * (a**2).sum((1, 2, 3)).mean() for a in (x, x_fake))
