@@ -20,6 +20,7 @@ def get_config(arg=''):
   config.seed = 0  # of everything random in the run
   config.precision = 'float32'  # in which nets compute, or bfloat16; their state is float32
   config.compilation_cache = 'auto'  # keeps compiled programs: auto, a folder, or None
+  config.profile_steps = None  # (first, last) of the steps to trace for TensorBoard; None: none
   config.data = dict(
     name='mnist',  # from tensorflow-datasets, prepared on first use
     path=None,  # TFDS's folder; None: ~/tensorflow_datasets or $TFDS_DATA_DIR

@@ -160,6 +160,7 @@ SHARED = {
   'seed': integer(0, 2**32 - 1),
   'precision': one_of('float32', 'bfloat16'),  # in which the nets compute
   'compilation_cache': text(optional=True),  # auto, a folder, or None
+  'profile_steps': integers(length=(2,), optional=True),  # the first and the last one
   'data.name': text(),
   'data.path': text(optional=True),
   'data.split': text(),
@@ -218,6 +219,7 @@ SHARED = {
 # what it writes and where it runs.
 SAFE_TO_CHANGE = (
   'compilation_cache',
+  'profile_steps',
   'train.steps',
   'optim.*decay_steps',  # the schedule of a longer run goes with its train.steps
   'train.log_steps',
@@ -238,6 +240,7 @@ SAFE_TO_CHANGE = (
 ADDED = {
   'precision': 'float32',
   'compilation_cache': 'auto',
+  'profile_steps': None,
   'parallel.fsdp': 1,
   'train.accumulate': 1,
 }

@@ -76,10 +76,16 @@ def check_training(config) -> None:
   """Checks what matters to training only.
 
   Raises:
-    UserError: the batch does not divide by the devices, or a learning rate is 0 before the last
-      step.
+    UserError: the batch does not divide by the devices, a learning rate is 0 before the last step,
+      or the steps to trace are not there.
   """
   configs.check_devices(config, jax.device_count())
+  first, last = config.profile_steps or (1, 1)
+  if not first <= last <= config.train.steps:
+    raise UserError(
+      f'config.profile_steps={tuple(config.profile_steps)}: the first and the last step to trace, '
+      f'from 1 to config.train.steps={config.train.steps}, are needed'
+    )
   for path, value in configs.leaves(config):
     if path.endswith('.decay_steps') and value is not None and value < config.train.steps:
       raise UserError(

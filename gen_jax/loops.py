@@ -18,3 +18,18 @@ def scan(body, init, xs):
     carry, y = body(carry, jax.tree.map(lambda leaf, i=i: leaf[i], xs))
     ys.append(y)
   return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *ys)
+
+
+def after(first, x):
+  """The arrays `x`, for a body of `scan` that must not begin before the arrays `first` are done:
+  both can then use the same memory.
+
+  A loop does so by itself; where it is unrolled, XLA may order operations as it likes, and its CPU
+  backend has dropped `lax.optimization_barrier` by then. So x depends on them: 0 times an entry of
+  each is added to what is floating (exact, unless they are not finite).
+  """
+  if jax.default_backend() != 'cpu':
+    return x
+  zero = 0 * sum(leaf.ravel()[0].astype(jnp.float32) for leaf in jax.tree.leaves(first))
+  floating = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating)
+  return jax.tree.map(lambda leaf: leaf + zero.astype(leaf.dtype) if floating(leaf) else leaf, x)

@@ -138,8 +138,7 @@ def value_and_grad(loss_fn, accumulate: int = 1):
       return jnp.moveaxis(leaf, 1, 0)
 
     def add(total, inputs):
-      # Without the barrier, an unrolled loop may hold the activations of all parts at once.
-      total, inputs = jax.lax.optimization_barrier((total, inputs))
+      inputs = loops.after(total, inputs)
       return jax.tree.map(jnp.add, total, whole(params, *inputs)), None
 
     split = functools.partial(jax.random.split, num=accumulate)

@@ -5,6 +5,7 @@ saves and evaluates, each on its own cadence, the last step always included. It 
 their contract only (gen_jax.contract).
 """
 
+import contextlib
 import math
 import sys
 import time
@@ -96,6 +97,38 @@ def _check_start(config, source, manifest, folder) -> None:
     )
 
 
+class _Trace:
+  """The trace of config.profile_steps by `jax.profiler`, in `tensorboard/` of the run."""
+
+  def __init__(self, config, folder, start: int):
+    first, self.last = config.profile_steps or (0, 0)
+    self.first = max(first, start + 1)
+    self._folder, self._running = folder.tensorboard, False
+
+  @contextlib.contextmanager
+  def step(self, number: int):
+    """Around what belongs to a step; it is traced from the first one on."""
+    if self.first <= number <= self.last and not self._running:
+      jax.profiler.start_trace(str(self._folder))
+      self._running = True
+    mark = jax.profiler.StepTraceAnnotation('train', step_num=number)
+    with mark if self._running else contextlib.nullcontext():
+      yield
+
+  def end(self, number: int, state) -> None:
+    """After a step that leaves `state`: writes the trace if it was the last one."""
+    if self._running and number >= self.last:
+      jax.block_until_ready(state)
+      self.close()
+      print(f'{self._folder}: steps {self.first} to {number} are traced', file=sys.stderr)
+
+  def close(self) -> None:
+    """Writes what is traced so far."""
+    if self._running:
+      self._running = False
+      jax.profiler.stop_trace()
+
+
 def _train(config, system, batches, quick, folder, saver, stop, started) -> int:
   total = config.train.steps
   manifest = saver.latest()
@@ -173,6 +206,7 @@ def _train(config, system, batches, quick, folder, saver, stop, started) -> int:
     images_per_step=math.prod(batches.shape),
     start_step=start,
   )
+  trace = _Trace(config, folder, start)
   picture = None
 
   def settle(done, metrics):
@@ -231,7 +265,9 @@ def _train(config, system, batches, quick, folder, saver, stop, started) -> int:
       return 128 + stop.requested  # the state is the checkpoint's
     pending = None
     for done, fed in zip(range(start + 1, total + 1), feed, strict=False):
-      state, metrics = step(state, fed, resident, keys)
+      with trace.step(done):
+        state, metrics = step(state, fed, resident, keys)
+      trace.end(done, state)
       # The metrics of the step before are fetched while this one runs.
       if pending is not None:
         settle(*pending)
@@ -263,6 +299,7 @@ def _train(config, system, batches, quick, folder, saver, stop, started) -> int:
         return 128 + stop.requested
     saver.wait()
   finally:
+    trace.close()
     if hasattr(feed, 'close'):
       feed.close()
     writer.close()

@@ -80,6 +80,7 @@ GOOD = {
   },
   'precision': 'float32',
   'compilation_cache': 'auto',
+  'profile_steps': None,
   'parallel': {'mode': 'jit', 'data': None, 'fsdp': 1},
   'net': {'name': 'unet.UNet', 'channels': 32, 'mults': [1, 2], 'norm': 'group', 'residual': True},
   'optim': {

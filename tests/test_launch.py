@@ -35,6 +35,7 @@ def get_config(arg=''):
       seed=0,
       precision='float32',
       compilation_cache=None,
+      profile_steps=None,
       data=dict(
         name='ring',
         path=None,

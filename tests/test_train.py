@@ -215,6 +215,33 @@ def test_a_run_leaves_what_a_person_looks_for(tmp_path, capsys):
   assert not np.array_equal(first, np.load(samples / 'step_0000020_seed_1/points.npy'))
 
 
+def test_steps_are_traced_for_the_profiler_of_tensorboard(tmp_path, capsys):
+  steps = ('--config.train.steps=20', '--config.profile_steps=(3,5)')
+  status, said = main(f'--config={RING}', f'--workdir={tmp_path}', *steps, capsys=capsys)
+  assert status == 0 and 'steps 3 to 5 are traced' in said.err
+  (path,) = tmp_path.glob('tensorboard/plugins/profile/*/*.xplane.pb')
+  events = [
+    dict(event.stats)
+    for plane in jax.profiler.ProfileData.from_file(str(path)).planes
+    for line in plane.lines
+    for event in line.events
+    if event.name == 'train'
+  ]
+  assert sorted(int(event['step_num']) for event in events) == [3, 4, 5]
+  status, said = main(
+    f'--config={RING}',
+    f'--workdir={tmp_path}',
+    steps[0],
+    '--config.profile_steps=(9,8)',
+    capsys=capsys,
+  )
+  assert status == 2
+  assert said.err == (
+    'error: config.profile_steps=(9, 8): the first and the last step to trace, from 1 to '
+    'config.train.steps=20, are needed\n'
+  )
+
+
 def test_what_a_finished_run_needs_to_go_on():
   def told(**optim):
     return train._to_go_on(FrozenConfigDict(dict(train=dict(steps=5), optim=optim)))
