@@ -17,7 +17,7 @@ ALLOWED = {
   'config': {'errors'},
   'draws': set(),
   'loops': set(),
-  'state': LEAVES,
+  'state': {'loops'} | LEAVES,
   'nets': {'draws', 'errors', 'fsdp'},
   'diffusion': {'draws'},
   'systems': BELOW_SYSTEMS,
