@@ -8,7 +8,7 @@ compares runs.
   python launch.py --mode=compare --workdir=runs/ddpm_digits,runs/gan_mnist
 
 Exit status: 0 finished, 1 diverged, 2 a mistake (told in one line), 130 or 143 stopped by Ctrl-C or
-SIGTERM.
+SIGTERM, 3 another process of the run has ended or hangs.
 """
 
 import argparse
@@ -38,6 +38,9 @@ def parse(argv):
   add('--mode', choices=modes, default='train', help='default: train')
   add('--step', type=int, help='sample, evaluate: which checkpoint (default: the newest)')
   add('--samples', metavar='PATH', help='evaluate: a folder of images, .npz or .npy, not a run')
+  add('--coordinator', metavar='HOST:PORT', help='of several processes, the same for all')
+  add('--num_processes', type=int, metavar='N', help='how many (Slurm and TPU VMs need none')
+  add('--process_id', type=int, metavar='I', help='of these flags), and which one this is')
   add('--dry_run', action='store_true', help='print config and parameters, and do nothing')
   add('--list', action='store_true', help='list the configs')
   flags, unknown = parser.parse_known_args(argv)
@@ -76,8 +79,11 @@ def run(argv):
   workdir = Path(flags.workdir or configs.default_workdir(spec))
   config = configs.check(config, systems.find_system(config.get('system')).FIELDS)
   # These import jax: after the quick answers.
-  from gen_jax import contract, evaluate, parallel, sample, train
+  from gen_jax import contract, distributed, evaluate, parallel, sample, train
 
+  distributed.initialize(flags.coordinator, flags.num_processes, flags.process_id)
+  if flags.mode == 'evaluate' and distributed.several():
+    raise UserError('--mode=evaluate is for one process, which uses all devices of its host')
   if flags.dry_run:
     print(configs.describe(config), contract.describe(config), sep='\n\n')
     return 0
@@ -101,4 +107,7 @@ def main(argv=None) -> int:
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  status = main()
+  if 'gen_jax.distributed' in sys.modules:
+    sys.modules['gen_jax.distributed'].leave(status)
+  sys.exit(status)

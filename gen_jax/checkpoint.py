@@ -32,6 +32,7 @@ import jaxlib
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import serialization, traverse_util
+from jax.experimental import multihost_utils
 
 from gen_jax.errors import UserError
 from gen_jax.workdir import sync_directory
@@ -88,7 +89,7 @@ class Checkpointer:
     self._config = json.dumps(config, indent=2).encode()
     self._data_fingerprint = data_fingerprint
     self._keep = keep
-    self._arrays = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+    self._arrays = _arrays_of_this_process()
     self._worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix='checkpoint')
     self._pending: concurrent.futures.Future | None = None
     self._prepared = False
@@ -119,6 +120,7 @@ class Checkpointer:
 
     The arrays are copied on their devices first, so the caller may donate them right afterwards.
     A step that this object has saved before is not written again. Waits for the save before it.
+    Of several processes all must call it, and the first one writes.
 
     Raises:
       ValueError: a leaf holds NaN or infinity; the message names it. Nothing is written.
@@ -129,9 +131,15 @@ class Checkpointer:
       return
     leaves = _leaves(state)
     _check_finite(leaves)
-    copies = {
-      k: jnp.copy(x) if isinstance(x, jax.Array) else np.array(x) for k, x in leaves.items()
-    }
+    if jax.process_count() > 1:
+      copies = {k: _whole(x) for k, x in leaves.items()}
+      if jax.process_index() > 0:
+        self._written.add(step)
+        return
+    else:
+      copies = {
+        k: jnp.copy(x) if isinstance(x, jax.Array) else np.array(x) for k, x in leaves.items()
+      }
     self._pending = self._worker.submit(self._write, step, copies)
 
   def wait(self) -> None:
@@ -218,10 +226,14 @@ class Checkpointer:
         leaf = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
       specs[key] = leaf
     filled = {k: x for k, x in specs.items() if _has_data(x)}
+    if jax.process_count() > 1:  # each reads all of it, and keeps what lies on its devices
+      read = {k: np.empty(x.shape, x.dtype) for k, x in filled.items()}
+    else:
+      read = filled
     try:
       arrays = self._arrays.restore(
         manifest.path / 'arrays',
-        args=ocp.args.StandardRestore(traverse_util.unflatten_dict(filled)),
+        args=ocp.args.StandardRestore(traverse_util.unflatten_dict(read)),
       )
     except Exception as error:
       if manifest.path.exists():
@@ -231,10 +243,12 @@ class Checkpointer:
         'now; try again'
       ) from error
     restored = traverse_util.flatten_dict(arrays)
+    if jax.process_count() > 1:
+      restored = {k: _spread(x, specs[k]) for k, x in restored.items()}
     for key in specs.keys() - filled.keys():
       empty = np.zeros(specs[key].shape, specs[key].dtype)
       is_numpy = isinstance(specs[key], np.ndarray)
-      restored[key] = empty if is_numpy else jax.device_put(empty, specs[key].sharding)
+      restored[key] = empty if is_numpy else _spread(empty, specs[key])
     nodes = _flatten(target)
     return serialization.from_state_dict(target, traverse_util.unflatten_dict(nodes | restored))
 
@@ -351,6 +365,37 @@ def _cpu_name() -> str:
       if line.startswith('model name'):
         return line.partition(':')[2].strip()
   return platform.machine()
+
+
+# --- Several processes --------------------------------------------------------------------------
+
+
+def _arrays_of_this_process() -> ocp.Checkpointer:
+  """Orbax for arrays on disk; of several processes, without waiting for the others."""
+  if jax.process_count() == 1:
+    return ocp.Checkpointer(ocp.StandardCheckpointHandler())
+  me = jax.process_index()
+  alone = ocp.options.MultiprocessingOptions(
+    primary_host=me, active_processes={me}, barrier_sync_key_prefix=f'process{me}'
+  )
+  handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+  return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def _whole(x) -> np.ndarray:
+  """An array that several processes hold, on the host of each."""
+  if not isinstance(x, jax.Array):
+    return np.array(x)
+  if x.is_fully_replicated:
+    return np.asarray(x.addressable_data(0))
+  return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+
+
+def _spread(x: np.ndarray, spec):
+  """An array that every process holds, placed as `spec` says."""
+  if isinstance(spec, np.ndarray):
+    return x
+  return jax.make_array_from_callback(x.shape, spec.sharding, lambda index: x[index])
 
 
 def _name(step: int) -> str:

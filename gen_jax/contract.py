@@ -77,9 +77,20 @@ def check_training(config) -> None:
 
   Raises:
     UserError: the batch does not divide by the devices, a learning rate is 0 before the last step,
-      or the steps to trace are not there.
+      the steps to trace are not there, or the config is not for several processes.
   """
   configs.check_devices(config, jax.device_count())
+  if jax.process_count() > 1:
+    used = math.prod(configs.mesh_shape(config, jax.device_count()))
+    if config.parallel.mode == 'pmap':
+      raise UserError(
+        "config.parallel.mode='pmap' is for one process; for several, 'jit' is needed"
+      )
+    if used < jax.device_count():
+      raise UserError(
+        f'config.parallel.data={config.parallel.data}: of several processes all '
+        f'{jax.device_count()} devices are used; None is needed'
+      )
   first, last = config.profile_steps or (1, 1)
   if not first <= last <= config.train.steps:
     raise UserError(

@@ -10,6 +10,7 @@ import platform
 from collections.abc import Callable
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gen_jax import config as configs
@@ -57,6 +58,49 @@ def by_rows(mesh: Mesh, *, minibatches: bool = False) -> NamedSharding:
   """
   rows = (AXIS, fsdp.AXIS)
   return NamedSharding(mesh, PartitionSpec(None, rows) if minibatches else PartitionSpec(rows))
+
+
+def own_rows(mesh: Mesh, batch: int) -> np.ndarray | None:
+  """The rows of a batch that lie on devices of this process, ascending; None: all of them."""
+  if jax.process_count() == 1:
+    return None
+  slices = by_rows(mesh).addressable_devices_indices_map((batch,)).values()
+  return np.unique(np.concatenate([np.arange(batch)[rows] for (rows,) in slices]))
+
+
+def spread(fed, mesh: Mesh, shape: tuple[int, ...]):
+  """What the host feeds, as a step takes it.
+
+  Args:
+    fed: host arrays; of several processes, each has its `own_rows`.
+    mesh: where the step runs.
+    shape: leading axes of the whole batch, (rows,) or (minibatches, rows).
+  """
+  if jax.process_count() == 1:
+    return fed
+  sharding = by_rows(mesh, minibatches=len(shape) > 1)
+  return jax.tree.map(
+    lambda x: jax.make_array_from_process_local_data(sharding, x, shape + x.shape[len(shape) :]),
+    fed,
+  )
+
+
+def put(tree, shardings):
+  """`jax.device_put` of arrays that all processes hold; `shardings` may be a prefix of the tree."""
+  if jax.process_count() == 1:
+    return jax.device_put(tree, shardings)
+
+  def place(sharding, x):
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+      return jax.random.wrap_key_data(
+        place(sharding, jax.random.key_data(x)), impl=jax.random.key_impl(x)
+      )
+    host = np.asarray(x)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+  return jax.tree.map(
+    lambda sharding, part: jax.tree.map(functools.partial(place, sharding), part), shardings, tree
+  )
 
 
 def placed(state, mesh: Mesh):
@@ -170,15 +214,16 @@ class Forward:
         out_shardings=whole,
         compiler_options=forward_options(),
       )
+      like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (batch, rng))
       with jax.set_mesh(mesh):
-        compiled = jitted.lower(state, batch, rng)
+        compiled = jitted.lower(state, *like)
     self._compiled = compiled.compile()
     return self
 
   def __call__(self, state, batch, rng):
     if self._compiled is None:
       self.compile(state, batch, rng)
-    return self._compiled(state, *jax.device_put((batch, rng), self._given))
+    return self._compiled(state, *put((batch, rng), self._given))
 
 
 def compile_once(f: Callable, target) -> Callable:

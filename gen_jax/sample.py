@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import tqdm
 
-from gen_jax import checkpoint, contract, data, parallel, writers
+from gen_jax import checkpoint, contract, data, distributed, parallel, writers
 from gen_jax import config as configs
 from gen_jax.errors import Diverged, UserError
 from gen_jax.workdir import Workdir
@@ -35,8 +35,8 @@ def make_sampler(config, system):
   sample = compile_sampler(config, system)
 
   def draw(state, rng, n, stop=None):
-    parts = []
-    for i in tqdm.trange(-(-n // size), desc='samples', disable=stop is not None or n <= size):
+    parts, quiet = [], stop is not None or n <= size or not distributed.is_first()
+    for i in tqdm.trange(-(-n // size), desc='samples', disable=quiet):
       batch = contract.conditions(config, size, i * size)
       made = sample(state, batch, jax.random.fold_in(rng, i))
       if stop is not None and not stop.wait_ready(made):
@@ -129,14 +129,19 @@ def run(config, workdir, step: int | None = None) -> int:
   """
   system = contract.check(config)
   folder = Workdir(workdir)
-  manifest, state = restore(config, system, folder, step)
   n, seed = config.sample.num_images, config.sample.seed
-  draw = make_sampler(config, system)
+  first = distributed.is_first()
   try:
-    made = draw(state, jax.random.fold_in(jax.random.key(seed), SAMPLE_MODE), n)
+    with distributed.Watch():
+      manifest, state = restore(config, system, folder, step)
+      draw = make_sampler(config, system)
+      made = draw(state, jax.random.fold_in(jax.random.key(seed), SAMPLE_MODE), n)
   except Diverged as error:
-    print(f'error: step {manifest.step} of {folder.path}: {error}', file=sys.stderr)
+    if first:
+      print(f'error: step {manifest.step} of {folder.path}: {error}', file=sys.stderr)
     return 1
+  if not first:
+    return 0
   out = folder.samples / f'step_{manifest.step:07d}_seed_{seed}'
   try:
     out.mkdir(parents=True, exist_ok=True)

@@ -13,11 +13,21 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jax
 
-from gen_jax import checkpoint, contract, data, evaluate, parallel, records, signals, writers
+from gen_jax import (
+  checkpoint,
+  contract,
+  data,
+  distributed,
+  evaluate,
+  parallel,
+  records,
+  signals,
+  writers,
+)
 from gen_jax import config as configs
 from gen_jax import sample as sampling
 from gen_jax.errors import Diverged, UserError
-from gen_jax.workdir import open_workdir
+from gen_jax.workdir import Workdir, open_workdir
 
 
 def run(config, workdir, started: float | None = None) -> int:
@@ -40,14 +50,25 @@ def run(config, workdir, started: float | None = None) -> int:
   started = time.monotonic() if started is None else started
   system = contract.check(config)
   contract.check_training(config)
-  with open_workdir(workdir) as folder:
+  first = distributed.is_first()
+  with (
+    distributed.Watch() as watch,
+    open_workdir(workdir) if first else contextlib.nullcontext(Workdir(workdir)) as folder,
+  ):
     # What the checkpoint says counts, in `_train`; this one answers before data are fetched.
     if any(folder.checkpoints.glob('[0-9]*')) and (earlier := folder.read_config()):
       configs.check_resumable(earlier, configs.to_dict(config), folder.path)
     with signals.exit_in_order():
-      source = data.open_source(config)
-      batches = data.Batches(source, config, minibatches=contract.minibatches(config, system))
-      quick = evaluate.Quick(config, system) if config.eval.every_steps else None
+      mesh = parallel.make_mesh(config)
+      with distributed.first_alone():  # may download and prepare the data, or train a classifier
+        source = data.open_source(config)
+        quick = evaluate.Quick(config, system) if config.eval.every_steps else None
+      batches = data.Batches(
+        source,
+        config,
+        minibatches=contract.minibatches(config, system),
+        rows=parallel.own_rows(mesh, config.train.batch_size),
+      )
     saver = checkpoint.Checkpointer(
       folder.checkpoints,
       config=configs.to_dict(config),
@@ -56,12 +77,18 @@ def run(config, workdir, started: float | None = None) -> int:
     )
     try:
       with signals.Stop() as stop:
-        return _train(config, system, batches, quick, folder, saver, stop, started)
+        return _train(config, system, mesh, batches, quick, folder, saver, stop, watch, started)
     except Diverged as error:
-      print(f'error: {error}', file=sys.stderr)
+      _tell(f'error: {error}')
       return 1
     finally:
       saver.close()
+
+
+def _tell(text: str, file=None) -> None:
+  """Prints a line, to stderr by default, once for all processes of the run."""
+  if distributed.is_first():
+    print(text, file=file or sys.stderr)
 
 
 def itstime(step: int, every: int, total: int) -> bool:
@@ -87,7 +114,7 @@ def _check_start(config, source, manifest, folder) -> None:
   """
   if manifest is None:
     if folder.config.exists():
-      print(f'{folder.path}: no checkpoint is there, starting from step 0', file=sys.stderr)
+      _tell(f'{folder.path}: no checkpoint is there, starting from step 0')
     return
   configs.check_resumable(manifest.config, configs.to_dict(config), folder.path)
   if manifest.data_fingerprint != source.fingerprint:
@@ -120,7 +147,7 @@ class _Trace:
     if self._running and number >= self.last:
       jax.block_until_ready(state)
       self.close()
-      print(f'{self._folder}: steps {self.first} to {number} are traced', file=sys.stderr)
+      _tell(f'{self._folder}: steps {self.first} to {number} are traced')
 
   def close(self) -> None:
     """Writes what is traced so far."""
@@ -129,38 +156,39 @@ class _Trace:
       jax.profiler.stop_trace()
 
 
-def _train(config, system, batches, quick, folder, saver, stop, started) -> int:
+def _train(config, system, mesh, batches, quick, folder, saver, stop, watch, started) -> int:
   total = config.train.steps
   manifest = saver.latest()
+  found = 'none' if manifest is None else f'step {manifest.step}, sha256 {manifest.sha256[:16]}'
+  distributed.check_same(f'the newest intact checkpoint in {folder.checkpoints}', found)
   start = 0 if manifest is None else manifest.step
   _check_start(config, batches.source, manifest, folder)
   # The run may have been stopped between the checkpoint and the pictures, or the evaluation, of a
   # step.
-  undrawn = (
-    start > 0
-    and itstime(start, config.train.sample_steps, total)
-    and not folder.image_path(start, 'samples').exists()
-  )
-  lines = records.read(folder)
-  unmeasured = (
-    start > 0
-    and quick is not None
-    and itstime(start, config.eval.every_steps, total)
-    and not records.is_measured(lines, start)
+  undrawn, unmeasured = distributed.from_first(
+    lambda: [
+      start > 0
+      and itstime(start, config.train.sample_steps, total)
+      and not folder.image_path(start, 'samples').exists(),
+      start > 0
+      and quick is not None
+      and itstime(start, config.eval.every_steps, total)
+      and not records.is_measured(records.read(folder), start),
+    ]
   )
   if start >= total and not undrawn and not unmeasured:
-    print(
+    _tell(
       f'{folder.path} is finished: step {start} of {total}; pictures in {folder.samples}. '
-      f'{_to_go_on(config)} goes on.'
+      f'{_to_go_on(config)} goes on.',
+      sys.stdout,
     )
     return 0
 
-  mesh = parallel.make_mesh(config)
   whole = parallel.replicated(mesh)
   # The run key is constant: a step folds its own number in, so that resuming needs no saved key.
   init_key, data_key, step_key, sample_key = jax.random.split(jax.random.key(config.seed), 4)
-  keys = jax.device_put({'data': data_key, 'step': step_key}, whole)
-  resident = jax.device_put(batches.resident, whole)
+  keys = parallel.put({'data': data_key, 'step': step_key}, whole)
+  resident = parallel.put(batches.resident, whole)
 
   def init(fed, resident):
     batch = data.finish(resident, fed, jax.random.fold_in(data_key, 0), config=config)
@@ -172,7 +200,7 @@ def _train(config, system, batches, quick, folder, saver, stop, started) -> int:
     return system.train_step(state, batch, keys['step'], config=config, axis_name=axis_name)
 
   # Restore or initialise. A start is mostly compilation: that of the step goes on meanwhile.
-  fed = batches.fed(0)
+  fed = parallel.spread(batches.fed(0), mesh, batches.shape)
   target = parallel.placed(jax.eval_shape(init, fed, resident), mesh)
   init = parallel.compile_once(init, target)
   if manifest is not None:
@@ -193,18 +221,28 @@ def _train(config, system, batches, quick, folder, saver, stop, started) -> int:
     state = init(fed, resident) if manifest is None else saver.restore(manifest, target)
   if start < total:
     step = compiled.result()
-    folder.write_config(configs.to_dict(config))
+    if distributed.is_first():
+      folder.write_config(configs.to_dict(config))
   if 0 < start < total:
-    print(f'{folder.path}: going on from step {start} of {total}', file=sys.stderr)
+    _tell(f'{folder.path}: going on from step {start} of {total}')
 
-  records.forget_quick(folder, start)
-  saver.protect(records.best_step(records.read(folder), config.eval.best))
+  if distributed.is_first():
+    records.forget_quick(folder, start)
+
+  def best_step():
+    return distributed.from_first(lambda: records.best_step(records.read(folder), config.eval.best))
+
+  saver.protect(best_step())
+  requests = distributed.Requests(stop, mesh)
+  # Of several processes none may leave a drawing, in which the others wait for it.
+  leave = signals.Stop() if distributed.several() else stop
   draw = sampling.make_sampler(config, system)
   writer = writers.Writers(
     folder,
     total_steps=total,
     images_per_step=math.prod(batches.shape),
     start_step=start,
+    process_is_primary=distributed.is_first(),
   )
   trace = _Trace(config, folder, start)
   picture = None
@@ -214,6 +252,7 @@ def _train(config, system, batches, quick, folder, saver, stop, started) -> int:
     logs them if it is time.
     """
     metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    watch.beat(done)
     for name, value in metrics.items():
       if not math.isfinite(value):
         player, _, what = name.partition('/')
@@ -232,26 +271,32 @@ def _train(config, system, batches, quick, folder, saver, stop, started) -> int:
 
   def show(done, state):
     """Draws and writes the pictures of step `done`, unless a stop is requested first."""
-    images = draw(state, sample_key, config.sample.num_images, stop)
-    return None if images is None else sampling.write(writer, done, images, batches.source)
+    with watch.resting():
+      images = draw(state, sample_key, config.sample.num_images, leave)
+    if images is None or not distributed.is_first():
+      return None
+    return sampling.write(writer, done, images, batches.source)
 
   def measure(done, state):
     """Writes the quick evaluation of step `done`, unless a stop is requested first, and keeps the
     checkpoint of the best.
     """
-    made = quick(state, stop)
+    with watch.resting():
+      made = quick(state, leave)
     if made is None:
       return
-    records.append(folder, done, made)
+    if distributed.is_first():
+      records.append(folder, done, made)
     writer.evaluation(done, {row.metric: row.value for row in made})
-    best = records.best_step(records.read(folder), config.eval.best)
+    best = best_step()
     if best == done and done > start:  # that of `start` is there
       save(done, state)
     saver.protect(best)  # waits for it: the best before goes when this one is safe
 
   def save(done, state):
     try:
-      saver.save(done, state)
+      with watch.resting():
+        saver.save(done, state)
     except ValueError as error:  # names the leaf that is not finite
       raise Diverged(f'after step {done} the state cannot be saved: {error}') from error
 
@@ -261,12 +306,13 @@ def _train(config, system, batches, quick, folder, saver, stop, started) -> int:
       picture = show(start, state)
     if unmeasured:
       measure(start, state)
-    if stop.requested is not None:
-      return 128 + stop.requested  # the state is the checkpoint's
+    if (number := requests.answer(requests.ask())) is not None:
+      return 128 + number  # the state is the checkpoint's
     pending = None
     for done, fed in zip(range(start + 1, total + 1), feed, strict=False):
+      asked = requests.ask()
       with trace.step(done):
-        state, metrics = step(state, fed, resident, keys)
+        state, metrics = step(state, parallel.spread(fed, mesh, batches.shape), resident, keys)
       trace.end(done, state)
       # The metrics of the step before are fetched while this one runs.
       if pending is not None:
@@ -275,7 +321,7 @@ def _train(config, system, batches, quick, folder, saver, stop, started) -> int:
       if done == start + 1:
         settle(*pending)
         pending = None
-        print(f'first step after {time.monotonic() - started:.1f} s', file=sys.stderr)
+        _tell(f'first step after {time.monotonic() - started:.1f} s')
 
       saves = itstime(done, config.train.checkpoint_steps, total)
       shows = itstime(done, config.train.sample_steps, total)
@@ -290,21 +336,21 @@ def _train(config, system, batches, quick, folder, saver, stop, started) -> int:
       if measures:
         measure(done, state)
       # The stop may have come in any line above: this step is done, and no later one starts.
-      if stop.requested is not None:
+      if (number := requests.answer(asked)) is not None:
         if pending is not None:
           settle(*pending)
         save(done, state)
         saver.wait()
-        print(f'{folder.path}: saved at step {done} of {total}', file=sys.stderr)
-        return 128 + stop.requested
+        _tell(f'{folder.path}: saved at step {done} of {total}')
+        return 128 + number
     saver.wait()
   finally:
     trace.close()
     if hasattr(feed, 'close'):
       feed.close()
     writer.close()
-  print(f'{folder.path} is finished after {total} steps; pictures: {picture}')
-  best = records.best_step(records.read(folder), config.eval.best)
+  _tell(f'{folder.path} is finished after {total} steps; pictures: {picture}', sys.stdout)
+  best = best_step()
   if best in saver.steps():
-    print(f'best by {config.eval.best} of the quick evaluations: --step={best}')
+    _tell(f'best by {config.eval.best} of the quick evaluations: --step={best}', sys.stdout)
   return 0

@@ -25,6 +25,7 @@ ALLOWED = {
   'fsdp': set(),
   'parallel': {'cache', 'fsdp'} | LEAVES,
   'signals': set(),
+  'distributed': {'errors'},
   'workdir': {'errors'},
   'checkpoint': {'errors', 'workdir'},
   'writers': {'workdir'},
@@ -33,7 +34,8 @@ ALLOWED = {
   'contract': {'systems', 'nets'} | LEAVES,
   'records': {'errors', 'workdir'},
   'scores': {'cache', 'data', 'metrics', 'records', 'workdir'} | LEAVES,
-  'sample': {'checkpoint', 'contract', 'data', 'parallel', 'workdir', 'writers'} | LEAVES,
+  'sample': {'checkpoint', 'contract', 'data', 'distributed', 'parallel', 'workdir', 'writers'}
+  | LEAVES,
   'evaluate': {
     'cache',
     'checkpoint',
@@ -55,6 +57,7 @@ ALLOWED = {
     'evaluate',
     'contract',
     'data',
+    'distributed',
     'parallel',
     'records',
     'sample',

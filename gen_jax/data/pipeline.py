@@ -49,8 +49,12 @@ class Batches:
     resident: host arrays that belong on the device for the whole run; `{}` with `stream`.
   """
 
-  def __init__(self, source: Source, config, *, minibatches: int | None):
-    """`minibatches`: leaves are `[minibatches, batch_size, ...]`; `None`: `[batch_size, ...]`.
+  def __init__(self, source: Source, config, *, minibatches: int | None, rows=None):
+    """Args:
+      source: where the examples come from.
+      config: the whole config.
+      minibatches: leaves are `[minibatches, batch_size, ...]`; `None`: `[batch_size, ...]`.
+      rows: the rows of each batch that this process feeds, of several; `None`: all of them.
 
     Raises:
       UserError: if the source has fewer examples than `config.train.batch_size`.
@@ -64,9 +68,13 @@ class Batches:
     self.source = source
     self._seed = config.seed
     self.shape = (batch_size,) if minibatches is None else (minibatches, batch_size)
+    self._rows = slice(None) if rows is None else rows
     self._threads = config.data.read_threads
     self._prefetch = config.data.prefetch
-    self.storage = 'device' if resident(source.nbytes, config.data.storage) else 'stream'
+    storage = config.data.storage
+    if storage == 'auto' and rows is not None:
+      storage = 'stream'  # so that each process reads its rows only
+    self.storage = 'device' if resident(source.nbytes, storage) else 'stream'
     self.resident = source.arrays() if self.storage == 'device' else {}
 
   def _indices(self, step: int) -> np.ndarray:
@@ -81,9 +89,10 @@ class Batches:
 
   def fed(self, step: int) -> dict[str, np.ndarray]:
     """Returns what the host feeds: `index` int32 (`device`) or `image`, `label` (`stream`)."""
-    indices = self._indices(int(step))
+    indices = self._indices(int(step)).reshape(self.shape)[..., self._rows]
+    shape, indices = indices.shape, indices.ravel()
     batch = {'index': indices} if self.storage == 'device' else self.source.read(indices)
-    return {key: value.reshape(self.shape + value.shape[1:]) for key, value in batch.items()}
+    return {key: value.reshape(shape + value.shape[1:]) for key, value in batch.items()}
 
   def iterate(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
     """Yields `fed(start_step)`, `fed(start_step + 1)`, ... without end.

@@ -1,0 +1,220 @@
+"""Several processes as one run: two with four devices each, and what becomes of them when one is
+killed, hangs or is asked to stop.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from children import QUICK
+
+from gen_jax import checkpoint, contract, distributed
+from gen_jax import config as configs
+from gen_jax.errors import UserError
+from gen_jax.systems import find_system
+
+ROOT = pathlib.Path(__file__).parent.parent
+DEVICES = '--xla_force_host_platform_device_count'
+RING = (
+  '--config=configs/gan_ring.py:smoke',
+  '--config.train.steps=120',
+  '--config.train.checkpoint_steps=10',
+  '--config.train.keep_checkpoints=100',
+  '--config.data.storage=stream',
+)
+
+
+def start(workdir, *flags, devices=4, **env):
+  return subprocess.Popen(
+    [sys.executable, 'launch.py', f'--workdir={workdir}', *flags],
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    env=os.environ | {'XLA_FLAGS': f'{QUICK} {DEVICES}={devices}'} | env,
+  )
+
+
+@contextlib.contextmanager
+def two(workdir, *flags, devices=4):
+  """Two processes of one run; killed at the end."""
+  with socket.create_server(('127.0.0.1', 0)) as probe:
+    port = probe.getsockname()[1]
+  shared = (f'--coordinator=127.0.0.1:{port}', '--num_processes=2')
+  processes = [
+    start(workdir, *flags, *shared, f'--process_id={i}', devices=devices) for i in range(2)
+  ]
+  try:
+    yield processes
+  finally:
+    for process in processes:
+      process.kill()
+      process.wait()
+      process.stdout.close()
+
+
+def finish(processes, timeout=120):
+  """Their exit statuses and what they said."""
+  said = [process.communicate(timeout=timeout)[0] for process in processes]
+  return [process.returncode for process in processes], said
+
+
+def wait_for_step(workdir, step, timeout=120):
+  deadline = time.monotonic() + timeout
+  while not (workdir / 'checkpoints' / f'{step:010d}').exists():
+    assert time.monotonic() < deadline, f'no checkpoint of step {step}'
+    time.sleep(0.05)
+
+
+def metrics(workdir):
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  return [{k: v for k, v in json.loads(line).items() if k != 'time'} for line in lines]
+
+
+def final_state(workdir):
+  config = configs.load(f'{workdir}/config.json')
+  system = find_system(config.system)
+  config = configs.check(config, system.FIELDS)
+  saver = checkpoint.Checkpointer(
+    workdir / 'checkpoints', config=configs.to_dict(config), data_fingerprint='', keep=100
+  )
+  state = saver.restore(saver.latest(), contract.abstract_state(config, system))
+  saver.close()
+  return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+
+
+def assert_identical(a, b):
+  assert metrics(a) == metrics(b)
+  for x, y in zip(final_state(a), final_state(b), strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('runs') / 'two'
+  with two(workdir, *RING) as processes:
+    statuses, said = finish(processes)
+  assert statuses == [0, 0], said
+  return workdir, said
+
+
+@pytest.mark.xdist_group('distributed')
+def test_two_processes_train_as_one(uninterrupted, tmp_path):
+  workdir, said = uninterrupted
+  assert 'step 120/120' in said[0] and 'is finished after 120 steps' in said[0]
+  ours = [line for line in said[1].splitlines() if line and not line.startswith('[Gloo]')]
+  assert ours == [], 'only the first one speaks'
+  alone = start(tmp_path / 'one', *RING, devices=1)
+  assert finish([alone])[0] == [0]
+  for one, both in zip(metrics(tmp_path / 'one'), metrics(workdir), strict=True):
+    assert one == pytest.approx(both, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.xdist_group('distributed')
+@pytest.mark.parametrize('victim', [0, 1])
+def test_a_killed_process_ends_the_run_which_then_goes_on(uninterrupted, tmp_path, victim):
+  workdir = tmp_path / 'run'
+  with two(workdir, *RING) as processes:
+    wait_for_step(workdir, 30)
+    processes[victim].kill()
+    killed = time.monotonic()
+    other = processes[1 - victim]
+    (status,), (said,) = finish([other], timeout=60)
+    assert time.monotonic() - killed < 60
+  assert status == distributed.LOST, said
+  errors = re.findall('^error: .*', said, re.MULTILINE)
+  assert errors == [
+    f'error: process {victim} has ended: the run ends here; the same command goes on'
+  ]
+  assert 'Traceback' not in said
+  with two(workdir, *RING) as processes:
+    statuses, said = finish(processes)
+  assert statuses == [0, 0], said
+  assert 'going on from step' in said[0]
+  assert_identical(workdir, uninterrupted[0])
+
+
+@pytest.mark.xdist_group('distributed')
+def test_a_stop_of_one_process_stops_all_at_the_same_step(uninterrupted, tmp_path):
+  workdir = tmp_path / 'run'
+  with two(workdir, *RING) as processes:
+    wait_for_step(workdir, 20)
+    processes[1].send_signal(signal.SIGTERM)
+    statuses, said = finish(processes, timeout=60)
+  assert statuses == [143, 143], said
+  assert re.search(r'saved at step \d+ of 120', said[0])
+  with two(workdir, *RING) as processes:
+    assert finish(processes)[0] == [0, 0]
+  assert_identical(workdir, uninterrupted[0])
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group('distributed')
+def test_a_process_that_hangs_ends_the_run(tmp_path):
+  with two(tmp_path, *RING) as processes:
+    wait_for_step(tmp_path, 20)
+    processes[1].send_signal(signal.SIGSTOP)
+    (status,), (said,) = finish(processes[:1], timeout=60)
+  assert status == distributed.LOST
+  assert re.search(
+    r'^error: process 1 has said nothing for \d+ s: the run ends', said, re.MULTILINE
+  )
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group('distributed')
+def test_a_state_in_parts_on_several_hosts(tmp_path):
+  """Half of it on each: same losses, exact resume, and it samples."""
+  both = functools.partial(two, devices=1)  # on two cores, gloo between eight takes seconds a step
+  flags = (
+    '--config=configs/ddpm_digits.py:smoke',
+    '--config.train.checkpoint_steps=5',
+    '--config.parallel.fsdp=2',
+  )
+  with both(tmp_path / 'both', *flags) as processes:
+    statuses, said = finish(processes)
+  assert statuses == [0, 0], said
+  alone = start(tmp_path / 'one', *flags[:-1], devices=1)
+  assert finish([alone])[0] == [0]
+  for one, found in zip(metrics(tmp_path / 'one'), metrics(tmp_path / 'both'), strict=True):
+    assert one == pytest.approx(found, rel=1e-4, abs=1e-5)
+  with both(tmp_path / 'killed', *flags) as processes:
+    wait_for_step(tmp_path / 'killed', 10)
+    processes[1].kill()
+    assert finish(processes[:1], timeout=60)[0] == [distributed.LOST]
+  with both(tmp_path / 'killed', *flags) as processes:
+    assert finish(processes)[0] == [0, 0]
+  assert_identical(tmp_path / 'killed', tmp_path / 'both')
+  with both(tmp_path / 'both', '--mode=sample', '--config.sample.num_images=8') as processes:
+    statuses, said = finish(processes)
+  assert statuses == [0, 0], said
+  assert len(list((tmp_path / 'both' / 'samples').glob('step_*/*.png'))) == 8
+
+
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    (('here', 2, 0), '--coordinator=here: HOST:PORT of the first process is needed'),
+    (('here:1', 2, 2), '--process_id=2: a number from 0 to 1 is needed'),
+  ],
+)
+def test_wrong_flags_are_answered_in_one_line(flags, message):
+  with pytest.raises(UserError) as error:
+    distributed.initialize(*flags)
+  assert str(error.value) == message
+
+
+def test_some_of_the_flags_are_not_enough():
+  with pytest.raises(UserError, match='^--num_processes and --process_id too: '):
+    distributed.initialize('127.0.0.1:1', None, None)
