@@ -1,18 +1,22 @@
-"""Speed of gen_jax's training steps against the same steps in PyTorch, on this machine.
+"""Speed of gen_jax's training steps and samplers against the same in PyTorch, on this machine.
 
     python -m pip install -r requirements.txt -r benchmarks/requirements.txt
-    python benchmarks/compare_torch.py                               # all cases: 20 minutes
+    python benchmarks/compare_torch.py                               # all cases: 40 minutes
     python benchmarks/compare_torch.py --cases gan_mnist --rounds 3
 
-One process trains with gen_jax, one with PyTorch, one with PyTorch and torch.compile, where that
-exists. They work in turns: ours, theirs, compiled, ours, theirs, ... A turn is some seconds of
-steps, each of which is waited for, and gives their median. The speed-up is the median of theirs /
-ours, against the faster of PyTorch's two forms; in brackets its smallest and largest value over
-rounds. Times to the first step run from the start of a process, without caches of compiled code.
-Nothing else should run on the machine meanwhile: compare the load.
+One process works with gen_jax, one with PyTorch, one with PyTorch and torch.compile, and, for
+diffusion models, one with diffusers' net and schedulers. They work in turns: ours, theirs,
+compiled, ours, theirs, ... A turn is some seconds of steps, each of which is waited for, and gives
+their median. The speed-up is the median of theirs / ours, in bold against the fastest of the
+others; in brackets its smallest and largest value over rounds. Times to the first step run from the
+start of a process, without caches of compiled code. The last column is the share of the machine's
+ceiling: PyTorch's count of operations in products and convolutions, by the time of the step and by
+what a product of two 2048x2048 matrices reaches, measured in turns with the rest. Nothing else
+should run on the machine meanwhile: compare the load.
 """
 
 import argparse
+import functools
 import importlib.metadata
 import json
 import os
@@ -23,47 +27,77 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 
-CASES = {  # config -> batch size
-  'gan_mnist': 64,
-  'dcgan_fashion_mnist': 64,
-  'wgan_gp_mnist': 64,
-  'ddpm_cifar': 8,
+
+class Case(NamedTuple):
+  config: str
+  batch: int
+  sampling: dict | None = None  # fields of the config for drawing samples; None: a training step
+
+
+CASES = {
+  'gan_mnist': Case('gan_mnist', 64),
+  'dcgan_fashion_mnist': Case('dcgan_fashion_mnist', 64),
+  'wgan_gp_mnist': Case('wgan_gp_mnist', 64),
+  'wgan_gp_cifar': Case('wgan_gp_cifar', 8),
+  'ddpm_digits': Case('ddpm_digits', 64),
+  'ddpm_fashion_mnist': Case('ddpm_fashion_mnist', 32),
+  'ddpm_cifar': Case('ddpm_cifar', 8),
+  # Few steps, each of which costs what one of many does.
+  'digits_ancestral': Case(
+    'ddpm_digits', 64, {'sample.sampler': 'ancestral', 'diffusion.steps': '20'}
+  ),
+  'fashion_ddim': Case('ddpm_fashion_mnist', 64, {'sample.steps': '10'}),
+  'cifar_ddim': Case(
+    'ddpm_cifar', 8, {'sample.sampler': 'ddim', 'sample.clip': 'True', 'sample.steps': '5'}
+  ),
 }
-NAMES = {'jax': 'gen_jax', 'torch': 'PyTorch', 'compiled': 'PyTorch, torch.compile'}
+NAMES = {
+  'jax': 'gen_jax',
+  'torch': 'PyTorch',
+  'compiled': 'PyTorch, torch.compile',
+  'diffusers': 'diffusers',  # of diffusion cases only
+}
+CEILING = 'a matrix product'
 
 
-# --- Workers: `make(case) -> (step, parameters)`; step() trains one step and waits for it ---------
+# --- Workers: `make(case) -> (step, parameters)`; step() does one step and waits for it -----------
 
 
-def load(case, batch_size):
+def load(case):
   """The checked config of a case, and the shape of its batch: [(minibatches,) b, h, w, c]."""
   from gen_jax import config as configs
   from gen_jax import contract
   from gen_jax.systems import find_system
 
+  fields = {'train.batch_size': case.batch, 'sample.batch_size': case.batch}
+  fields |= case.sampling or {}
   loaded = configs.load(
-    str(ROOT / 'configs' / f'{case}.py'), [('train.batch_size', str(batch_size))]
+    str(ROOT / 'configs' / f'{case.config}.py'), [(k, str(v)) for k, v in fields.items()]
   )
   config = configs.check(loaded, find_system(loaded.system).FIELDS)
   k = contract.minibatches(config, find_system(config.system))
-  return config, (*(() if k is None else (k,)), batch_size, *config.data.shape)
+  return config, (*(() if k is None else (k,)), case.batch, *config.data.shape)
 
 
-def make_jax(case, batch_size):
-  """gen_jax: the step as the training loop compiles it."""
+def make_jax(case):
+  """gen_jax: the step as the training loop compiles it, or a batch of samples."""
   import jax
   import jax.numpy as jnp
 
-  from gen_jax import contract, parallel
+  from gen_jax import contract, parallel, sample
   from gen_jax.systems import find_system
 
-  config, shape = load(case, batch_size)
+  config, shape = load(case)
   system = find_system(config.system)
   init_key, data_key, step_key = jax.random.split(jax.random.key(config.seed), 3)
   batch = {'image': jnp.clip(0.5 * jax.random.normal(data_key, shape), -1, 1)}
+  if config.data.num_classes is not None:
+    label = jnp.arange(case.batch) % config.data.num_classes
+    batch['label'] = jnp.broadcast_to(label, shape[: len(shape) - 3])
   mesh = parallel.make_mesh(config)
 
   def init(key):
@@ -74,13 +108,22 @@ def make_jax(case, batch_size):
   def one_step(state, batch, resident, key, *, axis_name):
     return system.train_step(state, batch, key, config=config, axis_name=axis_name)
 
-  minibatches = contract.minibatches(config, system) is not None
   state = init(init_key)
-  train_step = parallel.compile_step(
-    one_step, mesh, state, batch, {}, step_key, mode='jit', minibatches=minibatches
-  )
   players = [player for player in vars(state).values() if hasattr(player, 'params')]
   parameters = [sum(leaf.size for leaf in jax.tree.leaves(p.params)) for p in players]
+  if case.sampling:
+    draw = sample.compile_sampler(config, system)
+    conditions = contract.conditions(config, case.batch)
+
+    def one_batch():
+      images = jax.block_until_ready(draw(state, conditions, step_key))['image']
+      return [float(images.mean())]
+
+    return one_batch, parameters
+
+  train_step = parallel.compile_step(
+    one_step, mesh, state, batch, {}, step_key, mode='jit', leading=len(shape) - 4
+  )
 
   def step():
     nonlocal state
@@ -90,38 +133,72 @@ def make_jax(case, batch_size):
   return step, parameters
 
 
-def make_torch(case, batch_size, compiled=False):
-  """PyTorch, eager or with its nets compiled."""
+def make_torch(case, compiled=False, diffusers=False):
+  """PyTorch, eager or with its nets compiled, or with the nets and samplers of diffusers."""
   import torch
   import torch_nets
 
   torch.set_num_threads(len(os.sched_getaffinity(0)))
   torch.set_flush_denormal(True)  # as XLA does; the nets' near-zero initial weights make many
-  config, shape = load(case, batch_size)
+  config, shape = load(case)
   torch.manual_seed(config.seed)
-  train_step, nets = torch_nets.STEPS[config.system](config, compiled)
+  if case.sampling:
+    if diffusers:
+      draw, nets = torch_nets.diffusers_sampler(config)
+    else:
+      draw, nets = torch_nets.ddpm_sampler(config, compiled)
+    return lambda: [draw().mean().item()], [sum(p.numel() for p in n.parameters()) for n in nets]
+  more = {'diffusers': True} if diffusers else {}
+  train_step, nets = torch_nets.STEPS[config.system](config, compiled, **more)
   x = torch.randn(shape).mul_(0.5).clamp_(-1, 1)
   x = x.movedim(-1, -3)  # the memory stays channels-last
   parameters = [sum(p.numel() for p in net.parameters()) for net in nets]
   return lambda: [m.item() for m in train_step(x)], parameters
 
 
+def make_ceiling(case):
+  """What the machine can do at most: a product of two 2048x2048 matrices, in float32."""
+  import jax
+  import jax.numpy as jnp
+
+  a = jnp.ones((2048, 2048))
+  product = jax.jit(lambda a: a @ a)
+
+  def step():
+    product(a).block_until_ready()
+    return []
+
+  return step, []
+
+
+def count_operations(step):
+  """Floating-point operations of PyTorch's products and convolutions in a step."""
+  from torch.utils.flop_counter import FlopCounterMode
+
+  with FlopCounterMode(display=False) as counter:
+    step()
+  return counter.get_total_flops()
+
+
 MAKE = {
   'jax': make_jax,
   'torch': make_torch,
-  'compiled': lambda case, batch_size: make_torch(case, batch_size, compiled=True),
+  'compiled': functools.partial(make_torch, compiled=True),
+  'diffusers': functools.partial(make_torch, diffusers=True),
+  CEILING: make_ceiling,
 }
 
 
 def work(side, case):
-  """Trains the first step, tells the parent, then trains for as many seconds as each line of stdin
+  """Does the first step, tells the parent, then goes on for as many seconds as each line of stdin
   says.
   """
   replies = os.fdopen(os.dup(1), 'w', buffering=1)
   os.dup2(2, 1)  # whatever a library prints is no reply
-  step, parameters = MAKE[side](case, CASES[case])
+  step, parameters = MAKE[side](CASES[case])
   first = step()
   print(json.dumps({'parameters': parameters, 'metrics': first}), file=replies)
+  operations = count_operations(step) if side == 'torch' else None
   for line in sys.stdin:
     seconds, times, metrics = float(line), [], []
     while sum(times) < seconds or len(times) < 3:
@@ -132,6 +209,7 @@ def work(side, case):
       'seconds': statistics.median(times),
       'steps': len(times),
       'metrics': metrics,
+      'operations': operations,
       'cpu': time.process_time(),
       'peak': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,  # GiB
     }
@@ -142,7 +220,7 @@ def work(side, case):
 
 
 class Worker:
-  """A process that trains one side of a case when told to, and sleeps otherwise."""
+  """A process that does one side of a case when told to, and sleeps otherwise."""
 
   def __init__(self, side, case):
     self.side, self.replies = side, []
@@ -169,7 +247,9 @@ class Worker:
     line = self.process.stdout.readline()
     if not line:
       status = self.process.wait()
-      raise SystemExit(f'error: the {NAMES[self.side]} process ended (status {status})')
+      raise SystemExit(
+        f'error: the {NAMES.get(self.side, self.side)} process ended (status {status})'
+      )
     return json.loads(line)
 
   def turn(self, seconds):
@@ -188,6 +268,7 @@ class Worker:
 def compare(case, sides, rounds, seconds):
   """Measures a case and returns its rows of the table."""
   workers, rows = [], []
+  ceiling = Worker(CEILING, case)
   try:
     for side in sides:
       print(f'{case}: starting {NAMES[side]}', file=sys.stderr)
@@ -202,12 +283,16 @@ def compare(case, sides, rounds, seconds):
       worker.turn(seconds / 4)  # warm-up
       worker.replies.clear()
     for i in range(rounds):
+      ceiling.turn(seconds / 4)
       times = [f'{NAMES[w.side]} {1e3 * w.turn(seconds)["seconds"]:.1f} ms' for w in workers]
       print(f'{case}: round {i + 1} of {rounds}: {", ".join(times)}', file=sys.stderr)
   finally:
-    for worker in workers:
+    for worker in [*workers, ceiling]:
       worker.close()
 
+  (operations,) = {r['operations'] for w in workers for r in w.replies if r['operations']}
+  most = 2 * 2048**3 / ceiling.seconds()  # operations a second
+  print(f'{case}: {operations / 1e9:.1f} GFLOP, at most {most / 1e9:.0f} a second', file=sys.stderr)
   ours, *theirs = workers
   peer = min(theirs, key=Worker.seconds)
   for worker in workers:
@@ -219,13 +304,14 @@ def compare(case, sides, rounds, seconds):
     rows.append(
       [
         case if worker is ours else '',
-        f'{CASES[case]}' if worker is ours else '',
+        f'{CASES[case].batch}' if worker is ours else '',
         f'{sum(ours.parameters):,}' if worker is ours else '',
         NAMES[worker.side],
         f'{1e3 * worker.seconds():.1f}',
         f'**{note}**' if worker is peer else note,
         f'{worker.first_step:.0f}',
         f'{max(r["peak"] for r in worker.replies):.1f}',
+        f'{operations / worker.seconds() / most:.0%}',
       ]
     )
   return rows
@@ -265,12 +351,15 @@ def main():
   if args.worker:
     return work(*args.worker)
 
-  sides = ['jax', 'torch'] if args.no_compile else list(NAMES)
+  sides = [side for side in NAMES if not (args.no_compile and side == 'compiled')]
   header = ['case', 'batch', 'parameters', 'side', 'step, ms', 'speed-up', 'first step, s', 'GiB']
+  header.append('of the ceiling')
   print(machine(), flush=True)
   print('', f'| {" | ".join(header)} |', f'|{" --- |" * len(header)}', sep='\n', flush=True)
   for case in args.cases:
-    for row in compare(case, sides, args.rounds, args.seconds):
+    diffusion = CASES[case].config.startswith('ddpm')
+    of_case = [side for side in sides if diffusion or side != 'diffusers']
+    for row in compare(case, of_case, args.rounds, args.seconds):
       print(f'| {" | ".join(row)} |', flush=True)
 
 

@@ -364,7 +364,7 @@ def main():
   if args.worker:
     return work(*args.worker)
 
-  sides = ['jax', 'torch'] if args.no_compile else list(NAMES)
+  sides = ['jax', 'torch'] + ['compiled'] * (not args.no_compile)
   header = ['network', 'batch', 'side', 'pictures/s', 'speed-up', 'difference', 'first, s', 'GiB']
   print(machine(), flush=True)
   print('', f'| {" | ".join(header)} |', f'|{" --- |" * len(header)}', sep='\n', flush=True)

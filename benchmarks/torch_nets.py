@@ -129,14 +129,85 @@ class WGANCritic28(nn.Module):
     return self.dense(rows(x))[:, 0]
 
 
+def conv3(inputs, features):
+  return nn.Conv2d(inputs, features, 3, padding=1)
+
+
+class UpBlock(nn.Module):
+  """gen_jax.nets.wgan_gp.UpBlock."""
+
+  def __init__(self, features):
+    super().__init__()
+    self.norm1, self.norm2 = nn.BatchNorm2d(features), nn.BatchNorm2d(features)
+    self.conv1, self.conv2 = conv3(features, features), conv3(features, features)
+    self.shortcut = nn.Conv2d(features, features, 1)
+
+  def forward(self, x):
+    up = functools.partial(F.interpolate, scale_factor=2)
+    h = self.conv1(up(F.relu(self.norm1(x))))
+    h = self.conv2(F.relu(self.norm2(h)))
+    return h + self.shortcut(up(x))
+
+
+class ResNetGenerator(nn.Module):
+  """gen_jax.nets.wgan_gp.ResNetGenerator."""
+
+  def __init__(self, latent, shape, features, blocks):
+    super().__init__()
+    self.features = features
+    self.dense = nn.Linear(latent, 4 * 4 * features)
+    self.blocks = nn.Sequential(*(UpBlock(features) for _ in range(blocks)))
+    self.norm, self.conv = nn.BatchNorm2d(features), conv3(features, shape[-1])
+
+  def forward(self, z):
+    x = self.blocks(maps(self.dense(z), 4, self.features))
+    return torch.tanh(self.conv(F.relu(self.norm(x))))
+
+
+class CriticBlock(nn.Module):
+  """gen_jax.nets.wgan_gp.CriticBlock."""
+
+  def __init__(self, inputs, features, down=False, first=False):
+    super().__init__()
+    self.down, self.first = down, first
+    self.conv1, self.conv2 = conv3(inputs, features), conv3(features, features)
+    self.shortcut = nn.Conv2d(inputs, features, 1) if down or first else None
+
+  def forward(self, x):
+    h = self.conv2(F.relu(self.conv1(x if self.first else F.relu(x))))
+    if self.first:
+      return F.avg_pool2d(h, 2) + self.shortcut(F.avg_pool2d(x, 2))
+    if self.down:
+      return F.avg_pool2d(h, 2) + F.avg_pool2d(self.shortcut(x), 2)
+    return h + x
+
+
+class ResNetCritic(nn.Module):
+  """gen_jax.nets.wgan_gp.ResNetCritic."""
+
+  def __init__(self, shape, features):
+    super().__init__()
+    self.blocks = nn.Sequential(
+      CriticBlock(shape[-1], features, first=True),
+      CriticBlock(features, features, down=True),
+      CriticBlock(features, features),
+      CriticBlock(features, features),
+    )
+    self.dense = nn.Linear(features, 1)
+
+  def forward(self, x):
+    return self.dense(F.relu(self.blocks(x)).mean((2, 3)))[:, 0]
+
+
 class ResBlock(nn.Module):
   """gen_jax.nets.unet.ResBlock."""
 
-  def __init__(self, inputs, features, temb, groups, dropout):
+  def __init__(self, inputs, features, temb, groups, dropout, scale_shift):
     super().__init__()
+    self.scale_shift = scale_shift
     self.norm1, self.norm2 = (nn.GroupNorm(groups, n, eps=1e-6) for n in (inputs, features))
     self.conv1 = nn.Conv2d(inputs, features, 3, padding=1)
-    self.temb = nn.Linear(temb, features)
+    self.temb = nn.Linear(temb, 2 * features if scale_shift else features)
     self.dropout = nn.Dropout(dropout)
     self.conv2 = nn.Conv2d(features, features, 3, padding=1)
     nn.init.xavier_uniform_(self.conv2.weight, gain=1e-5)
@@ -144,8 +215,13 @@ class ResBlock(nn.Module):
 
   def forward(self, x, temb):
     h = self.conv1(F.silu(self.norm1(x)))
-    h = h + self.temb(F.silu(temb))[:, :, None, None]
-    h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+    temb = self.temb(F.silu(temb))[:, :, None, None]
+    if self.scale_shift:
+      scale, shift = temb.chunk(2, 1)
+      h = self.norm2(h) * (1 + scale) + shift
+    else:
+      h = self.norm2(h + temb)
+    h = self.conv2(self.dropout(F.silu(h)))
     return self.shortcut(x) + h
 
 
@@ -166,14 +242,28 @@ class Attention(nn.Module):
 
 
 class UNet(nn.Module):
-  """gen_jax.nets.unet.UNet without classes; blocks keep the names they have there."""
+  """gen_jax.nets.unet.UNet; blocks keep the names they have there."""
 
-  def __init__(self, shape, features, multipliers, blocks, attention, dropout, groups):
+  def __init__(
+    self,
+    shape,
+    features,
+    multipliers,
+    blocks,
+    attention,
+    dropout,
+    groups,
+    num_classes=None,
+    scale_shift=False,
+  ):
     super().__init__()
     self.features, self.blocks, self.levels = features, blocks, len(multipliers)
     widths = [features * m for m in multipliers]
     size, channels = shape[0], shape[-1]
-    block = functools.partial(ResBlock, temb=4 * features, groups=groups, dropout=dropout)
+    block = functools.partial(
+      ResBlock, temb=4 * features, groups=groups, dropout=dropout, scale_shift=scale_shift
+    )
+    self.classes = None if num_classes is None else nn.Embedding(num_classes, 4 * features)
     self.temb1 = nn.Linear(features, 4 * features)
     self.temb2 = nn.Linear(4 * features, 4 * features)
     self.net = nn.ModuleDict({'conv_in': nn.Conv2d(channels, features, 3, padding=1)})
@@ -208,12 +298,14 @@ class UNet(nn.Module):
     name = f'{name}_attention'
     return self.net[name](x) if name in self.net else x
 
-  def forward(self, x, t):
+  def forward(self, x, t, label=None):
     half = self.features // 2
     freqs = torch.exp(-math.log(10000.0) * torch.arange(half) / (half - 1))
     angles = t.float()[:, None] * freqs
     temb = torch.cat([angles.sin(), angles.cos()], 1)
     temb = self.temb2(F.silu(self.temb1(temb)))
+    if self.classes is not None:
+      temb = temb + self.classes(label)
 
     x = self.net['conv_in'](x)
     skips = [x]
@@ -235,6 +327,41 @@ class UNet(nn.Module):
     return self.conv_out(F.silu(self.norm_out(x)))
 
 
+def diffusers_unet(shape, features, multipliers, blocks, attention, dropout, groups, **more):
+  """diffusers' UNet2DModel of the same parameters, called as the net above."""
+  from diffusers import UNet2DModel
+
+  sizes = [shape[0] // 2**level for level in range(len(multipliers))]
+  kinds = ['Attn' * (size in attention) for size in sizes]
+  net = UNet2DModel(
+    sample_size=shape[0],
+    in_channels=shape[-1],
+    out_channels=shape[-1],
+    freq_shift=1,
+    flip_sin_to_cos=False,
+    down_block_types=[f'{kind}DownBlock2D' for kind in kinds],
+    up_block_types=[f'{kind}UpBlock2D' for kind in reversed(kinds)],
+    block_out_channels=[features * m for m in multipliers],
+    layers_per_block=blocks,
+    dropout=dropout,
+    attention_head_dim=None,
+    norm_num_groups=groups,
+    norm_eps=1e-6,
+    resnet_time_scale_shift='scale_shift' if more.get('scale_shift') else 'default',
+    num_class_embeds=more.get('num_classes'),
+  )
+
+  class Net(nn.Module):
+    def __init__(self):
+      super().__init__()
+      self.net = net
+
+    def forward(self, x, t, label=None):
+      return self.net(x, t, class_labels=label).sample
+
+  return Net()
+
+
 NETS = {
   'mlp.Generator': mlp_generator,
   'mlp.Discriminator': mlp_discriminator,
@@ -242,14 +369,16 @@ NETS = {
   'dcgan.Discriminator28': DCGANDiscriminator28,
   'wgan_gp.Generator28': WGANGenerator28,
   'wgan_gp.Critic28': WGANCritic28,
+  'wgan_gp.ResNetGenerator': ResNetGenerator,
+  'wgan_gp.ResNetCritic': ResNetCritic,
   'unet.UNet': UNet,
 }
 
 
-def make_net(spec, **given):
+def make_net(spec, diffusers=False, **given):
   """The module of a config's net group; `given` are arguments that the config has elsewhere."""
-  arguments = {k: v for k, v in spec.items() if k not in ('name', 'num_classes')}
-  net = NETS[spec['name']](**arguments, **given)
+  arguments = {k: v for k, v in spec.items() if k not in ('name', 'remat')}
+  net = (diffusers_unet if diffusers else NETS[spec['name']])(**arguments, **given)
   return net.to(memory_format=torch.channels_last)
 
 
@@ -337,23 +466,34 @@ def wgan_gp_step(config, compiled):
   return step, (G, D)
 
 
-def ddpm_step(config, compiled):
+def alpha_bars(config):
+  """alpha_bar of the linear schedule, float64 [T]."""
+  d = config.diffusion
+  return torch.cumprod(1 - torch.linspace(d.beta_min, d.beta_max, d.steps, dtype=torch.float64), 0)
+
+
+def labels(config, n):
+  """The classes in turn, or None for a net without."""
+  classes = config.net.get('num_classes')
+  return None if classes is None else torch.arange(n) % classes
+
+
+def ddpm_step(config, compiled, diffusers=False):
   """(step, nets) of gen_jax.systems.ddpm; step(x) -> metrics."""
-  net = make_net(config.net, shape=config.data.shape)
+  net = make_net(config.net, diffusers, shape=config.data.shape)
   ema = copy.deepcopy(net).requires_grad_(False)
   adam, warm_up = make_adam(net, config.optim)
   average = get_ema_multi_avg_fn(config.ema_decay)
-  d = config.diffusion
-  betas = torch.linspace(d.beta_min, d.beta_max, d.steps, dtype=torch.float64)
-  alpha_bars = torch.cumprod(1 - betas, 0).float()
+  bars = alpha_bars(config).float()
   predict = torch.compile(net) if compiled else net
+  label = labels(config, config.train.batch_size)
 
   def step(x_0):  # [b, c, h, w]
-    t = torch.randint(d.steps, (len(x_0),))
+    t = torch.randint(len(bars), (len(x_0),))
     eps = torch.randn_like(x_0)
-    alpha_bar = alpha_bars[t].view(-1, 1, 1, 1)
-    x_t = alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * eps
-    loss = F.mse_loss(predict(x_t, t), eps)
+    bar = bars[t].view(-1, 1, 1, 1)
+    x_t = bar.sqrt() * x_0 + (1 - bar).sqrt() * eps
+    loss = F.mse_loss(predict(x_t, t, label), eps)
     adam.zero_grad()
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(net.parameters(), config.optim.clip_norm)
@@ -364,6 +504,70 @@ def ddpm_step(config, compiled):
     return loss, norm
 
   return step, (net,)
+
+
+# --- Samplers -----------------------------------------------------------------------------------
+
+
+def ddpm_sampler(config, compiled):
+  """(draw, nets) of gen_jax.systems.ddpm's sampler; draw() -> pictures [b, c, h, w]."""
+  net = make_net(config.net, shape=config.data.shape).eval()
+  predict = torch.compile(net) if compiled else net
+  c, n, (h, w, channels) = config.sample, config.sample.batch_size, config.data.shape
+  bars = alpha_bars(config)
+  times = torch.arange(len(bars))
+  if c.sampler == 'ddim':
+    times = torch.arange(c.steps) * len(bars) // c.steps
+  bar = bars[times]
+  before = torch.cat([torch.ones(1, dtype=torch.float64), bar[:-1]])
+  if c.sampler == 'ddim':
+    sigma = c.eta * ((1 - before) / (1 - bar) * (1 - bar / before)).sqrt()
+  else:  # ancestral, sigma^2 = beta
+    sigma = (1 - bar / before).sqrt()
+  label = labels(config, n)
+
+  @torch.inference_mode()
+  def draw():
+    x = torch.randn(n, channels, h, w).to(memory_format=torch.channels_last)
+    for i in reversed(range(len(times))):
+      eps = predict(x, times[i].expand(n), label)
+      a, b = bar[i].item(), before[i].item()
+      x_0 = ((x - (1 - a) ** 0.5 * eps) / a**0.5).clamp_(-1, 1)
+      if c.sampler == 'ddim':
+        eps = (x - a**0.5 * x_0) / (1 - a) ** 0.5
+        x = b**0.5 * x_0 + (1 - b - sigma[i].item() ** 2) ** 0.5 * eps
+      else:
+        x = (b**0.5 * (1 - a / b) * x_0 + (a / b) ** 0.5 * (1 - b) * x) / (1 - a)
+      if i and sigma[i]:
+        x = x + sigma[i].item() * torch.randn_like(x)
+    return x
+
+  return draw, (net,)
+
+
+def diffusers_sampler(config):
+  """(draw, nets) of the same with diffusers' net and schedulers."""
+  from diffusers import DDIMScheduler, DDPMScheduler
+
+  net = make_net(config.net, diffusers=True, shape=config.data.shape).eval()
+  c, n, (h, w, channels) = config.sample, config.sample.batch_size, config.data.shape
+  d = config.diffusion
+  schedule = dict(num_train_timesteps=d.steps, beta_start=d.beta_min, beta_end=d.beta_max)
+  if c.sampler == 'ddim':
+    scheduler, more = DDIMScheduler(**schedule), {'eta': c.eta}
+    scheduler.set_timesteps(c.steps)
+  else:
+    scheduler, more = DDPMScheduler(variance_type='fixed_large', **schedule), {}
+  label = labels(config, n)
+
+  @torch.inference_mode()
+  def draw():
+    x = torch.randn(n, channels, h, w).to(memory_format=torch.channels_last)
+    for t in scheduler.timesteps:
+      x = scheduler.step(net(x, t, label), t, x, **more).prev_sample
+    return x
+
+  return draw, (net,)
 
 
 STEPS = {'gan': gan_step, 'wgan_gp': wgan_gp_step, 'ddpm': ddpm_step}

@@ -4,7 +4,7 @@ After Radford, Metz and Chintala 2016, https://arxiv.org/abs/1511.06434.
 
     python launch.py --config=configs/dcgan_fashion_mnist.py
 
-8,000 steps, 30 to 40 minutes on two CPU cores (AMD EPYC).
+8,000 steps, 8 minutes on two CPU cores (AMD EPYC with AVX-512), 30 to 40 without AVX-512.
 Out come grids of clothes in runs/dcgan_fashion_mnist/samples/.
 """
 
@@ -80,6 +80,7 @@ def get_config(arg=''):
     steps=8000,  # updates of G, 9 epochs
     batch_size=64,  # examples per step, over all devices
     accumulate=1,  # parts of a batch, one after the other: less memory, more time
+    steps_per_call=None,  # steps in one dispatch; None: 1 on CPU, 10 on accelerators
     log_steps=100,  # between lines of metrics.jsonl and of the console
     sample_steps=2000,  # between pictures
     checkpoint_steps=2000,  # between checkpoints

@@ -70,6 +70,7 @@ def get_config(arg=''):
     steps=800000,  # updates of the net
     batch_size=128,  # examples per step, over all devices
     accumulate=1,  # parts of a batch, one after the other: less memory, more time
+    steps_per_call=None,  # steps in one dispatch; None: 1 on CPU, 10 on accelerators
     log_steps=100,  # between lines of metrics.jsonl and of the console
     sample_steps=10000,  # between pictures
     checkpoint_steps=5000,  # between checkpoints

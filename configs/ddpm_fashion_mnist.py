@@ -68,6 +68,7 @@ def get_config(arg=''):
     steps=15000,  # updates of the net
     batch_size=32,  # examples per step, over all devices
     accumulate=1,  # parts of a batch, one after the other: less memory, more time
+    steps_per_call=None,  # steps in one dispatch; None: 1 on CPU, 10 on accelerators
     log_steps=50,  # between lines of metrics.jsonl and of the console
     sample_steps=2000,  # between pictures
     checkpoint_steps=500,  # between checkpoints

@@ -79,6 +79,7 @@ def get_config(arg=''):
     steps=100000,  # updates of G
     batch_size=64,  # of each critic update
     accumulate=1,  # parts of a batch, one after the other: less memory, more time
+    steps_per_call=None,  # steps in one dispatch; None: 1 on CPU, 10 on accelerators
     log_steps=100,  # between lines of metrics.jsonl and of the console
     sample_steps=5000,  # between pictures
     checkpoint_steps=2500,  # between checkpoints

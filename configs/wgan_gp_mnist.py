@@ -80,6 +80,7 @@ def get_config(arg=''):
     steps=2000,  # updates of G, after 5 of the critic each
     batch_size=50,  # of each critic update
     accumulate=1,  # parts of a batch, one after the other: less memory, more time
+    steps_per_call=None,  # steps in one dispatch; None: 1 on CPU, 10 on accelerators
     log_steps=50,  # between lines of metrics.jsonl and of the console
     sample_steps=250,  # between pictures
     checkpoint_steps=250,  # between checkpoints

@@ -176,6 +176,7 @@ SHARED = {
   'train.steps': integer(1, 2**31 - 1),  # the step is an int32 on the device
   'train.batch_size': integer(1),
   'train.accumulate': integer(1),
+  'train.steps_per_call': integer(1, optional=True),  # None: 1 on CPU, 10 on accelerators
   'train.log_steps': integer(1),
   'train.sample_steps': integer(1),
   'train.checkpoint_steps': integer(1),
@@ -221,6 +222,7 @@ SAFE_TO_CHANGE = (
   'compilation_cache',
   'profile_steps',
   'train.steps',
+  'train.steps_per_call',
   'optim.*decay_steps',  # the schedule of a longer run goes with its train.steps
   'train.log_steps',
   'train.sample_steps',
@@ -243,6 +245,7 @@ ADDED = {
   'profile_steps': None,
   'parallel.fsdp': 1,
   'train.accumulate': 1,
+  'train.steps_per_call': None,
 }
 
 

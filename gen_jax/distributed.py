@@ -29,6 +29,7 @@ LOST = 3  # exit status: another process of the run is dead or stuck
 SILENT_SECONDS = 20.0  # without a word from a process
 STUCK_SECONDS = 40.0  # without a finished step, where steps are finished one after the other
 CONNECT_SECONDS = 30.0
+START_SECONDS = 50  # until JAX itself gives up a process that is lost before `Watch` begins
 _first_host: str | None = None  # where the user says that the first process is
 
 
@@ -66,7 +67,9 @@ def initialize(coordinator: str | None, processes: int | None, process: int | No
     _first_host = coordinator.rpartition(':')[0]
     coordinator = coordinator if process == 0 else _relayed(coordinator)
   try:
-    jax.distributed.initialize(coordinator, processes, process)
+    jax.distributed.initialize(
+      coordinator, processes, process, heartbeat_timeout_seconds=START_SECONDS
+    )
   except (RuntimeError, ValueError) as error:
     where = f'--coordinator={given["coordinator"]}' if coordinator else 'the cluster that JAX found'
     raise UserError(f'{where}: the processes of the run do not meet ({error})') from error
@@ -264,12 +267,15 @@ class Watch:
 
   @contextlib.contextmanager
   def resting(self):
-    """Around what may take long, such as a picture; it ends with a `beat` of the same step."""
+    """Around what may take long, such as a picture; after the first `beat` it ends with another one
+    of the same step.
+    """
     with self._lock:
-      self._since = None
+      begun, self._since = self._since is not None, None
     yield
-    with self._lock:
-      self._since = time.monotonic()
+    if begun:
+      with self._lock:
+        self._since = time.monotonic()
 
   def _word(self) -> dict:
     with self._lock:

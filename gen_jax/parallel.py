@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gen_jax import config as configs
-from gen_jax import fsdp
+from gen_jax import fsdp, loops
 from gen_jax.cache import cache_folder
 from gen_jax.errors import UserError
 
@@ -52,12 +52,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
-def by_rows(mesh: Mesh, *, minibatches: bool = False) -> NamedSharding:
-  """The batch axis, the first or, after a minibatch axis, the second, is spread over the devices
-  of both axes.
+def by_rows(mesh: Mesh, *, leading: int = 0) -> NamedSharding:
+  """The batch axis, which comes after `leading` axes of steps and minibatches, is spread over the
+  devices of both axes.
   """
-  rows = (AXIS, fsdp.AXIS)
-  return NamedSharding(mesh, PartitionSpec(None, rows) if minibatches else PartitionSpec(rows))
+  return NamedSharding(mesh, PartitionSpec(*(None,) * leading, (AXIS, fsdp.AXIS)))
 
 
 def own_rows(mesh: Mesh, batch: int) -> np.ndarray | None:
@@ -74,11 +73,11 @@ def spread(fed, mesh: Mesh, shape: tuple[int, ...]):
   Args:
     fed: host arrays; of several processes, each has its `own_rows`.
     mesh: where the step runs.
-    shape: leading axes of the whole batch, (rows,) or (minibatches, rows).
+    shape: leading axes of the whole batch: (steps, minibatches, rows) or the last of them.
   """
   if jax.process_count() == 1:
     return fed
-  sharding = by_rows(mesh, minibatches=len(shape) > 1)
+  sharding = by_rows(mesh, leading=len(shape) - 1)
   return jax.tree.map(
     lambda x: jax.make_array_from_process_local_data(sharding, x, shape + x.shape[len(shape) :]),
     fed,
@@ -236,7 +235,9 @@ def compile_once(f: Callable, target) -> Callable:
   return jax.jit(f, out_shardings=_shardings(target), compiler_options=compiler_options(0))
 
 
-def compile_step(step: Callable, mesh: Mesh, *args, mode: str, minibatches: bool) -> Callable:
+def compile_step(
+  step: Callable, mesh: Mesh, *args, mode: str, leading: int = 0, steps: int = 1
+) -> Callable:
   """Compiles `step(state, fed, resident, rng, *, axis_name) -> (state, metrics)` for the mesh.
 
   Args:
@@ -246,10 +247,14 @@ def compile_step(step: Callable, mesh: Mesh, *args, mode: str, minibatches: bool
     *args: state, fed, resident and rng, or their shapes and dtypes: what the step is compiled for.
       The state lies, before and after, as its leaves' shardings say.
     mode: 'jit', one program on global arrays, or 'pmap', one program per device on its own rows.
-    minibatches: leaves of `fed` have a minibatch axis before the batch axis.
+    leading: axes that leaves of `fed` have before the batch axis.
+    steps: done in one call, one after the other. Of several, `fed` has the parts along its first
+      axis, and so have the metrics.
   """
+  if steps > 1:
+    step = functools.partial(_one_by_one, step)
   if mode == 'jit':
-    whole, rows = replicated(mesh), by_rows(mesh, minibatches=minibatches)
+    whole, rows = replicated(mesh), by_rows(mesh, leading=leading)
     state = _shardings(args[0])
     jitted = jax.jit(
       functools.partial(step, axis_name=None),
@@ -261,25 +266,31 @@ def compile_step(step: Callable, mesh: Mesh, *args, mode: str, minibatches: bool
     with jax.set_mesh(mesh):
       return jitted.lower(*args).compile()
 
-  axis = 1 if minibatches else 0
   devices = mesh.size
   mapped = jax.pmap(
     functools.partial(step, axis_name=AXIS),
     axis_name=AXIS,
-    in_axes=(None, axis, None, None),
+    in_axes=(None, leading, None, None),
     out_axes=(None, None),
     devices=list(mesh.devices.flat),
   )
 
   def split(state, fed, resident, rng):
     def by_device(leaf):
-      rows = leaf.shape[axis] // devices
-      return leaf.reshape(*leaf.shape[:axis], devices, rows, *leaf.shape[axis + 1 :])
+      before, (rows, *after) = leaf.shape[:leading], leaf.shape[leading:]
+      return leaf.reshape(*before, devices, rows // devices, *after)
 
     return state, jax.tree.map(by_device, fed), resident, rng
 
   compiled = mapped.lower(*split(*args)).compile()
   return lambda *args: compiled(*split(*args))
+
+
+def _one_by_one(step, state, fed, resident, rng, *, axis_name):
+  def one(state, fed):
+    return step(state, fed, resident, rng, axis_name=axis_name)
+
+  return loops.scan(one, state, fed)
 
 
 def _shardings(tree):

@@ -6,12 +6,15 @@ their contract only (gen_jax.contract).
 """
 
 import contextlib
+import functools
+import itertools
 import math
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
+import numpy as np
 
 from gen_jax import (
   checkpoint,
@@ -98,6 +101,26 @@ def itstime(step: int, every: int, total: int) -> bool:
   return step % every == 0 or step == total
 
 
+def call_length(config, done: int) -> int:
+  """Steps of the call after `done` steps: config.train.steps_per_call, and never beyond the next
+  multiple of it, the next checkpoint, pictures or evaluation, an end of a trace, or the last step.
+
+  A function of the config and `done` only, so that a resumed run has the calls of an uninterrupted
+  one. (Steps of one call are compiled together, and may differ from others in the last bits.)
+  """
+  most = config.train.steps_per_call
+  if most is None:
+    most = 1 if jax.default_backend() == 'cpu' else 10
+  cadences = (most, config.train.checkpoint_steps, config.train.sample_steps)
+  if config.eval.every_steps is not None:
+    cadences += (config.eval.every_steps,)
+  first, last = config.profile_steps or (1, config.train.steps)
+  ends = (first - 1, last, config.train.steps)
+  return min(
+    *(every - done % every for every in cadences), *(end - done for end in ends if end > done)
+  )
+
+
 def _to_go_on(config) -> str:
   """What a finished run needs to train further."""
   ends = [
@@ -134,7 +157,7 @@ class _Trace:
 
   @contextlib.contextmanager
   def step(self, number: int):
-    """Around what belongs to a step; it is traced from the first one on."""
+    """Around a call whose first step is `number`; it is traced from the first one on."""
     if self.first <= number <= self.last and not self._running:
       jax.profiler.start_trace(str(self._folder))
       self._running = True
@@ -199,28 +222,40 @@ def _train(config, system, mesh, batches, quick, folder, saver, stop, watch, sta
     batch = data.finish(resident, fed, key, config=config, axis_name=axis_name)
     return system.train_step(state, batch, keys['step'], config=config, axis_name=axis_name)
 
+  def spread(fed):
+    """What one call takes, of what the host feeds for each of its steps."""
+    if len(fed) == 1:
+      return parallel.spread(fed[0], mesh, batches.shape)
+    fed = jax.tree.map(lambda *leaves: np.stack(leaves), *fed)
+    return parallel.spread(fed, mesh, (len(jax.tree.leaves(fed)[0]), *batches.shape))
+
+  @functools.cache
+  def call_of(length):
+    """The program of so many steps; there are few of them, most often one."""
+    return parallel.compile_step(
+      step,
+      mesh,
+      target,
+      spread([batches.fed(0)] * length),
+      resident,
+      keys,
+      mode=config.parallel.mode,
+      leading=len(batches.shape) - 1 + (length > 1),
+      steps=length,
+    )
+
   # Restore or initialise. A start is mostly compilation: that of the step goes on meanwhile.
-  fed = parallel.spread(batches.fed(0), mesh, batches.shape)
+  fed = spread([batches.fed(0)])
   target = parallel.placed(jax.eval_shape(init, fed, resident), mesh)
   init = parallel.compile_once(init, target)
   if manifest is not None:
     checkpoint.check_fits(manifest, target)  # at once, rather than when the step is compiled
   with ThreadPoolExecutor(1) as pool:
     if start < total:
-      compiled = pool.submit(
-        parallel.compile_step,
-        step,
-        mesh,
-        target,
-        fed,
-        resident,
-        keys,
-        mode=config.parallel.mode,
-        minibatches=len(batches.shape) > 1,
-      )
+      compiled = pool.submit(call_of, call_length(config, start))
     state = init(fed, resident) if manifest is None else saver.restore(manifest, target)
   if start < total:
-    step = compiled.result()
+    compiled.result()
     if distributed.is_first():
       folder.write_config(configs.to_dict(config))
   if 0 < start < total:
@@ -248,11 +283,16 @@ def _train(config, system, mesh, batches, quick, folder, saver, stop, watch, sta
   picture = None
 
   def settle(done, metrics):
-    """Waits for the metrics of step `done`, stops the run if one is not finite,
-    logs them if it is time.
+    """Waits for the metrics of the call that ended with step `done`, stops the run if one is not
+    finite, logs those of its steps whose time it is.
     """
-    metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    metrics = {name: np.atleast_1d(values) for name, values in jax.device_get(metrics).items()}
     watch.beat(done)
+    length = len(next(iter(metrics.values())))
+    for i in range(length):
+      note(done - length + 1 + i, {name: float(values[i]) for name, values in metrics.items()})
+
+  def note(done, metrics):
     for name, value in metrics.items():
       if not math.isfinite(value):
         player, _, what = name.partition('/')
@@ -267,7 +307,6 @@ def _train(config, system, mesh, batches, quick, folder, saver, stop, watch, sta
       writer.scalars(done, metrics)
     if done == start + 1 or itstime(done, config.train.log_steps, total):
       writer.progress(done, metrics)
-    return metrics
 
   def show(done, state):
     """Draws and writes the pictures of step `done`, unless a stop is requested first."""
@@ -308,17 +347,22 @@ def _train(config, system, mesh, batches, quick, folder, saver, stop, watch, sta
       measure(start, state)
     if (number := requests.answer(requests.ask())) is not None:
       return 128 + number  # the state is the checkpoint's
-    pending = None
-    for done, fed in zip(range(start + 1, total + 1), feed, strict=False):
+    pending, done = None, start
+    while done < total:
       asked = requests.ask()
-      with trace.step(done):
-        state, metrics = step(state, parallel.spread(fed, mesh, batches.shape), resident, keys)
+      length = call_length(config, done)
+      with watch.resting():
+        call = call_of(length)  # compiles it, if no call had this length so far
+      with trace.step(done + 1):
+        fed = spread(list(itertools.islice(feed, length)))
+        state, metrics = call(state, fed, resident, keys)
+      is_first, done = done == start, done + length
       trace.end(done, state)
-      # The metrics of the step before are fetched while this one runs.
+      # The metrics of the call before are fetched while this one runs.
       if pending is not None:
         settle(*pending)
       pending = (done, metrics)
-      if done == start + 1:
+      if is_first:
         settle(*pending)
         pending = None
         _tell(f'first step after {time.monotonic() - started:.1f} s')
@@ -335,7 +379,7 @@ def _train(config, system, mesh, batches, quick, folder, saver, stop, watch, sta
         picture = show(done, state)
       if measures:
         measure(done, state)
-      # The stop may have come in any line above: this step is done, and no later one starts.
+      # The stop may have come in any line above: these steps are done, and no later one starts.
       if (number := requests.answer(asked)) is not None:
         if pending is not None:
           settle(*pending)

@@ -54,6 +54,7 @@ def get_config(arg=''):
         steps=3 if arg else 100,
         batch_size=8,
         accumulate=1,
+        steps_per_call=None,
         log_steps=1,
         sample_steps=10,
         checkpoint_steps=10,

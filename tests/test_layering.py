@@ -23,7 +23,7 @@ ALLOWED = {
   'systems': BELOW_SYSTEMS,
   'data': {'draws', 'errors'},
   'fsdp': set(),
-  'parallel': {'cache', 'fsdp'} | LEAVES,
+  'parallel': {'cache', 'fsdp', 'loops'} | LEAVES,
   'signals': set(),
   'distributed': {'errors'},
   'workdir': {'errors'},

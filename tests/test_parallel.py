@@ -123,7 +123,7 @@ def compiled():
 
     key = jax.eval_shape(lambda: jax.random.key(0))
     args = (state, batch, {}, key)
-    made[parts] = parallel.compile_step(step, mesh, *args, mode='jit', minibatches=False), state
+    made[parts] = parallel.compile_step(step, mesh, *args, mode='jit'), state
   return made
 
 

@@ -242,6 +242,45 @@ def test_steps_are_traced_for_the_profiler_of_tensorboard(tmp_path, capsys):
   )
 
 
+def call_lengths(changes, start=0):
+  """Of the calls of a run of 25 steps, with a checkpoint every 10."""
+  common = {'train.steps': 25, 'train.checkpoint_steps': 10, 'train.sample_steps': 100}
+  config = configs.replace(configs.load(RING), common | {'eval.every_steps': None} | changes)
+  lengths = []
+  while start + sum(lengths) < config.train.steps:
+    lengths.append(train.call_length(config, start + sum(lengths)))
+  return lengths
+
+
+def test_calls_of_several_steps_end_where_the_state_is_looked_at(monkeypatch):
+  four = {'train.steps_per_call': 4}
+  assert call_lengths(four) == [4, 4, 2, 2, 4, 4, 4, 1]
+  assert call_lengths(four, start=13) == [3, 4, 4, 1]
+  assert call_lengths(four | {'train.sample_steps': 7}) == [4, 3, 1, 2, 2, 2, 2, 4, 1, 3, 1]
+  assert call_lengths(four | {'eval.every_steps': 5}) == [4, 1, 3, 2, 2, 3, 1, 4, 4, 1]
+  assert call_lengths(four | {'profile_steps': (7, 9)}) == [4, 2, 2, 1, 1, 2, 4, 4, 4, 1]
+  by_backend = {'train.steps_per_call': None}
+  assert call_lengths(by_backend) == [1] * 25
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  assert call_lengths(by_backend) == [10, 10, 5]
+
+
+def test_several_steps_in_a_call_are_the_same_steps(tmp_path):
+  flags = (f'--config={RING}', '--config.train.log_steps=1', '--config.train.checkpoint_steps=10')
+  assert main(*flags, f'--workdir={tmp_path}/one') == 0
+  four = (*flags, '--config.train.steps_per_call=4')
+  assert main(*four, f'--workdir={tmp_path}/four') == 0
+  found, wanted = metrics(tmp_path / 'four'), metrics(tmp_path / 'one')
+  assert [row['step'] for row in found] == list(range(1, 21))
+  for a, b in zip(found, wanted, strict=True):
+    assert a == pytest.approx(b, rel=1e-4)
+  assert main(*four, '--config.train.steps=10', f'--workdir={tmp_path}/resumed') == 0
+  assert main(*four, f'--workdir={tmp_path}/resumed') == 0
+  (_, leaves), (_, resumed) = final_state(tmp_path / 'four'), final_state(tmp_path / 'resumed')
+  for x, y in zip(leaves, resumed, strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
 def test_what_a_finished_run_needs_to_go_on():
   def told(**optim):
     return train._to_go_on(FrozenConfigDict(dict(train=dict(steps=5), optim=optim)))
