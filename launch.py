@@ -104,6 +104,8 @@ def main(argv=None) -> int:
     return 2
   except KeyboardInterrupt:
     return 130
+  except SystemExit as e:  # of --help, or of SIGTERM before there is anything to save
+    return e.code or 0
 
 
 if __name__ == '__main__':

@@ -6,11 +6,12 @@ the first one, over which each tells every second how far it is (`Watch`).
 """
 
 import contextlib
-import functools
 import importlib.util
 import json
+import math
 import os
 import pathlib
+import secrets
 import select
 import socket
 import sys
@@ -29,6 +30,7 @@ LOST = 3  # exit status: another process of the run is dead or stuck
 SILENT_SECONDS = 20.0  # without a word from a process
 STUCK_SECONDS = 40.0  # without a finished step, where steps are finished one after the other
 CONNECT_SECONDS = 30.0
+MEET_SECONDS = 300  # for all processes to be there
 START_SECONDS = 50  # until JAX itself gives up a process that is lost before `Watch` begins
 _first_host: str | None = None  # where the user says that the first process is
 
@@ -64,15 +66,28 @@ def initialize(coordinator: str | None, processes: int | None, process: int | No
     if not 0 <= process < processes:
       raise UserError(f'--process_id={process}: a number from 0 to {processes - 1} is needed')
     global _first_host
-    _first_host = coordinator.rpartition(':')[0]
+    _first_host = coordinator.rpartition(':')[0].strip('[]')
     coordinator = coordinator if process == 0 else _relayed(coordinator)
+  # Ours to answer: JAX's service would take SIGTERM away.
+  jax.config.update('jax_enable_preemption_service', False)
+  where = f'--coordinator={given["coordinator"]}' if coordinator else 'the cluster that JAX found'
+  apart = f'{where}: the processes of the run do not meet'
+  # JAX aborts the process, without an exception, when its own time is over.
+  timer = threading.Timer(MEET_SECONDS, _exit, (f'{apart} within {MEET_SECONDS} s', 2))
+  timer.daemon = True
+  timer.start()
   try:
     jax.distributed.initialize(
-      coordinator, processes, process, heartbeat_timeout_seconds=START_SECONDS
+      coordinator,
+      processes,
+      process,
+      initialization_timeout=MEET_SECONDS + 10,
+      heartbeat_timeout_seconds=START_SECONDS,
     )
   except (RuntimeError, ValueError) as error:
-    where = f'--coordinator={given["coordinator"]}' if coordinator else 'the cluster that JAX found'
-    raise UserError(f'{where}: the processes of the run do not meet ({error})') from error
+    raise UserError(f'{apart} ({error})') from error
+  finally:
+    timer.cancel()
   shown = sys.excepthook
 
   def show_and_leave(*error):
@@ -90,6 +105,12 @@ def leave(status: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _exit(text: str, status: int) -> None:
+  """Ends the process from any thread."""
+  print(f'error: {text}', file=sys.stderr, flush=True)
+  os._exit(status)
 
 
 def _relayed(address: str) -> str:
@@ -112,7 +133,7 @@ def _relayed(address: str) -> str:
     while True:
       near, _ = server.accept()
       try:
-        far = socket.create_connection((host, int(port)))
+        far = socket.create_connection((host.strip('[]'), int(port)))
       except OSError:  # not there yet: JAX tries again
         near.close()
         continue
@@ -154,18 +175,22 @@ def from_first(make: Callable[[], object]):
   return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(buffer), np.uint8)))
 
 
-def check_same(what: str, value: str) -> None:
-  """Checks that all processes hold the same text.
+def check_same(values: dict) -> None:
+  """Checks that all processes hold the same values, {what they are: value}.
 
   Raises:
-    UserError: in those whose text is not that of the first process.
+    UserError: in those where one is not that of the first process.
   """
-  first = from_first(lambda: value)
-  if value != first:
-    raise UserError(
-      f'{what}: {value} in process {jax.process_index()}, {first} in process 0; all processes need '
-      'the same, on a file system that they share'
-    )
+  if not several():
+    return
+  values = json.loads(json.dumps(values, default=str))
+  first = from_first(lambda: values)
+  for what, value in values.items():
+    if value != first.get(what):
+      raise UserError(
+        f'{what}: {value} in process {jax.process_index()}, {first.get(what)} in process 0; all '
+        'processes need the same'
+      )
 
 
 @contextlib.contextmanager
@@ -219,31 +244,37 @@ class Watch:
   """Ends this process when another one of the run is dead or stuck: one line, status `LOST`.
 
   A context manager; alone, a process watches nothing. `beat(step)` after every step says that it
-  goes on. Between `beat`s a run may stand still for `STUCK_SECONDS`, or for five times its longest
-  step, and within `resting()` as long as it likes.
+  goes on. From the second one on, a run may stand still for `STUCK_SECONDS`, or for five times its
+  longest step, and as long as any process is within `resting()`. Processes that leave it in order
+  leave it together. One that leaves it with a UserError ends the others with that.
   """
 
   def __init__(self):
     self._lock = threading.Lock()
     self._step, self._since, self._longest = 0, None, 0.0  # _since None: at rest
-    self._closing, self._in_order = threading.Event(), False
+    self._rested = -math.inf  # when last a process was seen at rest
+    self._closing, self._last_word = threading.Event(), {}
     self._thread = None
 
   def __enter__(self) -> 'Watch':
     if not several():
       return self
     if is_first():
-      server = socket.create_server(('', 0), backlog=jax.process_count())
-      port = server.getsockname()[1]
-    address = from_first(lambda: [_first_host or _own_address(), port])
-    if is_first():
-      lines = _accept(server, jax.process_count() - 1)
-      work = functools.partial(self._lead, lines)
-    else:
-      line = socket.create_connection(address, timeout=CONNECT_SECONDS)
-      work = functools.partial(self._follow, _Line(line, 0))
-      work.args[0].send(dict(process=jax.process_index()))
-    self._thread = threading.Thread(target=work, name='watch', daemon=True)
+      server = _listen()
+      port, token = server.getsockname()[1], secrets.token_hex(8)
+    host, port, token = from_first(lambda: [_first_host or _own_address(), port, token])
+    try:
+      if is_first():
+        lines = _accept(server, jax.process_count() - 1, token)
+      else:
+        line = _Line(socket.create_connection((host, port), timeout=CONNECT_SECONDS), 0)
+        line.send(dict(process=jax.process_index(), token=token))
+        lines = [line]
+    except OSError as error:
+      raise UserError(
+        f'the processes of the run do not meet at {host}:{port}, where process 0 listens: {error}'
+      ) from error
+    self._thread = threading.Thread(target=self._run, args=(lines,), name='watch', daemon=True)
     self._thread.start()
     return self
 
@@ -253,9 +284,13 @@ class Watch:
     if isinstance(error, jax.errors.JaxRuntimeError):
       # A collective has failed: most likely a process has gone, which its line will tell.
       self._thread.join(SILENT_SECONDS + 2)
-    self._in_order = kind is None
+    if kind is None:
+      self._last_word = dict(bye=True)
+    elif isinstance(error, UserError):
+      self._last_word = dict(end=f'process {jax.process_index()}: {error}', status=2)
     self._closing.set()
-    self._thread.join(5)
+    # In order: until all are here, or one is lost.
+    self._thread.join(None if kind is None else 5)
 
   def beat(self, step: int) -> None:
     """Says that `step` is done."""
@@ -272,67 +307,93 @@ class Watch:
     """
     with self._lock:
       begun, self._since = self._since is not None, None
-    yield
-    if begun:
-      with self._lock:
-        self._since = time.monotonic()
+    try:
+      yield
+    finally:
+      if begun:
+        with self._lock:
+          self._since = time.monotonic()
 
   def _word(self) -> dict:
     with self._lock:
-      still = 0.0 if self._since is None else time.monotonic() - self._since
-      over = still > max(STUCK_SECONDS, 5 * self._longest)
-      return dict(step=self._step, still=still, over=over)
+      waits = self._closing.is_set()  # for the others to leave
+      rests = self._since is None and not waits
+      still = 0.0 if rests or waits else time.monotonic() - self._since
+      over = self._longest > 0 and still > max(STUCK_SECONDS, 5 * self._longest)
+      return dict(step=self._step, still=still, over=over, rests=rests)
 
-  def _lead(self, lines) -> None:
-    """The thread of the first process."""
-    words: dict[int, dict] = {}
-    while not self._closing.wait(1):
+  def _run(self, lines) -> None:
+    """The thread: of the first process with a line to each other one, of these with one to it."""
+    try:
+      while not self._closing.wait(1):
+        self._look(lines)
+        for line in lines:
+          line.send(self._word())
+      if is_first():
+        self._wait_for_bye(lines)
       for line in lines:
-        fault = line.read(words)
-        if fault and not self._closing.is_set():
-          self._end(f'process {line.process} {fault}', lines)
-      words[0] = self._word()
-      if any(word['over'] for word in words.values()):
-        last = min(words, key=lambda process: words[process]['step'])
-        text = f'process {last} has stood at step {words[last]["step"]} for '
-        self._end(f'{text}{words[last]["still"]:.0f} s', lines)
+        line.send(self._last_word)
+      if not is_first():
+        self._wait_for_bye(lines)
       for line in lines:
-        line.send({})
-    self._leave(lines)
+        line.close()
+    except Exception as error:  # without a watch, a lost process would leave the others for ever
+      _exit(f'the watch of process {jax.process_index()} has failed ({error!r})', LOST)
 
-  def _follow(self, line) -> None:
-    """The thread of any other process."""
-    words: dict[int, dict] = {}
-    while not self._closing.wait(1):
-      fault = line.read(words)
-      if fault and not self._closing.is_set():
-        self._end(f'process 0 {fault}', [])
-      if text := words.get(0, {}).get('end'):
-        self._end(text, [])
-      line.send(self._word())
-    self._leave([line])
+  def _wait_for_bye(self, lines) -> None:
+    if 'bye' not in self._last_word:
+      return
+    while not all(line.bye for line in lines):
+      self._look(lines)
+      for line in lines:
+        line.send(self._word())
+      time.sleep(0.05)
 
-  def _leave(self, lines) -> None:
+  def _look(self, lines) -> None:
+    """Reads what the others say, and ends the process if one of them is lost."""
+    faults = [(line, line.read()) for line in lines]
     for line in lines:
-      if self._in_order:  # otherwise the others shall end too
-        line.send(dict(bye=True))
-      line.close()
+      if text := line.word.get('end'):
+        self._end(text, line.word['status'], lines)
+    for line, fault in faults:
+      if fault:
+        text = f'process {line.process} {fault}: the run ends here; the same command goes on'
+        self._end(text, LOST, lines)
+    words = {line.process: line.word for line in lines if line.word and not line.bye}
+    if not is_first():
+      return
+    words[0] = self._word()
+    now = time.monotonic()
+    if any(word['rests'] for word in words.values()):
+      self._rested = now  # who waits for one at rest stands still too, and a moment longer
+    over = any(word['over'] for word in words.values())
+    if over and now - self._rested > STUCK_SECONDS:
+      last = min(words, key=lambda process: words[process]['step'])
+      text = (
+        f'process {last} has stood at step {words[last]["step"]} for {words[last]["still"]:.0f}'
+      )
+      self._end(f'{text} s: the run ends here; the same command goes on', LOST, lines)
 
-  def _end(self, text: str, lines) -> None:
-    for line in lines:
-      line.send(dict(end=text))
-    print(
-      f'error: {text}: the run ends here; the same command goes on', file=sys.stderr, flush=True
-    )
-    os._exit(LOST)
+  def _end(self, text: str, status: int, lines) -> None:
+    if is_first():
+      for line in lines:
+        line.send(dict(end=text, status=status))
+    _exit(text, status)
 
 
 class _Line:
-  """A connection on which both sides say something every second, in lines of JSON."""
+  """A connection on which both sides say something every second, in lines of JSON.
 
-  def __init__(self, connection, process: int | None):
+  Attributes:
+    process: number of the other side.
+    word: the newest word of it; {}: none so far.
+    bye: whether it has left in order.
+  """
+
+  def __init__(self, connection, process: int):
     self._connection, self.process = connection, process
-    self._rest, self._heard, self._gone = b'', time.monotonic(), False
+    self._rest, self._heard = b'', time.monotonic()
+    self.word, self.bye = {}, False
     connection.setblocking(False)
 
   def send(self, word: dict) -> None:
@@ -341,42 +402,66 @@ class _Line:
       self._connection.sendall(json.dumps(word).encode() + b'\n')
 
   def close(self) -> None:
+    with contextlib.suppress(OSError):
+      self._connection.shutdown(socket.SHUT_WR)  # what is sent still arrives
     self._connection.close()
 
-  def read(self, words: dict) -> str | None:
-    """Keeps the newest word of the other side under its number; returns what is wrong with it."""
-    if self._gone:
-      return None
+  def read(self) -> str | None:
+    """Takes in what the other side has said; returns what is wrong with it."""
+    ended = False
     try:
-      while select.select([self._connection], [], [], 0)[0]:
+      while not ended and select.select([self._connection], [], [], 0)[0]:
         data = self._connection.recv(4096)
-        if not data:
-          return 'has ended'
+        ended = not data
         self._rest += data
         self._heard = time.monotonic()
     except OSError:
-      return 'has ended'
+      ended = True
     *lines, self._rest = self._rest.split(b'\n')
     for line in lines:
       word = json.loads(line)
-      if 'process' in word:
-        self.process = word['process']
-      elif 'bye' in word:
-        self._gone = True
-        words.pop(self.process, None)
-      elif word:
-        words[self.process] = word
+      if 'bye' in word:
+        self.bye = True
+      else:
+        self.word = word
+    if self.bye:
+      return None
+    if ended:
+      return 'has ended'
     silent = time.monotonic() - self._heard
     return f'has said nothing for {silent:.0f} s' if silent > SILENT_SECONDS else None
 
 
-def _accept(server, number: int) -> list[_Line]:
-  server.settimeout(CONNECT_SECONDS)
-  try:
-    with server:
-      return [_Line(server.accept()[0], None) for _ in range(number)]
-  except OSError as error:
-    raise UserError(f'the processes of the run do not meet ({error})') from error
+def _listen():
+  """A socket on a free port of all addresses of this host."""
+  if socket.has_dualstack_ipv6():
+    return socket.create_server(('', 0), family=socket.AF_INET6, dualstack_ipv6=True)
+  return socket.create_server(('', 0))
+
+
+def _accept(server, number: int, token: str) -> list[_Line]:
+  """The lines of `number` processes that know the token; who does not is sent away.
+
+  Raises:
+    OSError: they do not come in time.
+  """
+  lines, deadline = [], time.monotonic() + CONNECT_SECONDS
+  with server:
+    while len(lines) < number:
+      server.settimeout(max(deadline - time.monotonic(), 0.01))
+      connection = server.accept()[0]
+      connection.settimeout(2)
+      try:
+        text = b''
+        while not text.endswith(b'\n') and len(text) < 200:
+          text += connection.recv(1) or b'\n'
+        hello = json.loads(text)
+        if not secrets.compare_digest(str(hello['token']), token):
+          raise ValueError
+        lines.append(_Line(connection, int(hello['process'])))
+      except (OSError, ValueError, TypeError, KeyError):
+        connection.close()
+  return lines
 
 
 def _own_address() -> str:

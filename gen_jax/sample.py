@@ -95,6 +95,10 @@ def restore(config, system, folder: Workdir, step: int | None = None):
   )
   try:
     manifest = saver.latest(step)
+    # A run that goes on may have saved another one meanwhile: all take the first process's.
+    newest = distributed.from_first(lambda: manifest and manifest.step)
+    if newest is not None and (manifest is None or manifest.step != newest):
+      manifest = saver.latest(newest)
     if manifest is None:
       raise UserError(
         f'no checkpoint in {folder.checkpoints}; train first, or give another --workdir'
@@ -129,20 +133,24 @@ def run(config, workdir, step: int | None = None) -> int:
   """
   system = contract.check(config)
   folder = Workdir(workdir)
-  n, seed = config.sample.num_images, config.sample.seed
-  first = distributed.is_first()
-  try:
-    with distributed.Watch():
-      manifest, state = restore(config, system, folder, step)
-      draw = make_sampler(config, system)
-      made = draw(state, jax.random.fold_in(jax.random.key(seed), SAMPLE_MODE), n)
-  except Diverged as error:
-    if first:
-      print(f'error: step {manifest.step} of {folder.path}: {error}', file=sys.stderr)
-    return 1
-  if not first:
-    return 0
-  out = folder.samples / f'step_{manifest.step:07d}_seed_{seed}'
+  with distributed.Watch():
+    manifest, state = restore(config, system, folder, step)
+    draw = make_sampler(config, system)
+    try:
+      key = jax.random.fold_in(jax.random.key(config.sample.seed), SAMPLE_MODE)
+      made = draw(state, key, config.sample.num_images)
+    except Diverged as error:
+      if distributed.is_first():
+        print(f'error: step {manifest.step} of {folder.path}: {error}', file=sys.stderr)
+      return 1
+    if distributed.is_first():
+      print(_write_files(made, config, folder, manifest.step))
+  return 0
+
+
+def _write_files(made, config, folder: Workdir, step: int):
+  """Writes what was drawn as `run` says, and returns the path of the grid or plot."""
+  out = folder.samples / f'step_{step:07d}_seed_{config.sample.seed}'
   try:
     out.mkdir(parents=True, exist_ok=True)
     for stale in (*out.glob('[0-9]*.png'), _beside(out, 'trajectory')):  # of an earlier command
@@ -152,17 +160,15 @@ def run(config, workdir, step: int | None = None) -> int:
   image = made['image']
   if image.ndim == 2:
     np.save(out / 'points.npy', image)
-    real = _points(data.open_source(config), n)
+    real = _points(data.open_source(config), len(image))
     writers.scatter_plot(real, image, _beside(out, 'plot'))
-    print(_beside(out, 'plot'))
-    return 0
-  for i in range(n):
-    writers.save_png(out / f'{i:05d}.png', writers.to_pixels(image[i]))
+    return _beside(out, 'plot')
+  for i, picture in enumerate(image):
+    writers.save_png(out / f'{i:05d}.png', writers.to_pixels(picture))
   writers.save_png(_beside(out, 'grid'), writers.image_grid(image[:256]))
   if 'trajectory' in made:
     writers.save_png(_beside(out, 'trajectory'), _trajectory_grid(made))
-  print(_beside(out, 'grid'))
-  return 0
+  return _beside(out, 'grid')
 
 
 def _beside(folder, name: str):

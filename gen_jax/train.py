@@ -6,7 +6,6 @@ their contract only (gen_jax.contract).
 """
 
 import contextlib
-import functools
 import itertools
 import math
 import sys
@@ -66,6 +65,7 @@ def run(config, workdir, started: float | None = None) -> int:
       with distributed.first_alone():  # may download and prepare the data, or train a classifier
         source = data.open_source(config)
         quick = evaluate.Quick(config, system) if config.eval.every_steps else None
+      distributed.check_same(_of_all_processes(config, source))
       batches = data.Batches(
         source,
         config,
@@ -85,7 +85,17 @@ def run(config, workdir, started: float | None = None) -> int:
       _tell(f'error: {error}')
       return 1
     finally:
-      saver.close()
+      with watch.resting():
+        saver.close()
+
+
+def _of_all_processes(config, source) -> dict:
+  """What the processes of a run must have in common, by name: the config, but for what each of them
+  may have its own, and the data.
+  """
+  own = ('compilation_cache', 'data.path', 'data.read_threads', 'data.prefetch')
+  fields = {f'config.{path}': value for path, value in configs.leaves(config) if path not in own}
+  return fields | {'config.data': source.fingerprint}
 
 
 def _tell(text: str, file=None) -> None:
@@ -183,7 +193,7 @@ def _train(config, system, mesh, batches, quick, folder, saver, stop, watch, sta
   total = config.train.steps
   manifest = saver.latest()
   found = 'none' if manifest is None else f'step {manifest.step}, sha256 {manifest.sha256[:16]}'
-  distributed.check_same(f'the newest intact checkpoint in {folder.checkpoints}', found)
+  distributed.check_same({f'the newest intact checkpoint in {folder.checkpoints}': found})
   start = 0 if manifest is None else manifest.step
   _check_start(config, batches.source, manifest, folder)
   # The run may have been stopped between the checkpoint and the pictures, or the evaluation, of a
@@ -229,9 +239,8 @@ def _train(config, system, mesh, batches, quick, folder, saver, stop, watch, sta
     fed = jax.tree.map(lambda *leaves: np.stack(leaves), *fed)
     return parallel.spread(fed, mesh, (len(jax.tree.leaves(fed)[0]), *batches.shape))
 
-  @functools.cache
-  def call_of(length):
-    """The program of so many steps; there are few of them, most often one."""
+  def compile_call(length):
+    """The program of so many steps."""
     return parallel.compile_step(
       step,
       mesh,
@@ -252,10 +261,10 @@ def _train(config, system, mesh, batches, quick, folder, saver, stop, watch, sta
     checkpoint.check_fits(manifest, target)  # at once, rather than when the step is compiled
   with ThreadPoolExecutor(1) as pool:
     if start < total:
-      compiled = pool.submit(call_of, call_length(config, start))
+      compiled = pool.submit(compile_call, call_length(config, start))
     state = init(fed, resident) if manifest is None else saver.restore(manifest, target)
   if start < total:
-    compiled.result()
+    calls = {call_length(config, start): compiled.result()}  # by length; few, most often one
     if distributed.is_first():
       folder.write_config(configs.to_dict(config))
   if 0 < start < total:
@@ -330,7 +339,8 @@ def _train(config, system, mesh, batches, quick, folder, saver, stop, watch, sta
     best = best_step()
     if best == done and done > start:  # that of `start` is there
       save(done, state)
-    saver.protect(best)  # waits for it: the best before goes when this one is safe
+    with watch.resting():
+      saver.protect(best)  # waits for it: the best before goes when this one is safe
 
   def save(done, state):
     try:
@@ -351,11 +361,12 @@ def _train(config, system, mesh, batches, quick, folder, saver, stop, watch, sta
     while done < total:
       asked = requests.ask()
       length = call_length(config, done)
-      with watch.resting():
-        call = call_of(length)  # compiles it, if no call had this length so far
+      if length not in calls:
+        with watch.resting():
+          calls[length] = compile_call(length)
       with trace.step(done + 1):
         fed = spread(list(itertools.islice(feed, length)))
-        state, metrics = call(state, fed, resident, keys)
+        state, metrics = calls[length](state, fed, resident, keys)
       is_first, done = done == start, done + length
       trace.end(done, state)
       # The metrics of the call before are fetched while this one runs.
@@ -384,10 +395,12 @@ def _train(config, system, mesh, batches, quick, folder, saver, stop, watch, sta
         if pending is not None:
           settle(*pending)
         save(done, state)
-        saver.wait()
+        with watch.resting():
+          saver.wait()
         _tell(f'{folder.path}: saved at step {done} of {total}')
         return 128 + number
-    saver.wait()
+    with watch.resting():
+      saver.wait()
   finally:
     trace.close()
     if hasattr(feed, 'close'):

@@ -203,6 +203,156 @@ def test_a_state_in_parts_on_several_hosts(tmp_path):
   assert len(list((tmp_path / 'both' / 'samples').glob('step_*/*.png'))) == 8
 
 
+# Processes that leave together, stand, are killed or find a mistake: what the others then do.
+WATCH = """
+import os, sys, time
+import jax
+from gen_jax import distributed
+from gen_jax.errors import UserError
+case, processes, process, port = sys.argv[1], *map(int, sys.argv[2:])
+distributed.initialize(f'127.0.0.1:{port}', processes, process)
+distributed.STUCK_SECONDS = 3
+status = 0
+try:
+  with distributed.Watch() as watch:
+    if case != 'starts':
+      watch.beat(1)
+      watch.beat(2)
+    if case == 'leaves' and process == 0:  # writes, while the others have nothing to do
+      with watch.resting():
+        time.sleep(6)
+      print('written', flush=True)
+    if case == 'rests' and process == 0:
+      with watch.resting():
+        time.sleep(8)
+    if case == 'stands' and process == 0:
+      time.sleep(1)
+      watch.beat(3)
+    if case == 'starts' and process == 0:  # a long first step
+      time.sleep(6)
+    if case == 'killed' and process == 2:
+      time.sleep(2)
+      os._exit(9)
+    if case == 'mistake' and process == 1:
+      raise UserError('the disk is full')
+    if case == 'stands' and process == 1 or case in ('killed', 'mistake'):
+      time.sleep(30)
+    if case in ('rests', 'stands', 'starts'):
+      distributed.from_first(lambda: None)
+except UserError as error:
+  print(f'error: {error}', file=sys.stderr)
+  status = 2
+distributed.leave(status)
+"""
+LOST_2 = 'error: process 2 has ended: the run ends here; the same command goes on'
+STOOD = 'error: process 1 has stood at step 2 for . s: the run ends here; the same command goes on'
+
+
+@pytest.mark.xdist_group('distributed')
+@pytest.mark.parametrize(
+  ('case', 'statuses', 'errors'),
+  [
+    ('leaves', [0, 0], ['', '']),
+    ('rests', [0, 0], ['', '']),
+    ('starts', [0, 0], ['', '']),
+    ('stands', [3, 3], [STOOD, STOOD]),
+    ('killed', [3, 3, 9], [LOST_2, LOST_2, '']),
+    (
+      'mistake',
+      [2, 2, 2],
+      ['error: process 1: the disk is full', 'error: the disk is full']
+      + ['error: process 1: the disk is full'],
+    ),
+  ],
+)
+def test_what_the_watch_ends(case, statuses, errors):
+  with socket.create_server(('127.0.0.1', 0)) as probe:
+    port = probe.getsockname()[1]
+  n = len(statuses)
+  processes = [
+    subprocess.Popen(
+      [sys.executable, '-c', WATCH, case, str(n), str(i), str(port)],
+      cwd=ROOT,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+    for i in range(n)
+  ]
+  try:
+    found, said = finish(processes, timeout=60)
+  finally:
+    for process in processes:
+      process.kill()
+  assert found == statuses, said
+  for text, error in zip(said, errors, strict=True):
+    assert re.fullmatch(error, '\n'.join(re.findall('^error: .*', text, re.MULTILINE))), text
+  assert ('written' in said[0]) == (case == 'leaves')
+
+
+@pytest.mark.parametrize('word', [dict(bye=True), dict(end='gone', status=2)])
+def test_the_last_word_of_a_line_that_closes_counts(word):
+  ours, theirs = socket.socketpair()
+  other = distributed._Line(theirs, 0)
+  other.send(dict(step=1))
+  other.send(word)
+  other.close()
+  line = distributed._Line(ours, 1)
+  assert line.read() == (None if 'bye' in word else 'has ended')
+  assert line.bye == ('bye' in word)
+  assert line.word == (dict(step=1) if 'bye' in word else word)
+  line.close()
+
+
+def test_a_stranger_is_sent_away():
+  server = distributed._listen()
+  port = server.getsockname()[1]
+  with contextlib.ExitStack() as stack:
+    connect = lambda: stack.enter_context(socket.create_connection(('127.0.0.1', port)))
+    for text in (b'GET / HTTP/1.1\n', b'{"x": 1}\n', b'{"process": 1, "token": "guess"}\n'):
+      connect().sendall(text)
+    connect().sendall(b'{"process": 1, "token": "secret"}\n{"step": 4}\n')
+    (line,) = distributed._accept(server, 1, 'secret')
+    assert line.process == 1
+    assert line.read() is None and line.word == {'step': 4}
+    line.close()
+
+
+@pytest.mark.xdist_group('distributed')
+@pytest.mark.parametrize('field', ['train.steps=200', 'optim.D.lr=1e-5'])
+def test_processes_of_different_configs_do_not_start(tmp_path, field):
+  with socket.create_server(('127.0.0.1', 0)) as probe:
+    port = probe.getsockname()[1]
+  flags = (*RING, f'--coordinator=127.0.0.1:{port}', '--num_processes=2')
+  processes = [
+    start(tmp_path, *flags, '--process_id=0'),
+    start(tmp_path, *flags, '--process_id=1', f'--config.{field}'),
+  ]
+  statuses, said = finish(processes, timeout=60)
+  assert statuses == [2, 2], said
+  name, value = field.split('=')
+  assert f'error: config.{name}: {value} in process 1, ' in said[1].replace('1e-05', '1e-5')
+  assert f'error: process 1: config.{name}: ' in said[0]
+  assert not list((tmp_path / 'checkpoints').glob('[0-9]*'))
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group('distributed')
+@pytest.mark.parametrize('first', [1, 2])
+def test_a_run_goes_on_with_another_number_of_processes(uninterrupted, tmp_path, first):
+  def run_with(number, *flags):
+    if number == 1:
+      processes = [start(tmp_path, *flags, devices=1)]
+      return finish(processes)[0]
+    with two(tmp_path, *flags) as processes:
+      return finish(processes)[0]
+
+  assert set(run_with(first, *RING, '--config.train.steps=60')) == {0}
+  assert set(run_with(3 - first, *RING)) == {0}
+  for found, wanted in zip(metrics(tmp_path), metrics(uninterrupted[0]), strict=True):
+    assert found == pytest.approx(wanted, rel=1e-4, abs=1e-5)
+
+
 @pytest.mark.parametrize(
   ('flags', 'message'),
   [
