@@ -11,6 +11,7 @@ import tqdm
 from gen_jax import checkpoint, contract, data, distributed, parallel, writers
 from gen_jax import config as configs
 from gen_jax.errors import Diverged, UserError
+from gen_jax.watch import Watch
 from gen_jax.workdir import Workdir
 
 SAMPLE_MODE = 0x5A3B1E  # any number but 0 to 3: those are the keys that a run splits from its seed
@@ -133,7 +134,7 @@ def run(config, workdir, step: int | None = None) -> int:
   """
   system = contract.check(config)
   folder = Workdir(workdir)
-  with distributed.Watch():
+  with Watch():
     manifest, state = restore(config, system, folder, step)
     draw = make_sampler(config, system)
     try:

@@ -29,6 +29,7 @@ from gen_jax import (
 from gen_jax import config as configs
 from gen_jax import sample as sampling
 from gen_jax.errors import Diverged, UserError
+from gen_jax.watch import Watch
 from gen_jax.workdir import Workdir, open_workdir
 
 
@@ -54,7 +55,7 @@ def run(config, workdir, started: float | None = None) -> int:
   contract.check_training(config)
   first = distributed.is_first()
   with (
-    distributed.Watch() as watch,
+    Watch() as watch,
     open_workdir(workdir) if first else contextlib.nullcontext(Workdir(workdir)) as folder,
   ):
     # What the checkpoint says counts, in `_train`; this one answers before data are fetched.

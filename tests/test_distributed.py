@@ -21,6 +21,7 @@ from children import QUICK
 
 from gen_jax import checkpoint, contract, distributed
 from gen_jax import config as configs
+from gen_jax import watch as watching
 from gen_jax.errors import UserError
 from gen_jax.systems import find_system
 
@@ -133,7 +134,7 @@ def test_a_killed_process_ends_the_run_which_then_goes_on(uninterrupted, tmp_pat
     other = processes[1 - victim]
     (status,), (said,) = finish([other], timeout=60)
     assert time.monotonic() - killed < 60
-  assert status == distributed.LOST, said
+  assert status == watching.LOST, said
   errors = re.findall('^error: .*', said, re.MULTILINE)
   assert errors == [
     f'error: process {victim} has ended: the run ends here; the same command goes on'
@@ -167,7 +168,7 @@ def test_a_process_that_hangs_ends_the_run(tmp_path):
     wait_for_step(tmp_path, 20)
     processes[1].send_signal(signal.SIGSTOP)
     (status,), (said,) = finish(processes[:1], timeout=60)
-  assert status == distributed.LOST
+  assert status == watching.LOST
   assert re.search(
     r'^error: process 1 has said nothing for \d+ s: the run ends', said, re.MULTILINE
   )
@@ -193,7 +194,7 @@ def test_a_state_in_parts_on_several_hosts(tmp_path):
   with both(tmp_path / 'killed', *flags) as processes:
     wait_for_step(tmp_path / 'killed', 10)
     processes[1].kill()
-    assert finish(processes[:1], timeout=60)[0] == [distributed.LOST]
+    assert finish(processes[:1], timeout=60)[0] == [watching.LOST]
   with both(tmp_path / 'killed', *flags) as processes:
     assert finish(processes)[0] == [0, 0]
   assert_identical(tmp_path / 'killed', tmp_path / 'both')
@@ -207,14 +208,14 @@ def test_a_state_in_parts_on_several_hosts(tmp_path):
 WATCH = """
 import os, sys, time
 import jax
-from gen_jax import distributed
+from gen_jax import distributed, watch as watching
 from gen_jax.errors import UserError
 case, processes, process, port = sys.argv[1], *map(int, sys.argv[2:])
 distributed.initialize(f'127.0.0.1:{port}', processes, process)
-distributed.STUCK_SECONDS = 3
+watching.STUCK_SECONDS = 3
 status = 0
 try:
-  with distributed.Watch() as watch:
+  with watching.Watch() as watch:
     if case != 'starts':
       watch.beat(1)
       watch.beat(2)
@@ -293,11 +294,11 @@ def test_what_the_watch_ends(case, statuses, errors):
 @pytest.mark.parametrize('word', [dict(bye=True), dict(end='gone', status=2)])
 def test_the_last_word_of_a_line_that_closes_counts(word):
   ours, theirs = socket.socketpair()
-  other = distributed._Line(theirs, 0)
+  other = watching._Line(theirs, 0)
   other.send(dict(step=1))
   other.send(word)
   other.close()
-  line = distributed._Line(ours, 1)
+  line = watching._Line(ours, 1)
   assert line.read() == (None if 'bye' in word else 'has ended')
   assert line.bye == ('bye' in word)
   assert line.word == (dict(step=1) if 'bye' in word else word)
@@ -305,14 +306,14 @@ def test_the_last_word_of_a_line_that_closes_counts(word):
 
 
 def test_a_stranger_is_sent_away():
-  server = distributed._listen()
+  server = watching._listen()
   port = server.getsockname()[1]
   with contextlib.ExitStack() as stack:
     connect = lambda: stack.enter_context(socket.create_connection(('127.0.0.1', port)))
     for text in (b'GET / HTTP/1.1\n', b'{"x": 1}\n', b'{"process": 1, "token": "guess"}\n'):
       connect().sendall(text)
     connect().sendall(b'{"process": 1, "token": "secret"}\n{"step": 4}\n')
-    (line,) = distributed._accept(server, 1, 'secret')
+    (line,) = watching._accept(server, 1, 'secret')
     assert line.process == 1
     assert line.read() is None and line.word == {'step': 4}
     line.close()

@@ -26,6 +26,7 @@ ALLOWED = {
   'parallel': {'cache', 'fsdp', 'loops'} | LEAVES,
   'signals': set(),
   'distributed': {'errors'},
+  'watch': {'distributed', 'errors'},
   'workdir': {'errors'},
   'checkpoint': {'errors', 'workdir'},
   'writers': {'workdir'},
@@ -34,7 +35,16 @@ ALLOWED = {
   'contract': {'systems', 'nets'} | LEAVES,
   'records': {'errors', 'workdir'},
   'scores': {'cache', 'data', 'metrics', 'records', 'workdir'} | LEAVES,
-  'sample': {'checkpoint', 'contract', 'data', 'distributed', 'parallel', 'workdir', 'writers'}
+  'sample': {
+    'checkpoint',
+    'contract',
+    'data',
+    'distributed',
+    'parallel',
+    'watch',
+    'workdir',
+    'writers',
+  }
   | LEAVES,
   'evaluate': {
     'cache',
@@ -62,6 +72,7 @@ ALLOWED = {
     'records',
     'sample',
     'signals',
+    'watch',
     'workdir',
     'writers',
   }
