@@ -173,11 +173,29 @@ def make_ceiling(case):
 
 def count_operations(step):
   """Floating-point operations of PyTorch's products and convolutions in a step."""
-  from torch.utils.flop_counter import FlopCounterMode
+  from torch.utils._python_dispatch import TorchDispatchMode
+  from torch.utils.flop_counter import flop_registry
 
-  with FlopCounterMode(display=False) as counter:
+  # PyTorch's own FlopCounterMode hooks into modules, which gradients in inputs do not survive.
+  class Counter(TorchDispatchMode):
+    total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+      kwargs = kwargs or {}
+      count = flop_registry.get(function._overloadpacket)
+      if count is None:
+        with self:  # in inference mode conv2d is one function, and made of others
+          made = function.decompose(*args, **kwargs)
+        if made is not NotImplemented:
+          return made
+      made = function(*args, **kwargs)
+      if count is not None:
+        self.total += count(*args, **kwargs, out_val=made)
+      return made
+
+  with Counter() as counter:
     step()
-  return counter.get_total_flops()
+  return counter.total
 
 
 MAKE = {
