@@ -249,6 +249,8 @@ class Worker:
       'JAX_ENABLE_COMPILATION_CACHE': 'false',
       'TORCHINDUCTOR_FORCE_DISABLE_CACHES': '1',
     }
+    if side == 'jax':
+      env['GLIBC_TUNABLES'] = 'glibc.malloc.hugetlb=1'  # launch.py's; PyTorch gains nothing
     start = time.perf_counter()
     self.process = subprocess.Popen(
       [sys.executable, __file__, '--worker', side, case],

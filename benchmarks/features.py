@@ -270,6 +270,8 @@ class Worker:
       'TORCHINDUCTOR_FORCE_DISABLE_CACHES': '1',
       'TORCHINDUCTOR_FREEZING': '1',
     }
+    if side == 'jax':
+      env['GLIBC_TUNABLES'] = 'glibc.malloc.hugetlb=1'  # launch.py's
     start = time.perf_counter()
     self.process = subprocess.Popen(
       [sys.executable, __file__, '--worker', side, network, str(batch), folder],

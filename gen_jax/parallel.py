@@ -153,28 +153,25 @@ def _processor() -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def compiler_options(level: int) -> dict | None:
-  """Options for `jax.jit` on CPU: how far LLVM optimises, where the user's XLA_FLAGS do not say.
-
-  Level 1 makes a training step as fast as the default, 3, and compiles in two thirds of the time
-  (docs/performance.md); level 0 is for what runs once.
-  """
-  return _on_cpu(xla_backend_optimization_level=level)
-
-
 @functools.cache
-def forward_options() -> dict | None:
-  """Options for `jax.jit` on CPU of what takes no gradients, such as a sampler: convolutions by
-  Eigen, where XLA's default, YNNPACK, takes up to four times as long (docs/performance.md).
+def compiler_options() -> dict | None:
+  """Options for `jax.jit` on CPU of what runs often, where the user's XLA_FLAGS do not say.
+
+  Convolutions by Eigen, products and sums by YNNPACK, which XLA's default gives convolutions too:
+  on some processors it takes twice as long for them (docs/performance.md). And level 1 of LLVM's
+  optimisation, which makes a training step as fast as the default, 3, and compiles in two thirds of
+  the time.
   """
-  eigen = _on_cpu(xla_cpu_experimental_ynn_fusion_type='')
-  if eigen is None:
-    return compiler_options(1)
-  try:
-    jax.jit(lambda: 0, compiler_options=eigen).lower().compile()
-  except jax.errors.JaxRuntimeError:  # the option is experimental: other releases may lack it
-    return compiler_options(1)
-  return eigen | (compiler_options(1) or {})
+  libraries = _on_cpu(
+    xla_cpu_experimental_ynn_fusion_type='LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE'
+  )
+  if libraries is not None:
+    try:
+      jax.jit(lambda: 0, compiler_options=libraries).lower().compile()
+    except jax.errors.JaxRuntimeError:  # the option is experimental: other releases may lack it
+      libraries = None
+  level = _on_cpu(xla_backend_optimization_level=1)
+  return (libraries or {}) | (level or {}) or None
 
 
 def _on_cpu(**options) -> dict | None:
@@ -202,7 +199,7 @@ class Forward:
     mesh = meshes.pop() if len(meshes) == 1 else None
     if mesh is None:  # a state that somebody has put on one device
       self._given = None
-      compiled = jax.jit(self._f, compiler_options=forward_options()).lower(state, batch, rng)
+      compiled = jax.jit(self._f, compiler_options=compiler_options()).lower(state, batch, rng)
     else:
       whole = replicated(mesh)
       spread = all(leaf.shape[0] % mesh.size == 0 for leaf in jax.tree.leaves(batch))
@@ -211,7 +208,7 @@ class Forward:
         self._f,
         in_shardings=(_shardings(state), *self._given),
         out_shardings=whole,
-        compiler_options=forward_options(),
+        compiler_options=compiler_options(),
       )
       like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (batch, rng))
       with jax.set_mesh(mesh):
@@ -232,7 +229,8 @@ def compile_once(f: Callable, target) -> Callable:
   On CPU it is compiled quickly rather than well: with full optimisation the random draws of a
   U-Net's parameters take longer to compile than its whole training step.
   """
-  return jax.jit(f, out_shardings=_shardings(target), compiler_options=compiler_options(0))
+  quickly = _on_cpu(xla_backend_optimization_level=0)
+  return jax.jit(f, out_shardings=_shardings(target), compiler_options=quickly)
 
 
 def compile_step(
@@ -261,7 +259,7 @@ def compile_step(
       in_shardings=(state, rows, whole, whole),
       out_shardings=(state, whole),
       donate_argnums=0,
-      compiler_options=compiler_options(1),
+      compiler_options=compiler_options(),
     )
     with jax.set_mesh(mesh):
       return jitted.lower(*args).compile()
@@ -282,7 +280,7 @@ def compile_step(
 
     return state, jax.tree.map(by_device, fed), resident, rng
 
-  compiled = mapped.lower(*split(*args)).compile()
+  compiled = mapped.lower(*split(*args)).compile(compiler_options())
   return lambda *args: compiled(*split(*args))
 
 

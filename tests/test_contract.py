@@ -342,14 +342,18 @@ def test_the_forms_for_accelerators_compute_the_same(path, monkeypatch):
 
 @pytest.mark.skipif(jax.default_backend() != 'cpu', reason='options of the CPU backend')
 def test_options_of_the_cpu_backend_leave_what_the_user_said(monkeypatch):
-  options = parallel.forward_options.__wrapped__
+  options = parallel.compiler_options.__wrapped__
   monkeypatch.setenv('XLA_FLAGS', '')
-  assert options()['xla_cpu_experimental_ynn_fusion_type'] == ''
+  libraries = 'LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE'
+  assert options()['xla_cpu_experimental_ynn_fusion_type'] == libraries
   monkeypatch.setenv('XLA_FLAGS', '--xla_cpu_experimental_ynn_fusion_type=x')
   assert options() == {'xla_backend_optimization_level': 1}
   monkeypatch.setenv('XLA_FLAGS', '--xla_backend_optimization_level=0')
   assert list(options()) == ['xla_cpu_experimental_ynn_fusion_type']
-  assert parallel.compiler_options(1) is None
+  monkeypatch.setenv(
+    'XLA_FLAGS', '--xla_backend_optimization_level=0 --xla_cpu_experimental_ynn_fusion_type=x'
+  )
+  assert options() is None
 
 
 def test_checkpoint_round_trip_is_exact(case, tmp_path):

@@ -269,6 +269,19 @@ def test_a_mistake_ends_the_process_with_status_2(tmp_path):
   assert err == f'error: {tmp_path}/none.py: no such config file\n'
 
 
+@pytest.mark.skipif(sys.platform != 'linux', reason='huge pages on request are Linux')
+@pytest.mark.parametrize('said, used', [(None, 'glibc.malloc.hugetlb=1'), ('', '')])
+def test_large_arrays_lie_in_huge_pages_unless_the_user_has_settings(
+  tmp_path, monkeypatch, said, used
+):
+  monkeypatch.delenv('GLIBC_TUNABLES', raising=False)
+  config = tmp_path / 'probe.py'
+  config.write_text('import os\nprint([os.environ["GLIBC_TUNABLES"]])\nraise SystemExit(4)\n')
+  more = {} if said is None else {'GLIBC_TUNABLES': said}
+  done = run_python('-W', 'error', launch.__file__, f'--config={config}', cwd=tmp_path, **more)
+  assert (done.stdout, done.stderr, done.returncode) == (f'{[used]}\n', '', 4)
+
+
 def test_the_config_of_a_run_is_not_executed(calls, capsys):
   Path('old').mkdir()
   Path('old/config.json').write_text('raise SystemExit(9)')

@@ -284,7 +284,7 @@ def _compiled(net, params, *, cpu_batch: int = CPU_BATCH) -> Callable:
       features, logits = net.apply({'params': params}, x)
     return features, jax.nn.softmax(logits)
 
-  @functools.partial(jax.jit, compiler_options=parallel.forward_options())
+  @functools.partial(jax.jit, compiler_options=parallel.compiler_options())
   def apply(params, x):
     if jax.default_backend() != 'cpu' or len(x) <= cpu_batch:
       return some(params, x)

@@ -2,24 +2,23 @@
 
 Accelerators get `lax` and its own derivatives from `conv` and `transposed_conv`. XLA's CPU backend
 needs help: it runs the second-order gradient of a gradient penalty and the weight gradient of a
-transposed convolution 10 to 30 times slower than the convolution, and even its plain forms at half
-the speed of a matrix product (docs/performance.md). So, on CPU:
+transposed convolution 10 to 30 times slower than the convolution (docs/performance.md). So, on CPU:
 
 - A convolution, its input gradient and its weight gradient are the three sides of one trilinear
   form, so every derivative of each of them, of any order, is again one of the three. A custom_vjp
   says so to JAX. (It has no forward mode.)
-- Where that is faster, each of the three is computed as matrix products: of patches on small maps,
-  of Winograd's tiles on large ones with many channels, and the weight gradient of other large ones
-  shift by shift. What reads one channel is a sum over the entries of the kernel.
+- Where that is faster, each of the three is computed as matrix products: of patches where the
+  kernel is larger than the map, of Winograd's tiles on large maps with many channels. What reads
+  one channel is a sum over the entries of the kernel, and what reads repeated pixels is four
+  convolutions of the pixels themselves.
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 
-NARROW = 16  # channels
+WIDE = 128  # channels
 
 
 def conv(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
@@ -48,6 +47,35 @@ def transposed_conv(x: jax.Array, w: jax.Array, stride: int) -> jax.Array:
   if jax.default_backend() != 'cpu':
     return _transpose_x(_lax_conv, x, w, stride, padding, hw)
   return _input_gradient(x, w, stride, padding, hw)
+
+
+def upsampled_conv(x: jax.Array, w: jax.Array) -> jax.Array:
+  """`conv` of x [b, h, w, c], made twice as large by repeating each pixel, with w [3, 3, c, d] ->
+  [b, 2 h, 2 w, d].
+  """
+  if jax.default_backend() != 'cpu':
+    return conv(upsample(x), w)
+
+  # Of three neighbours two are the same pixel, the second and third for even outputs, the first and
+  # second for odd ones: four convolutions with 2x2 kernels, 16 products instead of 36.
+  def halves(w, axis):
+    first, second, third = (jax.lax.index_in_dim(w, i, axis, keepdims=False) for i in range(3))
+    return [jnp.stack(pair, axis) for pair in ((first, second + third), (first + second, third))]
+
+  rows = [
+    jnp.concatenate(
+      [_conv(x, w, 1, ((1 - i, i), (1 - j, j))) for j, w in enumerate(halves(row, 1))], axis=-1
+    )
+    for i, row in enumerate(halves(w, 0))
+  ]
+  b, h, width, _ = x.shape
+  return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * width, w.shape[3])
+
+
+def upsample(x: jax.Array) -> jax.Array:
+  """Nearest neighbour, twice the size: [b, h, w, c] -> [b, 2 h, 2 w, c]."""
+  b, h, w, c = x.shape
+  return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
 
 
 def shifts(x: jax.Array, kernel, stride: int, padding=((0, 0), (0, 0))):
@@ -80,14 +108,14 @@ def _same(hw, kernel, stride):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x, w, stride, padding):
   """y = x * w."""
-  form = _entries_conv if w.shape[2] == 1 else _form(x.shape, w.shape, stride)
+  form = _entries_conv if w.shape[2] == 1 else _form(x.shape[1:3], w.shape, stride)
   return form(x, w, stride, padding)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _input_gradient(g, w, stride, padding, hw):
   """The gradient of <g, x * w> with respect to x [b, *hw, c]; also the transposed convolution."""
-  form = _form((g.shape[0], *hw, w.shape[2]), w.shape, stride)
+  form = _form(g.shape[1:3], w.shape, stride)
   if form is _winograd_conv:  # with stride 1 it is a convolution too
     return form(g, jnp.flip(w, (0, 1)).swapaxes(2, 3), stride, padding)
   return _transpose_x(form, g, w, stride, padding, hw)
@@ -97,7 +125,7 @@ def _input_gradient(g, w, stride, padding, hw):
 def _weight_gradient(x, g, stride, padding, kernel):
   """The gradient of <g, x * w> with respect to w [*kernel, c, d]."""
   shape = (*kernel, x.shape[3], g.shape[3])
-  form = _weight_form(x.shape, shape, stride)
+  form = _weight_form(x.shape[1:3], shape, stride)
   # A barrier, as XLA would otherwise keep the patches or tiles of the forward pass for this one.
   x, g = jax.lax.optimization_barrier((x, g))
   return form(x, g, stride, padding, shape)
@@ -131,21 +159,16 @@ def _transpose_x(form, g, w, stride, padding, hw):
   return jax.linear_transpose(lambda x: form(x, w, stride, padding), x)(g)[0]
 
 
-def _form(shape, kernel, stride):
-  """The fast form on CPU for x [b, h, w, c] and w [k, k, c, d] of these shapes
-  (docs/performance.md).
+def _form(hw, kernel, stride):
+  """The fast form on CPU for a kernel [k, k, c, d] over a map of height and width hw: of x, or of g
+  for the input gradient (docs/performance.md).
   """
-  b, h, w, c = shape
-  narrow = min(kernel[2:])
-  if narrow < NARROW:  # little to win, and lax compiles fastest
-    return _lax_conv
-  if stride == 1 and kernel[:2] == (3, 3) and narrow >= 64:
+  h, w = hw
+  if kernel[0] > h or kernel[1] > w:  # XLA would take the map for the kernel
+    return _patches_conv
+  if stride == 1 and kernel[:2] == (3, 3) and min(kernel[2:]) >= WIDE:
     if h % 2 == w % 2 == 0 and h * w >= 256:
       return _winograd_conv
-  outputs = -(-h // stride) * -(-w // stride)
-  megabytes = 4e-6 * b * outputs * kernel[0] * kernel[1] * c
-  if outputs <= 16 or outputs <= 64 and megabytes <= 10:
-    return _patches_conv
   return _lax_conv
 
 
@@ -172,25 +195,6 @@ def _lax_conv(x, w, stride, padding):
 def _lax_weight_gradient(x, g, stride, padding, shape):
   w = jax.ShapeDtypeStruct(shape, x.dtype)
   return jax.linear_transpose(lambda w: _lax_conv(x, w, stride, padding), w)(g)[0]
-
-
-def _shifts_weight_gradient(x, g, stride, padding, shape):
-  """One product for each entry of the kernel; a few images at a time, which the cache holds.
-
-  (Under `jit` over several CPU devices the loop runs on each of them with the whole batch.)
-  """
-  b, h, w, d = g.shape
-  megabytes = 4e-6 * math.prod(x.shape[1:])
-  n = max(n for n in range(1, 9) if b % n == 0 and (n == 1 or n * megabytes <= 2.5))
-
-  def add(total, images):
-    x, g = images
-    seen, _ = shifts(x, shape[:2], stride, padding)
-    return total + jnp.stack([s.reshape(len(g), -1).T @ g for s in seen]), None
-
-  images = x.reshape(b // n, n, *x.shape[1:]), g.reshape(b // n, n * h * w, d)
-  zeros = jnp.zeros((shape[0] * shape[1], *shape[2:]), x.dtype)
-  return jax.lax.scan(add, zeros, images)[0].reshape(shape)
 
 
 # --- By patches ---------------------------------------------------------------------------------
@@ -279,13 +283,11 @@ def _winograd_weight_gradient(x, g, stride, padding, shape):
   return jnp.stack([jnp.stack(along(row)) for row in along(u)])
 
 
-def _weight_form(shape, kernel, stride):
-  """As `_form`, for the weight gradient."""
-  form = _form(shape, kernel, stride)
+def _weight_form(hw, kernel, stride):
+  """As `_form` over the map of x, for the weight gradient."""
+  form = _form(hw, kernel, stride)
   if form is _patches_conv:
     return _patches_weight_gradient
   if form is _winograd_conv:
     return _winograd_weight_gradient
-  if stride == 1 and min(kernel[2:]) >= NARROW:
-    return _shifts_weight_gradient
   return _lax_weight_gradient

@@ -31,10 +31,22 @@ class Conv(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     shape = (self.kernel, self.kernel, x.shape[-1], self.features)
-    x = convolutions.conv(x, self.param('kernel', self.kernel_init, shape), self.stride)
+    x = self.convolve(x, self.param('kernel', self.kernel_init, shape))
     if not self.bias:
       return x
     return x + self.param('bias', nn.initializers.zeros, (self.features,))[None, None, None]
+
+  def convolve(self, x, kernel):
+    return convolutions.conv(x, kernel, self.stride)
+
+
+class UpsampledConv(Conv):
+  """A 3x3 `Conv` of x made twice as large (nearest neighbour): [b, h, w, c] -> [b, 2 h, 2 w,
+  features].
+  """
+
+  def convolve(self, x, kernel):
+    return convolutions.upsampled_conv(x, kernel)
 
 
 class UpConv(nn.Module):
@@ -106,12 +118,6 @@ class GroupNorm(nn.Module):
     factor = jax.lax.rsqrt(variance + self.epsilon) * scale[None]
     shift = bias[None] - mean * factor
     return (exact * factor[:, None, None] + shift[:, None, None]).astype(x.dtype)
-
-
-def upsample(x: jax.Array) -> jax.Array:
-  """Nearest neighbour, twice the size: [b, h, w, c] -> [b, 2 h, 2 w, c]."""
-  b, h, w, c = x.shape
-  return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
 
 
 def mean_pool(x: jax.Array) -> jax.Array:

@@ -143,7 +143,7 @@ class UNet(nn.Module):
       for i in range(self.blocks + 1):
         x = block(jnp.concatenate([x, skips.pop()], axis=-1), width, f'up{level}_{i}')
       if level > 0:
-        x = _conv(width, name=f'up{level}')(layers.upsample(x))
+        x = layers.UpsampledConv(width, kernel_init=_INIT, name=f'up{level}')(x)
 
     x = nn.swish(layers.GroupNorm(self.groups, name='norm_out')(x))
     return _conv(channels, _ZERO, name='conv_out')(x)

@@ -89,7 +89,7 @@ def test_mean_pool_and_upsample():
     pooled[:, i, j] = np.asarray(x)[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean((1, 2))
   np.testing.assert_allclose(layers.mean_pool(x), pooled, rtol=1e-5, atol=1e-6)
   expected = np.asarray(x).repeat(2, axis=1).repeat(2, axis=2)
-  np.testing.assert_array_equal(layers.upsample(x), expected)
+  np.testing.assert_array_equal(convolutions.upsample(x), expected)
 
 
 def test_the_time_embedding_has_the_published_values():
