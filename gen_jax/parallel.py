@@ -154,17 +154,16 @@ def _processor() -> str:
 
 
 @functools.cache
-def compiler_options() -> dict | None:
+def compiler_options(by_ynnpack: tuple[str, ...] = ('DOT', 'REDUCE')) -> dict | None:
   """Options for `jax.jit` on CPU of what runs often, where the user's XLA_FLAGS do not say.
 
-  Convolutions by Eigen, products and sums by YNNPACK, which XLA's default gives convolutions too:
-  on some processors it takes twice as long for them (docs/performance.md). And level 1 of LLVM's
-  optimisation, which makes a training step as fast as the default, 3, and compiles in two thirds of
-  the time.
+  Convolutions by Eigen, and by YNNPACK what is named, products and sums for a training step or a
+  sampler. XLA's default gives convolutions to YNNPACK too: on some processors it takes twice as
+  long for them (docs/performance.md). And level 1 of LLVM's optimisation, which makes a training
+  step as fast as the default, 3, and compiles in two thirds of the time.
   """
-  libraries = _on_cpu(
-    xla_cpu_experimental_ynn_fusion_type='LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE'
-  )
+  types = ','.join(f'LIBRARY_FUSION_TYPE_{name}' for name in by_ynnpack)
+  libraries = _on_cpu(xla_cpu_experimental_ynn_fusion_type=types)
   if libraries is not None:
     try:
       jax.jit(lambda: 0, compiler_options=libraries).lower().compile()

@@ -284,7 +284,8 @@ def _compiled(net, params, *, cpu_batch: int = CPU_BATCH) -> Callable:
       features, logits = net.apply({'params': params}, x)
     return features, jax.nn.softmax(logits)
 
-  @functools.partial(jax.jit, compiler_options=parallel.compiler_options())
+  # Few products and no sums: they take longer to hand over to YNNPACK than they gain.
+  @functools.partial(jax.jit, compiler_options=parallel.compiler_options(()))
   def apply(params, x):
     if jax.default_backend() != 'cpu' or len(x) <= cpu_batch:
       return some(params, x)
