@@ -114,9 +114,11 @@ def keep_huge_pages():
 
   A training step on CPU writes hundreds of megabytes that glibc has just got from the kernel, page
   by page of 4 KB otherwise: a tenth to a fifth of the step (docs/performance.md). glibc reads this
-  when a process starts and never again.
+  when a process starts and never again. Only a plain `python launch.py` does so, not what a
+  debugger, a profiler or a notebook runs; the user's own GLIBC_TUNABLES, empty too, stays.
   """
-  if sys.platform == 'linux' and 'GLIBC_TUNABLES' not in os.environ:
+  plain = [os.path.abspath(arg) for arg in sys.orig_argv[1:2]] == [os.path.abspath(__file__)]
+  if plain and sys.platform == 'linux' and 'GLIBC_TUNABLES' not in os.environ:
     os.environ['GLIBC_TUNABLES'] = 'glibc.malloc.hugetlb=1'
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 

@@ -276,10 +276,23 @@ def test_large_arrays_lie_in_huge_pages_unless_the_user_has_settings(
 ):
   monkeypatch.delenv('GLIBC_TUNABLES', raising=False)
   config = tmp_path / 'probe.py'
-  config.write_text('import os\nprint([os.environ["GLIBC_TUNABLES"]])\nraise SystemExit(4)\n')
+  config.write_text('import os\nprint([os.environ.get("GLIBC_TUNABLES")])\nraise SystemExit(4)\n')
   more = {} if said is None else {'GLIBC_TUNABLES': said}
-  done = run_python('-W', 'error', launch.__file__, f'--config={config}', cwd=tmp_path, **more)
+  done = run_python(launch.__file__, f'--config={config}', cwd=tmp_path, **more)
   assert (done.stdout, done.stderr, done.returncode) == (f'{[used]}\n', '', 4)
+
+
+def test_what_runs_the_launcher_is_not_started_a_second_time(tmp_path, monkeypatch):
+  monkeypatch.delenv('GLIBC_TUNABLES', raising=False)
+  config = tmp_path / 'probe.py'
+  config.write_text('import os\nprint(os.environ.get("GLIBC_TUNABLES"))\nraise SystemExit(4)\n')
+  code = f"""import runpy, sys
+sys.path.insert(0, {str(Path(launch.__file__).parent)!r})
+sys.argv = ['launch.py', '--config={config}']
+runpy.run_path({launch.__file__!r}, run_name='__main__')
+"""
+  done = run_python('-c', code, cwd=tmp_path)
+  assert (done.stdout, done.returncode) == ('None\n', 4)
 
 
 def test_the_config_of_a_run_is_not_executed(calls, capsys):

@@ -52,7 +52,12 @@ def transposed_conv(x: jax.Array, w: jax.Array, stride: int) -> jax.Array:
 def upsampled_conv(x: jax.Array, w: jax.Array) -> jax.Array:
   """`conv` of x [b, h, w, c], made twice as large by repeating each pixel, with w [3, 3, c, d] ->
   [b, 2 h, 2 w, d].
+
+  Raises:
+    ValueError: the kernel has another size.
   """
+  if w.shape[:2] != (3, 3):
+    raise ValueError(f'a kernel of {w.shape[:2]} over repeated pixels: 3x3 is needed')
   if jax.default_backend() != 'cpu':
     return conv(upsample(x), w)
 

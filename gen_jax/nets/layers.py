@@ -46,6 +46,8 @@ class UpsampledConv(Conv):
   """
 
   def convolve(self, x, kernel):
+    if self.stride != 1:
+      raise ValueError(f'stride={self.stride} of an UpsampledConv: 1 is needed')
     return convolutions.upsampled_conv(x, kernel)
 
 

@@ -78,7 +78,7 @@ def _conv1(features, name):
 
 
 class UpBlock(nn.Module):
-  """BN-ReLU-upsample-conv3-BN-ReLU-conv3, shortcut upsample-conv1."""
+  """BN-ReLU-upsample-conv3-BN-ReLU-conv3, shortcut conv1-upsample."""
 
   features: int
   axis_name: str | None = None
@@ -116,9 +116,7 @@ class ResNetGenerator(nn.Module):
 
 
 class CriticBlock(nn.Module):
-  """ReLU-conv3-ReLU-conv3(-meanpool) with a shortcut;
-  `first` leaves out the first ReLU and pools early.
-  """
+  """ReLU-conv3-ReLU-conv3(-meanpool) with a shortcut; `first` leaves out the first ReLU."""
 
   features: int
   down: bool = False
@@ -128,9 +126,9 @@ class CriticBlock(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     h = _conv3(self.features, 'conv1')(x if self.first else nn.relu(x))
     h = _conv3(self.features, 'conv2')(nn.relu(h))
-    if self.first or self.down:
-      # The released code takes the mean after the 1x1 convolution where a block is not the first:
-      # both are linear, so the numbers are the same.
+    if self.down:
+      # The released code takes the mean after the 1x1 convolution in all blocks but the first: both
+      # are linear, so the numbers are the same.
       return layers.mean_pool(h) + _conv1(self.features, 'shortcut')(layers.mean_pool(x))
     return h + x
 
@@ -142,7 +140,7 @@ class ResNetCritic(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    x = CriticBlock(self.features, first=True)(x)
+    x = CriticBlock(self.features, down=True, first=True)(x)
     x = CriticBlock(self.features, down=True)(x)
     x = CriticBlock(self.features)(x)
     x = CriticBlock(self.features)(x)

@@ -121,7 +121,7 @@ def test_transposed_conv_is_laxs_in_value_and_two_derivatives(size, kernel, chan
 
 @pytest.mark.parametrize('backend', ['cpu', 'gpu'])
 @pytest.mark.parametrize(
-  'b, height, width, c, d', [(2, 7, 4, 3, 5), (2, 1, 2, 2, 3), (1, 8, 8, 130, 1)]
+  'b, height, width, c, d', [(2, 7, 4, 3, 5), (2, 1, 2, 2, 3), (1, 8, 8, 130, 1), (2, 4, 3, 1, 2)]
 )
 def test_a_conv_of_repeated_pixels_is_laxs(b, height, width, c, d, backend, monkeypatch):
   monkeypatch.setattr(jax, 'default_backend', lambda: backend)
@@ -132,6 +132,29 @@ def test_a_conv_of_repeated_pixels_is_laxs(b, height, width, c, d, backend, monk
     x,
     w,
   )
+
+
+def test_a_conv_of_repeated_pixels_has_a_3x3_kernel():
+  with pytest.raises(ValueError, match='3x3'):
+    convolutions.upsampled_conv(draw(1, 4, 4, 2), draw(5, 5, 2, 3))
+
+
+@pytest.mark.parametrize('size, times', [(7, 1), (9, 0)])
+def test_an_input_gradient_over_a_map_smaller_than_the_kernel_is_by_patches(
+  size, times, monkeypatch
+):
+  # XLA would take the map for the kernel, 30 times slower.
+  used = []
+  by_patches = convolutions._patches_conv
+
+  def count(*args):
+    used.append(args)
+    return by_patches(*args)
+
+  monkeypatch.setattr(convolutions, '_patches_conv', count)
+  x, w = draw(1, size, size, 16), draw(5, 5, 16, 17)
+  jax.grad(lambda x: convolutions.conv(x, w, 2).sum())(x)
+  assert len(used) == times
 
 
 def test_winograd_is_as_exact_as_float32_allows():

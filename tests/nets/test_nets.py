@@ -12,7 +12,7 @@ import pytest
 
 from gen_jax import nets
 from gen_jax.errors import UserError
-from gen_jax.nets import dcgan, mlp, unet, wgan_gp
+from gen_jax.nets import convolutions, dcgan, layers, mlp, unet, wgan_gp
 
 
 def draw(*shape, seed=0):
@@ -169,6 +169,40 @@ def test_initial_weights():
   # Deconvolution of 64 to 32 channels: fan_in per stride^2.
   std = (4 / (25 * 64 / 4 + 25 * 32)) ** 0.5
   np.testing.assert_allclose(params['UpConv_0']['kernel'].std(), std, rtol=0.03)
+
+
+def test_the_shortcuts_of_the_resnet_are_those_of_the_released_code():
+  """Its order, the 1x1 convolution after up-sampling and before the mean, gives the same."""
+  x = draw(2, 4, 6, 3)
+
+  def conv(x, params):
+    y = jax.lax.conv_general_dilated(
+      x, params['kernel'], (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+    return y + params['bias'][None, None, None]
+
+  def norm(x, params):
+    x = (x - x.mean((0, 1, 2), keepdims=True)) / (x.var((0, 1, 2), keepdims=True) + 1e-5) ** 0.5
+    return x * params['scale'][None, None, None] + params['bias'][None, None, None]
+
+  def params_of(net):
+    params = net.init(jax.random.key(0), x)['params']
+    return jax.tree.map(lambda p: p + 0.1, params)  # no bias is zero
+
+  net = wgan_gp.UpBlock(5)
+  p = params_of(net)
+  h = conv(convolutions.upsample(nn.relu(norm(x, p['BatchNorm_0']))), p['conv1'])
+  h = conv(nn.relu(norm(h, p['BatchNorm_1'])), p['conv2'])
+  expected = h + conv(convolutions.upsample(x), p['shortcut'])
+  found, _ = net.apply({'params': p}, x, mutable=['batch_stats'])
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+  for first in (False, True):
+    net = wgan_gp.CriticBlock(5, down=True, first=first)
+    p = params_of(net)
+    h = conv(nn.relu(conv(x if first else nn.relu(x), p['conv1'])), p['conv2'])
+    expected = layers.mean_pool(h) + layers.mean_pool(conv(x, p['shortcut']))
+    np.testing.assert_allclose(net.apply({'params': p}, x), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_mnist_generator_ends_in_the_sigmoid_of_the_released_code():
