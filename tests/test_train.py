@@ -119,8 +119,8 @@ def finish(process, timeout=240):
 
 def kill_and_resume(name, tmp_path, *more):
   straight, broken = tmp_path / 'straight', tmp_path / 'broken'
-  # Long enough that the signals come before the end; the steps of the ring are the quickest.
-  total = 200 if name == 'gan_ring' else 120
+  # Long enough that the signals come before the end; steps of points are the quickest.
+  total = {'gan_ring': 200, 'gan_grid': 400}.get(name, 120)
   flags = (
     f'--config.train.steps={total}',
     '--config.train.log_steps=1',
