@@ -6,7 +6,7 @@ Ho, Jain and Abbeel 2020, https://arxiv.org/abs/2006.11239.
 
 The net is told the digit, so that in the grids every column is one: 0 to 9.
 
-1,000 steps; 3 to 4 minutes on two cores of an AMD EPYC, the first step after 20 to 28 s.
+1,000 steps; 1.5 to 4 minutes on two cores of an AMD EPYC, the first step after 12 to 28 s.
 Out comes runs/ddpm_digits/samples/: grids of digits that anyone can read.
 """
 
