@@ -237,27 +237,32 @@ def work(side, case):
 # --- The parent ----------------------------------------------------------------------------------
 
 
+def environment(side, *paths):
+  """Variables of a worker's process, which imports from `paths` too."""
+  env = os.environ | {
+    'PYTHONPATH': os.pathsep.join([str(ROOT), *paths, os.environ.get('PYTHONPATH', '')]),
+    'JAX_PLATFORMS': 'cpu',
+    'OMP_WAIT_POLICY': 'passive',  # PyTorch's threads must not spin in our turn
+    'JAX_ENABLE_COMPILATION_CACHE': 'false',
+    'TORCHINDUCTOR_FORCE_DISABLE_CACHES': '1',
+  }
+  if side == 'jax':
+    env['GLIBC_TUNABLES'] = 'glibc.malloc.hugetlb=1'  # launch.py's; PyTorch gains nothing
+  return env
+
+
 class Worker:
   """A process that does one side of a case when told to, and sleeps otherwise."""
 
   def __init__(self, side, case):
     self.side, self.replies = side, []
-    env = os.environ | {
-      'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]),
-      'JAX_PLATFORMS': 'cpu',
-      'OMP_WAIT_POLICY': 'passive',  # PyTorch's threads must not spin in our turn
-      'JAX_ENABLE_COMPILATION_CACHE': 'false',
-      'TORCHINDUCTOR_FORCE_DISABLE_CACHES': '1',
-    }
-    if side == 'jax':
-      env['GLIBC_TUNABLES'] = 'glibc.malloc.hugetlb=1'  # launch.py's; PyTorch gains nothing
     start = time.perf_counter()
     self.process = subprocess.Popen(
       [sys.executable, __file__, '--worker', side, case],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
-      env=env,
+      env=environment(side),
     )
     reply = self.read()
     self.first_step = time.perf_counter() - start
@@ -294,13 +299,11 @@ def compare(case, sides, rounds, seconds):
       print(f'{case}: starting {NAMES[side]}', file=sys.stderr)
       worker = Worker(side, case)
       workers.append(worker)
+      wanted, found = workers[0].parameters, worker.parameters
       # diffusers' net may lack a bias.
-      slack = 1e-3 * sum(workers[0].parameters) if side == 'diffusers' else 0
-      if abs(sum(worker.parameters) - sum(workers[0].parameters)) > slack:
-        raise SystemExit(
-          f'error: {case}: {workers[0].parameters} parameters, but '
-          f'{worker.parameters} in {NAMES[side]}'
-        )
+      near = side == 'diffusers' and abs(sum(found) - sum(wanted)) <= 1e-3 * sum(wanted)
+      if found != wanted and not near:
+        raise SystemExit(f'error: {case}: {wanted} parameters, but {found} in {NAMES[side]}')
     for worker in workers:
       worker.turn(seconds / 4)  # warm-up
       worker.replies.clear()

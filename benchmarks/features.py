@@ -34,7 +34,7 @@ import types
 from pathlib import Path
 
 import numpy as np
-from compare_torch import NAMES, ROOT, machine
+from compare_torch import NAMES, ROOT, environment, machine
 
 SHAPES = {  # network -> shape of a picture
   'inception': (32, 32, 3),
@@ -262,23 +262,13 @@ class Worker:
 
   def __init__(self, side, network, batch, folder):
     self.side, self.replies = side, []
-    env = os.environ | {
-      'PYTHONPATH': os.pathsep.join([str(ROOT), REFERENCES, os.environ.get('PYTHONPATH', '')]),
-      'JAX_PLATFORMS': 'cpu',
-      'OMP_WAIT_POLICY': 'passive',  # PyTorch's threads must not spin in our turn
-      'JAX_ENABLE_COMPILATION_CACHE': 'false',
-      'TORCHINDUCTOR_FORCE_DISABLE_CACHES': '1',
-      'TORCHINDUCTOR_FREEZING': '1',
-    }
-    if side == 'jax':
-      env['GLIBC_TUNABLES'] = 'glibc.malloc.hugetlb=1'  # launch.py's
     start = time.perf_counter()
     self.process = subprocess.Popen(
       [sys.executable, __file__, '--worker', side, network, str(batch), folder],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
-      env=env,
+      env=environment(side, REFERENCES) | {'TORCHINDUCTOR_FREEZING': '1'},
     )
     self.read()
     self.first = time.perf_counter() - start

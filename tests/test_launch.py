@@ -269,30 +269,31 @@ def test_a_mistake_ends_the_process_with_status_2(tmp_path):
   assert err == f'error: {tmp_path}/none.py: no such config file\n'
 
 
-@pytest.mark.skipif(sys.platform != 'linux', reason='huge pages on request are Linux')
-@pytest.mark.parametrize('said, used', [(None, 'glibc.malloc.hugetlb=1'), ('', '')])
-def test_large_arrays_lie_in_huge_pages_unless_the_user_has_settings(
-  tmp_path, monkeypatch, said, used
-):
+@pytest.fixture
+def probe(tmp_path, monkeypatch):
+  """A config that prints the settings of glibc's malloc, if any, and ends with status 4."""
   monkeypatch.delenv('GLIBC_TUNABLES', raising=False)
   config = tmp_path / 'probe.py'
   config.write_text('import os\nprint([os.environ.get("GLIBC_TUNABLES")])\nraise SystemExit(4)\n')
+  return config
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='huge pages on request are Linux')
+@pytest.mark.parametrize('said, used', [(None, 'glibc.malloc.hugetlb=1'), ('', '')])
+def test_large_arrays_lie_in_huge_pages_unless_the_user_has_settings(probe, said, used):
   more = {} if said is None else {'GLIBC_TUNABLES': said}
-  done = run_python(launch.__file__, f'--config={config}', cwd=tmp_path, **more)
+  done = run_python(launch.__file__, f'--config={probe}', cwd=probe.parent, **more)
   assert (done.stdout, done.stderr, done.returncode) == (f'{[used]}\n', '', 4)
 
 
-def test_what_runs_the_launcher_is_not_started_a_second_time(tmp_path, monkeypatch):
-  monkeypatch.delenv('GLIBC_TUNABLES', raising=False)
-  config = tmp_path / 'probe.py'
-  config.write_text('import os\nprint(os.environ.get("GLIBC_TUNABLES"))\nraise SystemExit(4)\n')
+def test_what_runs_the_launcher_is_not_started_a_second_time(probe):
   code = f"""import runpy, sys
 sys.path.insert(0, {str(Path(launch.__file__).parent)!r})
-sys.argv = ['launch.py', '--config={config}']
+sys.argv = ['launch.py', '--config={probe}']
 runpy.run_path({launch.__file__!r}, run_name='__main__')
 """
-  done = run_python('-c', code, cwd=tmp_path)
-  assert (done.stdout, done.returncode) == ('None\n', 4)
+  done = run_python('-c', code, cwd=probe.parent)
+  assert (done.stdout, done.returncode) == ('[None]\n', 4)
 
 
 def test_the_config_of_a_run_is_not_executed(calls, capsys):

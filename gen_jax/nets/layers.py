@@ -31,24 +31,25 @@ class Conv(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     shape = (self.kernel, self.kernel, x.shape[-1], self.features)
-    x = self.convolve(x, self.param('kernel', self.kernel_init, shape))
+    x = convolutions.conv(x, self.param('kernel', self.kernel_init, shape), self.stride)
     if not self.bias:
       return x
     return x + self.param('bias', nn.initializers.zeros, (self.features,))[None, None, None]
 
-  def convolve(self, x, kernel):
-    return convolutions.conv(x, kernel, self.stride)
 
-
-class UpsampledConv(Conv):
+class UpsampledConv(nn.Module):
   """A 3x3 `Conv` of x made twice as large (nearest neighbour): [b, h, w, c] -> [b, 2 h, 2 w,
   features].
   """
 
-  def convolve(self, x, kernel):
-    if self.stride != 1:
-      raise ValueError(f'stride={self.stride} of an UpsampledConv: 1 is needed')
-    return convolutions.upsampled_conv(x, kernel)
+  features: int
+  kernel_init: Callable = nn.initializers.lecun_normal()
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    kernel = self.param('kernel', self.kernel_init, (3, 3, x.shape[-1], self.features))
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    return convolutions.upsampled_conv(x, kernel) + bias[None, None, None]
 
 
 class UpConv(nn.Module):
