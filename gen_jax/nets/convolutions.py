@@ -17,6 +17,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 WIDE = 128  # channels
 
@@ -121,8 +122,8 @@ def _conv(x, w, stride, padding):
 def _input_gradient(g, w, stride, padding, hw):
   """The gradient of <g, x * w> with respect to x [b, *hw, c]; also the transposed convolution."""
   form = _form(g.shape[1:3], w.shape, stride)
-  if form is _winograd_conv:  # with stride 1 it is a convolution too
-    return form(g, jnp.flip(w, (0, 1)).swapaxes(2, 3), stride, padding)
+  if form is _winograd_conv:
+    return _winograd_input_gradient(g, w)
   return _transpose_x(form, g, w, stride, padding, hw)
 
 
@@ -171,9 +172,8 @@ def _form(hw, kernel, stride):
   h, w = hw
   if kernel[0] > h or kernel[1] > w:  # XLA would take the map for the kernel
     return _patches_conv
-  if stride == 1 and kernel[:2] == (3, 3) and min(kernel[2:]) >= WIDE:
-    if h % 2 == w % 2 == 0 and h * w >= 256:
-      return _winograd_conv
+  if stride == 1 and kernel[:2] == (3, 3) and min(kernel[2:]) >= WIDE and h % 2 == w % 2 == 0:
+    return _winograd_conv
   return _lax_conv
 
 
@@ -228,10 +228,17 @@ def _patches_weight_gradient(x, g, stride, padding, shape):
 # Each 2x2 block of outputs Y sees a 4x4 tile d of the input: Y = A^T [(G w G^T) . (B^T d B)] A,
 # with 16 products instead of 36. Summed over channels they are 16 matrix products.
 
+_G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+
 
 def _along_both(f, x, axes):
-  """f, which makes four arrays from an array and an axis, along two axes: [16, ...]."""
-  return jnp.stack([column for row in f(x, axes[0]) for column in f(row, axes[1])])
+  """f, which makes four arrays from an array and an axis, along two axes: [16, n, c]."""
+  planes = [column for row in f(x, axes[0]) for column in f(row, axes[1])]
+  planes = [plane.reshape(1, -1, x.shape[-1]) for plane in planes]
+  tiles = jnp.zeros((16, *planes[0].shape[1:]), x.dtype)
+  for i, plane in enumerate(planes):  # each is written in place, where a stack would copy it
+    tiles = jax.lax.dynamic_update_slice(tiles, plane, (i, 0, 0))
+  return tiles
 
 
 def _input_tiles(x):
@@ -242,17 +249,18 @@ def _input_tiles(x):
     return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
 
   x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-  return _along_both(along, x, (1, 2)).reshape(16, -1, x.shape[-1])
+  return _along_both(along, x, (1, 2))
 
 
 def _output_tiles(g):
   """A Y A^T for every tile, the transpose of `_from_tiles`: [b, h, w, d] -> [16, b h w / 4, d]."""
 
   def along(g, axis):
-    y = [jax.lax.slice_in_dim(g, i, g.shape[axis], 2, axis) for i in range(2)]
+    y = [jax.lax.slice_in_dim(g, 1 + i, g.shape[axis] - 2 + i, 2, axis) for i in range(2)]
     return [y[0], y[0] + y[1], y[0] - y[1], -y[1]]
 
-  return _along_both(along, g, (1, 2)).reshape(16, -1, g.shape[-1])
+  g = jnp.pad(g, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  return _along_both(along, g, (1, 2))
 
 
 def _from_tiles(m, shape):
@@ -266,26 +274,28 @@ def _from_tiles(m, shape):
   return jnp.stack([jnp.stack(along(row), axis=3) for row in rows], axis=2).reshape(shape)
 
 
+def _kernels(w, flip=False):
+  """G w G^T for every pair of channels: [3, 3, c, d] -> [16, c, d]."""
+  g = _G[:, ::-1] if flip else _G
+  return (jnp.asarray(np.kron(g, g), w.dtype) @ w.reshape(9, -1)).reshape(16, *w.shape[2:])
+
+
 def _winograd_conv(x, w, stride, padding):
   del stride, padding  # 1 and SAME
-
-  def along(w, axis):  # G w
-    w = [jax.lax.index_in_dim(w, i, axis, keepdims=False) for i in range(3)]
-    return [w[0], (w[0] + w[1] + w[2]) / 2, (w[0] - w[1] + w[2]) / 2, w[2]]
-
-  kernels = _along_both(along, w, (0, 0))
-  products = jnp.einsum('knc,kcd->knd', _input_tiles(x), kernels)
+  products = jnp.einsum('knc,kcd->knd', _input_tiles(x), _kernels(w))
   return _from_tiles(products, (*x.shape[:3], w.shape[3]))
+
+
+def _winograd_input_gradient(g, w):
+  # With stride 1 a convolution too, of the flipped kernel with its channels exchanged.
+  products = jnp.einsum('knd,kcd->knc', _input_tiles(g), _kernels(w, flip=True))
+  return _from_tiles(products, (*g.shape[:3], w.shape[2]))
 
 
 def _winograd_weight_gradient(x, g, stride, padding, shape):
   del stride, padding
-
-  def along(u):  # G^T u
-    return [u[0] + (u[1] + u[2]) / 2, (u[1] - u[2]) / 2, (u[1] + u[2]) / 2 + u[3]]
-
-  u = jnp.einsum('knc,knd->kcd', _input_tiles(x), _output_tiles(g)).reshape(4, 4, *shape[2:])
-  return jnp.stack([jnp.stack(along(row)) for row in along(u)])
+  u = jnp.einsum('knc,knd->kcd', _input_tiles(x), _output_tiles(g))
+  return (jnp.asarray(np.kron(_G, _G).T, u.dtype) @ u.reshape(16, -1)).reshape(shape)
 
 
 def _weight_form(hw, kernel, stride):
