@@ -16,6 +16,7 @@ says so by `sampling(config) -> dict` (fields of `Sampling`), and how it does wi
 `quick(config) -> config`.
 """
 
+import functools
 import math
 import traceback
 from typing import NamedTuple
@@ -123,6 +124,7 @@ def _count(tree) -> int:
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
+@functools.lru_cache(maxsize=1)  # a start asks twice, and tracing a large net takes a second
 def abstract_state(config, system):
   """Shapes and dtypes of a state, without computing one."""
   k = minibatches(config, system)

@@ -232,10 +232,18 @@ def compile_once(f: Callable, target) -> Callable:
   return jax.jit(f, out_shardings=_shardings(target), compiler_options=quickly)
 
 
-def compile_step(
+def compile_step(step: Callable, mesh: Mesh, *args, **how) -> Callable:
+  """What `lower_step` of the same arguments prepares, compiled."""
+  return lower_step(step, mesh, *args, **how)()
+
+
+def lower_step(
   step: Callable, mesh: Mesh, *args, mode: str, leading: int = 0, steps: int = 1
 ) -> Callable:
-  """Compiles `step(state, fed, resident, rng, *, axis_name) -> (state, metrics)` for the mesh.
+  """Traces `step(state, fed, resident, rng, *, axis_name) -> (state, metrics)` for the mesh.
+
+  Returns a function without arguments that compiles it and returns the program. Tracing keeps
+  Python busy, compiling does not: it may go on in a thread.
 
   Args:
     step: pure; `state` is donated, `fed` has the global batch, `resident` and `rng` are whole
@@ -261,7 +269,7 @@ def compile_step(
       compiler_options=compiler_options(),
     )
     with jax.set_mesh(mesh):
-      return jitted.lower(*args).compile()
+      return jitted.lower(*args).compile
 
   devices = mesh.size
   mapped = jax.pmap(
@@ -279,8 +287,13 @@ def compile_step(
 
     return state, jax.tree.map(by_device, fed), resident, rng
 
-  compiled = mapped.lower(*split(*args)).compile(compiler_options())
-  return lambda *args: compiled(*split(*args))
+  lowered = mapped.lower(*split(*args))
+
+  def compile():
+    compiled = lowered.compile(compiler_options())
+    return lambda *args: compiled(*split(*args))
+
+  return compile
 
 
 def _one_by_one(step, state, fed, resident, rng, *, axis_name):

@@ -240,9 +240,9 @@ def _train(config, system, mesh, batches, quick, folder, saver, stop, watch, sta
     fed = jax.tree.map(lambda *leaves: np.stack(leaves), *fed)
     return parallel.spread(fed, mesh, (len(jax.tree.leaves(fed)[0]), *batches.shape))
 
-  def compile_call(length):
-    """The program of so many steps."""
-    return parallel.compile_step(
+  def lower_call(length):
+    """What compiles the program of so many steps."""
+    return parallel.lower_step(
       step,
       mesh,
       target,
@@ -256,13 +256,13 @@ def _train(config, system, mesh, batches, quick, folder, saver, stop, watch, sta
 
   # Restore or initialise. A start is mostly compilation: that of the step goes on meanwhile.
   fed = spread([batches.fed(0)])
-  target = parallel.placed(jax.eval_shape(init, fed, resident), mesh)
+  target = parallel.placed(contract.abstract_state(config, system), mesh)
   init = parallel.compile_once(init, target)
   if manifest is not None:
     checkpoint.check_fits(manifest, target)  # at once, rather than when the step is compiled
   with ThreadPoolExecutor(1) as pool:
     if start < total:
-      compiled = pool.submit(compile_call, call_length(config, start))
+      compiled = pool.submit(lower_call(call_length(config, start)))
     state = init(fed, resident) if manifest is None else saver.restore(manifest, target)
   if start < total:
     calls = {call_length(config, start): compiled.result()}  # by length; few, most often one
@@ -364,7 +364,7 @@ def _train(config, system, mesh, batches, quick, folder, saver, stop, watch, sta
       length = call_length(config, done)
       if length not in calls:
         with watch.resting():
-          calls[length] = compile_call(length)
+          calls[length] = lower_call(length)()
       with trace.step(done + 1):
         fed = spread(list(itertools.islice(feed, length)))
         state, metrics = calls[length](state, fed, resident, keys)
