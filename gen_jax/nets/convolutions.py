@@ -289,21 +289,18 @@ def _kernels(w, flip=False):
   return (jnp.asarray(np.kron(g, g), w.dtype) @ w.reshape(9, -1)).reshape(16, *w.shape[2:])
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))  # traced once for blocks of one shape
 def _winograd_conv(x, w, stride, padding):
   del stride, padding  # 1 and SAME
   products = jnp.einsum('knc,kcd->knd', _input_tiles(x), _kernels(w))
   return _from_tiles(products, (*x.shape[:3], w.shape[3]))
 
 
-@jax.jit
 def _winograd_input_gradient(g, w):
   # With stride 1 a convolution too, of the flipped kernel with its channels exchanged.
   products = jnp.einsum('knd,kcd->knc', _input_tiles(g), _kernels(w, flip=True))
   return _from_tiles(products, (*g.shape[:3], w.shape[2]))
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _winograd_weight_gradient(x, g, stride, padding, shape):
   del stride, padding
   u = jnp.einsum('knc,knd->kcd', _input_tiles(x), _output_tiles(g))
