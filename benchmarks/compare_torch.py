@@ -1,7 +1,7 @@
 """Speed of gen_jax's training steps and samplers against the same in PyTorch, on this machine.
 
     python -m pip install -r requirements.txt -r benchmarks/requirements.txt
-    python benchmarks/compare_torch.py                               # all cases: 40 minutes
+    python benchmarks/compare_torch.py                               # all cases: 55 minutes
     python benchmarks/compare_torch.py --cases gan_mnist --rounds 3
 
 One process works with gen_jax, one with PyTorch, one with PyTorch and torch.compile, and, for
@@ -11,13 +11,15 @@ their median. The speed-up is the median of theirs / ours, in bold against the f
 others; in brackets its smallest and largest value over rounds. Times to the first step run from the
 start of a process, without caches of compiled code. The last column is the share of the machine's
 ceiling: PyTorch's count of operations in products and convolutions, by the time of the step and by
-what a product of two 2048x2048 matrices reaches, measured in turns with the rest. Nothing else
-should run on the machine meanwhile: compare the load.
+what a product of two 2048x2048 matrices reaches, measured in turns with the rest. The last case,
+`features`, is benchmarks/features.py, with a table of its own: the networks whose packages, named
+there, are installed. Nothing else should run on the machine meanwhile: compare the load.
 """
 
 import argparse
 import functools
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -62,6 +64,12 @@ NAMES = {
   'diffusers': 'diffusers',  # of diffusion cases only
 }
 CEILING = 'a matrix product'
+# Feature networks of benchmarks/features.py, and the package of PyTorch's port where it needs one.
+FEATURES = {
+  'inception': 'torch_fidelity',
+  'efficientnet_lite0': 'efficientnet_lite_pytorch',
+  'classifier': 'torch',
+}
 
 
 # --- Workers: `make(case) -> (step, parameters)`; step() does one step and waits for it -----------
@@ -363,11 +371,23 @@ def machine():
   )
 
 
+def compare_features(rounds, seconds, compiled):
+  """Runs benchmarks/features.py, which prints its table, and tells which networks it leaves out."""
+  found = [name for name, package in FEATURES.items() if importlib.util.find_spec(package)]
+  for name in FEATURES.keys() - found:
+    print(f'features: {name} left out, {FEATURES[name]} is not installed', file=sys.stderr)
+  script = Path(__file__).with_name('features.py')
+  command = [sys.executable, str(script), '--networks', *found]
+  command += ['--rounds', str(rounds), '--seconds', str(seconds)]
+  subprocess.run(command + ['--no-compile'] * (not compiled), check=True)
+
+
 def main():
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('--cases', nargs='+', choices=CASES, default=list(CASES), metavar='CASE')
+  names = [*CASES, 'features']
+  parser.add_argument('--cases', nargs='+', choices=names, default=names, metavar='CASE')
   parser.add_argument('--rounds', type=int, default=5)
   parser.add_argument('--seconds', type=float, default=4.0, help='of a turn, at least 3 steps')
   parser.add_argument('--no-compile', action='store_true', help='no torch.compile')
@@ -379,13 +399,18 @@ def main():
   sides = [side for side in NAMES if not (args.no_compile and side == 'compiled')]
   header = ['case', 'batch', 'parameters', 'side', 'step, ms', 'speed-up', 'first step, s', 'GiB']
   header.append('of the ceiling')
-  print(machine(), flush=True)
-  print('', f'| {" | ".join(header)} |', f'|{" --- |" * len(header)}', sep='\n', flush=True)
-  for case in args.cases:
+  cases = [case for case in args.cases if case in CASES]
+  if cases:
+    print(machine(), flush=True)
+    print('', f'| {" | ".join(header)} |', f'|{" --- |" * len(header)}', sep='\n', flush=True)
+  for case in cases:
     diffusion = CASES[case].config.startswith('ddpm')
     of_case = [side for side in sides if diffusion or side != 'diffusers']
     for row in compare(case, of_case, args.rounds, args.seconds):
       print(f'| {" | ".join(row)} |', flush=True)
+  if 'features' in args.cases:
+    print(flush=True)
+    compare_features(args.rounds, args.seconds, not args.no_compile)
 
 
 if __name__ == '__main__':
