@@ -39,6 +39,7 @@ def check(config):
   system = find_system(config.system)
   getattr(system, 'check', lambda config: None)(config)
   count = config.sample.batch_size
+  abstract_state.cache_clear()  # a notebook may have changed the net since
   try:
     state = abstract_state(config, system)
     batch = conditions(config, count)
