@@ -8,7 +8,7 @@ transposed convolution 10 to 30 times slower than the convolution (docs/performa
   form, so every derivative of each of them, of any order, is again one of the three. A custom_vjp
   says so to JAX. (It has no forward mode.)
 - Where that is faster, each of the three is computed as matrix products: of patches where the
-  kernel is larger than the map, of Winograd's tiles on large maps with many channels. What reads
+  kernel is larger than the map, of Winograd's tiles where there are many channels. What reads
   one channel is a sum over the entries of the kernel, and what reads repeated pixels is four
   convolutions of the pixels themselves.
 """
@@ -248,6 +248,7 @@ def _framed(x):
   the frame.
   """
   b, h, w, c = x.shape
+  # Without a barrier XLA would make the two `jnp.pad` again.
   frame = jax.lax.optimization_barrier(jnp.zeros((b, h + 2, w + 2, c), x.dtype))
   return jax.lax.dynamic_update_slice(frame, x, (0, 1, 1, 0))
 
@@ -269,6 +270,7 @@ def _output_tiles(g):
     y = [jax.lax.slice_in_dim(g, 1 + i, g.shape[axis] - 2 + i, 2, axis) for i in range(2)]
     return [y[0], y[0] + y[1], y[0] - y[1], -y[1]]
 
+  # g needs no frame, but in one it lies in memory: XLA would compute it anew for every plane.
   return _along_both(along, _framed(g), (1, 2))
 
 
