@@ -232,18 +232,10 @@ def compile_once(f: Callable, target) -> Callable:
   return jax.jit(f, out_shardings=_shardings(target), compiler_options=quickly)
 
 
-def compile_step(step: Callable, mesh: Mesh, *args, **how) -> Callable:
-  """What `lower_step` of the same arguments prepares, compiled."""
-  return lower_step(step, mesh, *args, **how)()
-
-
-def lower_step(
+def compile_step(
   step: Callable, mesh: Mesh, *args, mode: str, leading: int = 0, steps: int = 1
 ) -> Callable:
-  """Traces `step(state, fed, resident, rng, *, axis_name) -> (state, metrics)` for the mesh.
-
-  Returns a function without arguments that compiles it and returns the program. Tracing keeps
-  Python busy, compiling does not: it may go on in a thread.
+  """Compiles `step(state, fed, resident, rng, *, axis_name) -> (state, metrics)` for the mesh.
 
   Args:
     step: pure; `state` is donated, `fed` has the global batch, `resident` and `rng` are whole
@@ -269,7 +261,7 @@ def lower_step(
       compiler_options=compiler_options(),
     )
     with jax.set_mesh(mesh):
-      return jitted.lower(*args).compile
+      return jitted.lower(*args).compile()
 
   devices = mesh.size
   mapped = jax.pmap(
@@ -287,13 +279,8 @@ def lower_step(
 
     return state, jax.tree.map(by_device, fed), resident, rng
 
-  lowered = mapped.lower(*split(*args))
-
-  def compile():
-    compiled = lowered.compile(compiler_options())
-    return lambda *args: compiled(*split(*args))
-
-  return compile
+  compiled = mapped.lower(*split(*args)).compile(compiler_options())
+  return lambda *args: compiled(*split(*args))
 
 
 def _one_by_one(step, state, fed, resident, rng, *, axis_name):

@@ -240,9 +240,9 @@ def _train(config, system, mesh, batches, quick, folder, saver, stop, watch, sta
     fed = jax.tree.map(lambda *leaves: np.stack(leaves), *fed)
     return parallel.spread(fed, mesh, (len(jax.tree.leaves(fed)[0]), *batches.shape))
 
-  def lower_call(length):
-    """What compiles the program of so many steps."""
-    return parallel.lower_step(
+  def compile_call(length):
+    """The program of so many steps."""
+    return parallel.compile_step(
       step,
       mesh,
       target,
@@ -254,20 +254,24 @@ def _train(config, system, mesh, batches, quick, folder, saver, stop, watch, sta
       steps=length,
     )
 
-  # Restore or initialise. A start is mostly compilation: that of the step goes on meanwhile.
+  # Restore or initialise. A start is mostly compilation: that of the initialiser, or reading the
+  # checkpoint, goes on while the step is traced and compiled.
   fed = spread([batches.fed(0)])
   target = parallel.placed(contract.abstract_state(config, system), mesh)
-  init = parallel.compile_once(init, target)
-  if manifest is not None:
-    checkpoint.check_fits(manifest, target)  # at once, rather than when the step is compiled
+  calls = {}  # compiled, by length; few, most often one
   with ThreadPoolExecutor(1) as pool:
+    if manifest is None:
+      lowered = parallel.compile_once(init, target).lower(fed, resident)
+      begun = pool.submit(lambda: lowered.compile()(fed, resident))
+    else:
+      checkpoint.check_fits(manifest, target)  # at once, rather than when the step is compiled
+      begun = pool.submit(saver.restore, manifest, target)
     if start < total:
-      compiled = pool.submit(lower_call(call_length(config, start)))
-    state = init(fed, resident) if manifest is None else saver.restore(manifest, target)
-  if start < total:
-    calls = {call_length(config, start): compiled.result()}  # by length; few, most often one
-    if distributed.is_first():
-      folder.write_config(configs.to_dict(config))
+      length = call_length(config, start)
+      calls[length] = compile_call(length)
+    state = begun.result()
+  if start < total and distributed.is_first():
+    folder.write_config(configs.to_dict(config))
   if 0 < start < total:
     _tell(f'{folder.path}: going on from step {start} of {total}')
 
@@ -364,7 +368,7 @@ def _train(config, system, mesh, batches, quick, folder, saver, stop, watch, sta
       length = call_length(config, done)
       if length not in calls:
         with watch.resting():
-          calls[length] = lower_call(length)()
+          calls[length] = compile_call(length)
       with trace.step(done + 1):
         fed = spread(list(itertools.islice(feed, length)))
         state, metrics = calls[length](state, fed, resident, keys)

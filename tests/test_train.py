@@ -440,7 +440,7 @@ def test_wrong_input_is_answered_in_one_line_before_anything_compiles(
   def no_compile(*args, **kwargs):
     raise AssertionError('compiled')
 
-  monkeypatch.setattr(train.parallel, 'lower_step', no_compile)
+  monkeypatch.setattr(train.parallel, 'compile_step', no_compile)
   monkeypatch.setattr(train.parallel, 'compile_once', no_compile)
   blocked = tmp_path / 'file'
   blocked.write_text('')

@@ -226,19 +226,12 @@ def _patches_weight_gradient(x, g, stride, padding, shape):
 # --- By Winograd's F(2x2, 3x3) (Lavin and Gray 2016, arXiv 1509.09308) --------------------------
 #
 # Each 2x2 block of outputs Y sees a 4x4 tile d of the input: Y = A^T [(G w G^T) . (B^T d B)] A,
-# with 16 products instead of 36. Summed over channels they are 16 matrix products.
+# with 16 products instead of 36. Summed over channels they are 16 matrix products. The outputs lie
+# in the middle of their tile, so that A has a column of zeros on either side here.
 
 _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
-
-
-def _along_both(f, x, axes):
-  """f, which makes four arrays from an array and an axis, along two axes: [16, n, c]."""
-  planes = [column for row in f(x, axes[0]) for column in f(row, axes[1])]
-  planes = [plane.reshape(1, -1, x.shape[-1]) for plane in planes]
-  tiles = jnp.zeros((16, *planes[0].shape[1:]), x.dtype)
-  for i, plane in enumerate(planes):  # each is written in place, where a stack would copy it
-    tiles = jax.lax.dynamic_update_slice(tiles, plane, (i, 0, 0))
-  return tiles
+_B = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]]).T
+_A = np.array([[0, 1, 0, 0], [0, 1, 1, 0], [0, 1, -1, 0], [0, 0, -1, 0]])
 
 
 def _framed(x):
@@ -253,25 +246,46 @@ def _framed(x):
   return jax.lax.dynamic_update_slice(frame, x, (0, 1, 1, 0))
 
 
+def _tiles(m, x):
+  """m d m^T for every 4x4 tile d, around a 2x2 block of x [b, h, w, c]: [16, b h w / 4, c].
+
+  m [4, 4] has at most two entries in a row.
+  """
+  b, h, w, c = x.shape
+  h, w = h // 2, w // 2
+  # Row p of tile i is row 2 i + p of all: row p % 2 of the pair i + p // 2. So are columns.
+  pairs = _framed(x).reshape(b, h + 1, 2, w + 1, 2, c)
+
+  def entry(p, q):
+    """d[p, q] of every tile; p and q are (p // 2, p % 2) and (q // 2, q % 2)."""
+    return jax.lax.dynamic_slice(
+      pairs, (0, *p, *q, 0), (b, h, 1, w, 1, c), allow_negative_indices=False
+    )
+
+  def plane(rows):
+    """One of the 16 entries of m d m^T, of every tile; `rows` are the two of m that it takes."""
+    (p, f), (q, g) = rows
+    d = sum(f[i] * g[j] * entry(p[i], q[j]) for i in range(2) for j in range(2))
+    return d.reshape(-1, c)
+
+  columns = np.argsort(m == 0, axis=1, kind='stable')[:, :2]
+  factors = np.take_along_axis(m, columns, axis=1).astype(x.dtype)
+  columns = np.stack(np.divmod(columns, 2), axis=-1).astype(np.int32)
+  # A loop, whose body XLA compiles once: 16 expressions would be 16 kernels to compile, and to read
+  # from the cache at every start. Each plane is written in place, where a stack would copy it.
+  return jax.lax.map(plane, [(columns[i], factors[i]) for i in np.divmod(np.arange(16), 4)])
+
+
+@jax.jit  # traced once for all maps of a shape
 def _input_tiles(x):
-  """B^T d B for every tile: [b, h, w, c] -> [16, b h w / 4, c]."""
-
-  def along(x, axis):
-    d = [jax.lax.slice_in_dim(x, i, x.shape[axis] - 3 + i, 2, axis) for i in range(4)]
-    return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
-
-  return _along_both(along, _framed(x), (1, 2))
+  """B^T d B for every tile."""
+  return _tiles(_B.T, x)
 
 
+@jax.jit
 def _output_tiles(g):
-  """A Y A^T for every tile, the transpose of `_from_tiles`: [b, h, w, d] -> [16, b h w / 4, d]."""
-
-  def along(g, axis):
-    y = [jax.lax.slice_in_dim(g, 1 + i, g.shape[axis] - 2 + i, 2, axis) for i in range(2)]
-    return [y[0], y[0] + y[1], y[0] - y[1], -y[1]]
-
-  # g needs no frame, but in one it lies in memory: XLA would compute it anew for every plane.
-  return _along_both(along, _framed(g), (1, 2))
+  """A Y A^T for every tile, the transpose of `_from_tiles`."""
+  return _tiles(_A, g)
 
 
 def _from_tiles(m, shape):
