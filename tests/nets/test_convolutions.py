@@ -1,9 +1,12 @@
 """Every form of a convolution against lax's, in value and two orders of derivatives."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from gen_jax.nets import convolutions
 
@@ -166,6 +169,24 @@ def test_winograd_is_as_exact_as_float32_allows():
   assert form_of(x, w, 1) == 'winograd'
   error = np.abs(convolutions.conv(x, w) - exact).max()
   assert error < 4e-6 * np.abs(exact).max()
+
+
+def test_winograd_over_two_devices_leaves_the_batch_split():
+  x, w = draw(4, 4, 6, 128), draw(3, 3, 128, 128, seed=1)
+
+  def step(x, w):
+    return jax.value_and_grad(lambda x, w: jnp.sum(jnp.tanh(convolutions.conv(x, w))), (0, 1))(x, w)
+
+  mesh = jax.make_mesh((2,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
+  rows, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (('data',), ()))
+  jitted = jax.jit(step, in_shardings=(rows, whole), out_shardings=(whole, (rows, whole)))
+  compiled = jitted.lower(x, w).compile()
+  found = compiled(jax.device_put(x, rows), jax.device_put(w, whole))
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(jax.jit(step)(x, w)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
+  # Only the loss and the weight gradient are added up; no tile is fetched from the other device.
+  communication = set(re.findall(r' (all-[a-z]+|collective-[a-z]+)\(', compiled.as_text()))
+  assert communication == {'all-reduce'}
 
 
 def test_the_sides_of_a_transposed_conv_may_differ():
