@@ -18,6 +18,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.xla_metadata import set_xla_metadata
 
 WIDE = 128  # channels
 
@@ -246,45 +247,46 @@ def _framed(x):
   return jax.lax.dynamic_update_slice(frame, x, (0, 1, 1, 0))
 
 
-def _tiles(m, x):
-  """m d m^T for every 4x4 tile d, around a 2x2 block of x [b, h, w, c]: [16, b h w / 4, c].
+def _outlined(f):
+  """f as a call that XLA does not inline, so that its argument lies in memory.
 
-  m [4, 4] has at most two entries in a row.
+  XLA would otherwise fuse what makes it, norm and swish, with all that f reads: computed 16 times.
   """
-  b, h, w, c = x.shape
-  h, w = h // 2, w // 2
-  # Row p of tile i is row 2 i + p of all: row p % 2 of the pair i + p // 2. So are columns.
-  pairs = _framed(x).reshape(b, h + 1, 2, w + 1, 2, c)
+  traced_once = jax.jit(f)  # for all arguments of a shape
 
-  def entry(p, q):
-    """d[p, q] of every tile; p and q are (p // 2, p % 2) and (q // 2, q % 2)."""
-    return jax.lax.dynamic_slice(
-      pairs, (0, *p, *q, 0), (b, h, 1, w, 1, c), allow_negative_indices=False
-    )
+  def call(x):
+    with set_xla_metadata(inlineable='false'):
+      return traced_once(x)
 
-  def plane(rows):
-    """One of the 16 entries of m d m^T, of every tile; `rows` are the two of m that it takes."""
-    (p, f), (q, g) = rows
-    d = sum(f[i] * g[j] * entry(p[i], q[j]) for i in range(2) for j in range(2))
-    return d.reshape(-1, c)
-
-  columns = np.argsort(m == 0, axis=1, kind='stable')[:, :2]
-  factors = np.take_along_axis(m, columns, axis=1).astype(x.dtype)
-  columns = np.stack(np.divmod(columns, 2), axis=-1).astype(np.int32)
-  # A loop, whose body XLA compiles once: 16 expressions would be 16 kernels to compile, and to read
-  # from the cache at every start. Each plane is written in place, where a stack would copy it.
-  return jax.lax.map(plane, [(columns[i], factors[i]) for i in np.divmod(np.arange(16), 4)])
+  return call
 
 
-@jax.jit  # traced once for all maps of a shape
+def _tiles(m, frame):
+  """m d m^T for every 4x4 tile d, around a 2x2 block of the framed [b, h + 2, w + 2, c]:
+  [16, b h w / 4, c].
+
+  One sum for all 16 entries, a part of it times 0: one loop, which XLA splits over the cores,
+  where an expression for each entry is 16 kernels of one core, to compile and to read at a start.
+  """
+  h, w, c = frame.shape[1] - 2, frame.shape[2] - 2, frame.shape[3]
+  factors = np.kron(m, m).reshape(16, 4, 4, 1, 1, 1, 1)
+  return sum(
+    jnp.asarray(factors[:, p, q], frame.dtype) * frame[None, :, p : p + h : 2, q : q + w : 2]
+    for p in range(4)
+    for q in range(4)
+    if factors[:, p, q].any()
+  ).reshape(16, -1, c)
+
+
+@_outlined
 def _input_tiles(x):
-  """B^T d B for every tile."""
+  """B^T d B for every tile of a framed input."""
   return _tiles(_B.T, x)
 
 
-@jax.jit
+@_outlined
 def _output_tiles(g):
-  """A Y A^T for every tile, the transpose of `_from_tiles`."""
+  """A Y A^T for every tile of a framed gradient, the transpose of `_from_tiles`."""
   return _tiles(_A, g)
 
 
@@ -307,19 +309,19 @@ def _kernels(w, flip=False):
 
 def _winograd_conv(x, w, stride, padding):
   del stride, padding  # 1 and SAME
-  products = jnp.einsum('knc,kcd->knd', _input_tiles(x), _kernels(w))
+  products = jnp.einsum('knc,kcd->knd', _input_tiles(_framed(x)), _kernels(w))
   return _from_tiles(products, (*x.shape[:3], w.shape[3]))
 
 
 def _winograd_input_gradient(g, w):
   # With stride 1 a convolution too, of the flipped kernel with its channels exchanged.
-  products = jnp.einsum('knd,kcd->knc', _input_tiles(g), _kernels(w, flip=True))
+  products = jnp.einsum('knd,kcd->knc', _input_tiles(_framed(g)), _kernels(w, flip=True))
   return _from_tiles(products, (*g.shape[:3], w.shape[2]))
 
 
 def _winograd_weight_gradient(x, g, stride, padding, shape):
   del stride, padding
-  u = jnp.einsum('knc,knd->kcd', _input_tiles(x), _output_tiles(g))
+  u = jnp.einsum('knc,knd->kcd', _input_tiles(_framed(x)), _output_tiles(_framed(g)))
   return (jnp.asarray(np.kron(_G, _G).T, u.dtype) @ u.reshape(16, -1)).reshape(shape)
 
 
