@@ -53,7 +53,7 @@ def assert_same_derivatives(ours, reference, x, w):
   for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
     assert a.shape == b.shape
     # Relative to the largest entry: single ones are sums that cancel.
-    np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5 * np.abs(b).max())
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
 
 
 # form, b, h, w, kernel, stride, channels in and out
