@@ -227,12 +227,10 @@ def _patches_weight_gradient(x, g, stride, padding, shape):
 # --- By Winograd's F(2x2, 3x3) (Lavin and Gray 2016, arXiv 1509.09308) --------------------------
 #
 # Each 2x2 block of outputs Y sees a 4x4 tile d of the input: Y = A^T [(G w G^T) . (B^T d B)] A,
-# with 16 products instead of 36. Summed over channels they are 16 matrix products. The outputs lie
-# in the middle of their tile, so that A has a column of zeros on either side here.
+# with 16 products instead of 36. Summed over channels they are 16 matrix products.
 
 _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
-_B = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]]).T
-_A = np.array([[0, 1, 0, 0], [0, 1, 1, 0], [0, 1, -1, 0], [0, 0, -1, 0]])
+_A = np.array([[1, 0], [1, 1], [1, -1], [0, -1]])
 
 
 def _framed(x):
@@ -247,47 +245,40 @@ def _framed(x):
   return jax.lax.dynamic_update_slice(frame, x, (0, 1, 1, 0))
 
 
-def _outlined(f):
-  """f as a call that XLA does not inline, so that its argument lies in memory.
-
-  XLA would otherwise fuse what makes it, norm and swish, with all that f reads: computed 16 times.
-  """
-  traced_once = jax.jit(f)  # for all arguments of a shape
-
-  def call(x):
-    with set_xla_metadata(inlineable='false'):
-      return traced_once(x)
-
-  return call
-
-
-def _tiles(m, frame):
-  """m d m^T for every 4x4 tile d, around a 2x2 block of the framed [b, h + 2, w + 2, c]:
-  [16, b h w / 4, c].
-
-  One sum for all 16 entries, a part of it times 0: one loop, which XLA splits over the cores,
-  where an expression for each entry is 16 kernels of one core, to compile and to read at a start.
-  """
-  h, w, c = frame.shape[1] - 2, frame.shape[2] - 2, frame.shape[3]
-  factors = np.kron(m, m).reshape(16, 4, 4, 1, 1, 1, 1)
-  return sum(
-    jnp.asarray(factors[:, p, q], frame.dtype) * frame[None, :, p : p + h : 2, q : q + w : 2]
-    for p in range(4)
-    for q in range(4)
-    if factors[:, p, q].any()
-  ).reshape(16, -1, c)
-
-
-@_outlined
 def _input_tiles(x):
-  """B^T d B for every tile of a framed input."""
-  return _tiles(_B.T, x)
+  """B^T d B for every tile: [b, h, w, c] -> [16, b h w / 4, c]."""
+
+  def along(x, axis):
+    d = [jax.lax.slice_in_dim(x, i, x.shape[axis] - 3 + i, 2, axis) for i in range(4)]
+    return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
+
+  planes = [column for row in along(_framed(x), 1) for column in along(row, 2)]
+  planes = [plane.reshape(1, -1, x.shape[3]) for plane in planes]
+  tiles = jnp.zeros((16, *planes[0].shape[1:]), x.dtype)
+  for i, plane in enumerate(planes):  # each is written in place, where a stack would copy it
+    tiles = jax.lax.dynamic_update_slice(tiles, plane, (i, 0, 0))
+  return tiles
 
 
-@_outlined
 def _output_tiles(g):
-  """A Y A^T for every tile of a framed gradient, the transpose of `_from_tiles`."""
-  return _tiles(_A, g)
+  """A Y A^T for every tile, the transpose of `_from_tiles`: [b, h, w, d] -> [16, b h w / 4, d]."""
+  # g needs no frame, but in one it lies in memory, and XLA does not inline the call: it would
+  # compute g, a gradient of norm and swish, anew for each of the four pixels of a tile.
+  with set_xla_metadata(inlineable='false'):
+    return _framed_output_tiles(_framed(g))
+
+
+@jax.jit
+def _framed_output_tiles(frame):
+  # One sum, a part of it times 0, is one loop for all planes, which XLA splits over the cores.
+  h, w, d = frame.shape[1] - 2, frame.shape[2] - 2, frame.shape[3]
+  factors = np.kron(_A, _A).reshape(16, 2, 2, 1, 1, 1, 1)
+  return sum(
+    jnp.asarray(factors[:, i, j], frame.dtype)
+    * frame[None, :, 1 + i : h + 1 : 2, 1 + j : w + 1 : 2]
+    for i in range(2)
+    for j in range(2)
+  ).reshape(16, -1, d)
 
 
 def _from_tiles(m, shape):
@@ -309,19 +300,19 @@ def _kernels(w, flip=False):
 
 def _winograd_conv(x, w, stride, padding):
   del stride, padding  # 1 and SAME
-  products = jnp.einsum('knc,kcd->knd', _input_tiles(_framed(x)), _kernels(w))
+  products = jnp.einsum('knc,kcd->knd', _input_tiles(x), _kernels(w))
   return _from_tiles(products, (*x.shape[:3], w.shape[3]))
 
 
 def _winograd_input_gradient(g, w):
   # With stride 1 a convolution too, of the flipped kernel with its channels exchanged.
-  products = jnp.einsum('knd,kcd->knc', _input_tiles(_framed(g)), _kernels(w, flip=True))
+  products = jnp.einsum('knd,kcd->knc', _input_tiles(g), _kernels(w, flip=True))
   return _from_tiles(products, (*g.shape[:3], w.shape[2]))
 
 
 def _winograd_weight_gradient(x, g, stride, padding, shape):
   del stride, padding
-  u = jnp.einsum('knc,knd->kcd', _input_tiles(_framed(x)), _output_tiles(_framed(g)))
+  u = jnp.einsum('knc,knd->kcd', _input_tiles(x), _output_tiles(g))
   return (jnp.asarray(np.kron(_G, _G).T, u.dtype) @ u.reshape(16, -1)).reshape(shape)
 
 
