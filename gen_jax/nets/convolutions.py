@@ -18,7 +18,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.xla_metadata import set_xla_metadata
 
 WIDE = 128  # channels
 
@@ -230,7 +229,16 @@ def _patches_weight_gradient(x, g, stride, padding, shape):
 # with 16 products instead of 36. Summed over channels they are 16 matrix products.
 
 _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
-_A = np.array([[1, 0], [1, 1], [1, -1], [0, -1]])
+
+
+def _along_both(f, x, axes):
+  """f, which makes four arrays from an array and an axis, along two axes: [16, n, c]."""
+  planes = [column for row in f(x, axes[0]) for column in f(row, axes[1])]
+  planes = [plane.reshape(1, -1, x.shape[-1]) for plane in planes]
+  tiles = jnp.zeros((16, *planes[0].shape[1:]), x.dtype)
+  for i, plane in enumerate(planes):  # each is written in place, where a stack would copy it
+    tiles = jax.lax.dynamic_update_slice(tiles, plane, (i, 0, 0))
+  return tiles
 
 
 def _framed(x):
@@ -252,33 +260,18 @@ def _input_tiles(x):
     d = [jax.lax.slice_in_dim(x, i, x.shape[axis] - 3 + i, 2, axis) for i in range(4)]
     return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
 
-  planes = [column for row in along(_framed(x), 1) for column in along(row, 2)]
-  planes = [plane.reshape(1, -1, x.shape[3]) for plane in planes]
-  tiles = jnp.zeros((16, *planes[0].shape[1:]), x.dtype)
-  for i, plane in enumerate(planes):  # each is written in place, where a stack would copy it
-    tiles = jax.lax.dynamic_update_slice(tiles, plane, (i, 0, 0))
-  return tiles
+  return _along_both(along, _framed(x), (1, 2))
 
 
 def _output_tiles(g):
   """A Y A^T for every tile, the transpose of `_from_tiles`: [b, h, w, d] -> [16, b h w / 4, d]."""
-  # g needs no frame, but in one it lies in memory, and XLA does not inline the call: it would
-  # compute g, a gradient of norm and swish, anew for each of the four pixels of a tile.
-  with set_xla_metadata(inlineable='false'):
-    return _framed_output_tiles(_framed(g))
 
+  def along(g, axis):
+    y = [jax.lax.slice_in_dim(g, 1 + i, g.shape[axis] - 2 + i, 2, axis) for i in range(2)]
+    return [y[0], y[0] + y[1], y[0] - y[1], -y[1]]
 
-@jax.jit
-def _framed_output_tiles(frame):
-  # One sum, a part of it times 0, is one loop for all planes, which XLA splits over the cores.
-  h, w, d = frame.shape[1] - 2, frame.shape[2] - 2, frame.shape[3]
-  factors = np.kron(_A, _A).reshape(16, 2, 2, 1, 1, 1, 1)
-  return sum(
-    jnp.asarray(factors[:, i, j], frame.dtype)
-    * frame[None, :, 1 + i : h + 1 : 2, 1 + j : w + 1 : 2]
-    for i in range(2)
-    for j in range(2)
-  ).reshape(16, -1, d)
+  # g needs no frame, but in one it lies in memory: XLA would compute it anew for every plane.
+  return _along_both(along, _framed(g), (1, 2))
 
 
 def _from_tiles(m, shape):
