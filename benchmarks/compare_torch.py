@@ -374,8 +374,9 @@ def machine():
 def compare_features(rounds, seconds, compiled):
   """Runs benchmarks/features.py, which prints its table, and tells which networks it leaves out."""
   found = [name for name, package in FEATURES.items() if importlib.util.find_spec(package)]
-  for name in [name for name in FEATURES if name not in found]:
-    print(f'features: {name} left out, {FEATURES[name]} is not installed', file=sys.stderr)
+  for name, package in FEATURES.items():
+    if name not in found:
+      print(f'features: {name} left out, {package} is not installed', file=sys.stderr)
   script = Path(__file__).with_name('features.py')
   command = [sys.executable, str(script), '--networks', *found]
   command += ['--rounds', str(rounds), '--seconds', str(seconds)]
