@@ -7,6 +7,7 @@ makes the bits of an entry from the key and the entry's position, and XLA comput
 that are kept).
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -62,6 +63,7 @@ def bernoulli(key, p, shape, axis_name=None, axis=0) -> jax.Array:
   return rows(draw, shape, axis_name, axis)
 
 
+@functools.partial(jax.jit, static_argnums=1)  # traced once for a shape, not at every dropout
 def threefry(key, shape) -> tuple[jax.Array, jax.Array]:
   """Threefry-2x32 with 20 rounds (Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3,
   section 4.2) of the counters 0, 1, ...: two uint32 arrays of `shape`.

@@ -227,6 +227,9 @@ def _patches_weight_gradient(x, g, stride, padding, shape):
 #
 # Each 2x2 block of outputs Y sees a 4x4 tile d of the input: Y = A^T [(G w G^T) . (B^T d B)] A,
 # with 16 products instead of 36. Summed over channels they are 16 matrix products.
+#
+# The three are jitted so that JAX traces them once for a shape and not at every layer (XLA inlines
+# them): half of a start's tracing.
 
 _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 
@@ -291,18 +294,21 @@ def _kernels(w, flip=False):
   return (jnp.asarray(np.kron(g, g), w.dtype) @ w.reshape(9, -1)).reshape(16, *w.shape[2:])
 
 
+@functools.partial(jax.jit, static_argnums=(2, 3))
 def _winograd_conv(x, w, stride, padding):
   del stride, padding  # 1 and SAME
   products = jnp.einsum('knc,kcd->knd', _input_tiles(x), _kernels(w))
   return _from_tiles(products, (*x.shape[:3], w.shape[3]))
 
 
+@jax.jit
 def _winograd_input_gradient(g, w):
   # With stride 1 a convolution too, of the flipped kernel with its channels exchanged.
   products = jnp.einsum('knd,kcd->knc', _input_tiles(g), _kernels(w, flip=True))
   return _from_tiles(products, (*g.shape[:3], w.shape[2]))
 
 
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _winograd_weight_gradient(x, g, stride, padding, shape):
   del stride, padding
   u = jnp.einsum('knc,knd->kcd', _input_tiles(x), _output_tiles(g))

@@ -1,5 +1,6 @@
 """Layers that more than one architecture uses, each in the form that is fast on every backend."""
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -107,20 +108,25 @@ class GroupNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    b, _, _, c = x.shape
-    scale = self.param('scale', nn.initializers.ones, (c,))
-    bias = self.param('bias', nn.initializers.zeros, (c,))
+    scale = self.param('scale', nn.initializers.ones, x.shape[-1:])
+    bias = self.param('bias', nn.initializers.zeros, x.shape[-1:])
+    return _normalise(x, scale, bias, self.groups, self.epsilon)
 
-    def by_group(moment):  # [b, c] -> means over each group's channels, [b, c]
-      means = moment.reshape(b, self.groups, -1).mean(-1)
-      return jnp.repeat(means, c // self.groups, axis=1)
 
-    exact = x.astype(jnp.float32)  # of bfloat16, mean**2 would swallow the variance
-    mean = by_group(exact.mean((1, 2)))
-    variance = jnp.maximum(by_group((exact**2).mean((1, 2))) - mean**2, 0)
-    factor = jax.lax.rsqrt(variance + self.epsilon) * scale[None]
-    shift = bias[None] - mean * factor
-    return (exact * factor[:, None, None] + shift[:, None, None]).astype(x.dtype)
+@functools.partial(jax.jit, static_argnums=(3, 4))  # traced once for a shape, not in every layer
+def _normalise(x, scale, bias, groups, epsilon):
+  b, _, _, c = x.shape
+
+  def by_group(moment):  # [b, c] -> means over each group's channels, [b, c]
+    means = moment.reshape(b, groups, -1).mean(-1)
+    return jnp.repeat(means, c // groups, axis=1)
+
+  exact = x.astype(jnp.float32)  # of bfloat16, mean**2 would swallow the variance
+  mean = by_group(exact.mean((1, 2)))
+  variance = jnp.maximum(by_group((exact**2).mean((1, 2))) - mean**2, 0)
+  factor = jax.lax.rsqrt(variance + epsilon) * scale[None]
+  shift = bias[None] - mean * factor
+  return (exact * factor[:, None, None] + shift[:, None, None]).astype(x.dtype)
 
 
 def mean_pool(x: jax.Array) -> jax.Array:
