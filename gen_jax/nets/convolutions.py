@@ -7,19 +7,23 @@ transposed convolution 10 to 30 times slower than the convolution (docs/performa
 - A convolution, its input gradient and its weight gradient are the three sides of one trilinear
   form, so every derivative of each of them, of any order, is again one of the three. A custom_vjp
   says so to JAX. (It has no forward mode.)
-- Where that is faster, each of the three is computed as matrix products: of patches where the
-  kernel is larger than the map, of Winograd's tiles where there are many channels. What reads
-  one channel is a sum over the entries of the kernel, and what reads repeated pixels is four
-  convolutions of the pixels themselves.
+- Each of the three is computed in the form that is fastest: by oneDNN where jaxlib has it, as
+  matrix products of patches where the kernel is larger than the map, of Winograd's tiles where
+  there are many channels. What reads one channel is a sum over the entries of the kernel, and what
+  reads repeated pixels is four convolutions of the pixels themselves.
 """
 
 import functools
+import json
+import platform
+import sys
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 
-WIDE = 128  # channels
+WIDE, NARROW = 128, 16  # channels
 
 
 def conv(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
@@ -114,16 +118,18 @@ def _same(hw, kernel, stride):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x, w, stride, padding):
   """y = x * w."""
-  form = _entries_conv if w.shape[2] == 1 else _form(x.shape[1:3], w.shape, stride)
+  form = _entries_conv if w.shape[2] == 1 else _form(x, w.shape, stride)
   return form(x, w, stride, padding)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _input_gradient(g, w, stride, padding, hw):
   """The gradient of <g, x * w> with respect to x [b, *hw, c]; also the transposed convolution."""
-  form = _form(g.shape[1:3], w.shape, stride)
+  form = _form(g, w.shape, stride)
   if form is _winograd_conv:
     return _winograd_input_gradient(g, w)
+  if form is _onednn_conv:
+    return _onednn_input_gradient(g, w, stride, padding, hw)
   return _transpose_x(form, g, w, stride, padding, hw)
 
 
@@ -131,7 +137,7 @@ def _input_gradient(g, w, stride, padding, hw):
 def _weight_gradient(x, g, stride, padding, kernel):
   """The gradient of <g, x * w> with respect to w [*kernel, c, d]."""
   shape = (*kernel, x.shape[3], g.shape[3])
-  form = _weight_form(x.shape[1:3], shape, stride)
+  form = _weight_form(x, shape, stride)
   # A barrier, as XLA would otherwise keep the patches or tiles of the forward pass for this one.
   x, g = jax.lax.optimization_barrier((x, g))
   return form(x, g, stride, padding, shape)
@@ -165,16 +171,17 @@ def _transpose_x(form, g, w, stride, padding, hw):
   return jax.linear_transpose(lambda x: form(x, w, stride, padding), x)(g)[0]
 
 
-def _form(hw, kernel, stride):
-  """The fast form on CPU for a kernel [k, k, c, d] over a map of height and width hw: of x, or of g
-  for the input gradient (docs/performance.md).
+def _form(x, kernel, stride):
+  """The fast form on CPU for a kernel [k, k, c, d] over x, or over g for the input gradient
+  (docs/performance.md).
   """
-  h, w = hw
-  if kernel[0] > h or kernel[1] > w:  # XLA would take the map for the kernel
+  _, h, w, _ = x.shape
+  by_onednn = min(kernel[2:]) >= NARROW and x.dtype == jnp.float32 and _has_onednn()
+  if (kernel[0] > h or kernel[1] > w) and not by_onednn:  # XLA would take the map for the kernel
     return _patches_conv
   if stride == 1 and kernel[:2] == (3, 3) and min(kernel[2:]) >= WIDE and h % 2 == w % 2 == 0:
     return _winograd_conv
-  return _lax_conv
+  return _onednn_conv if by_onednn else _lax_conv
 
 
 # --- By the entries of the kernel ---------------------------------------------------------------
@@ -200,6 +207,99 @@ def _lax_conv(x, w, stride, padding):
 def _lax_weight_gradient(x, g, stride, padding, shape):
   w = jax.ShapeDtypeStruct(shape, x.dtype)
   return jax.linear_transpose(lambda w: _lax_conv(x, w, stride, padding), w)(g)[0]
+
+
+# --- By oneDNN ----------------------------------------------------------------------------------
+#
+# jaxlib brings oneDNN along, PyTorch's library for convolutions on x86, with a custom call for it
+# that XLA's compiler does not make of its own accord. It is 1.1 to 1.9 times as fast as Eigen, its
+# choice (docs/performance.md). The call's options are XLA's internal affair: releases that were not
+# tried get Eigen.
+
+
+def _has_onednn() -> bool:
+  known = jaxlib.__version__.startswith(('0.10.', '0.11.'))
+  here = sys.platform == 'linux' and platform.machine() == 'x86_64'
+  # XLA would gather the batch of several devices for a custom call.
+  return known and here and jax.device_count() == 1
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _onednn_conv(x, w, stride, padding, transposed=False):
+  """As `_lax_conv`; where `transposed`, w is [k, k, d, c]."""
+  c, d = (3, 2) if transposed else (2, 3)
+  kernel = w.shape[:2]
+  size = [
+    (n + sum(pad) - k) // stride + 1
+    for n, k, pad in zip(x.shape[1:3], kernel, padding, strict=True)
+  ]
+  result = jax.ShapeDtypeStruct((x.shape[0], *size, w.shape[d]), x.dtype)
+  data = {'data': {'batch_dim': 0, 'spatial_dims': [1, 2], 'feature_dim': 3}}
+  options = {  # OneDnnConvolutionConfig in xla/service/cpu/onednn_config.proto
+    'dims': 4,
+    'input': data,
+    'kernel': {'filter': {'spatial_dims': [0, 1], 'input_feature_dim': c, 'output_feature_dim': d}},
+    'output': data,
+    'window': {
+      'size': kernel,
+      'pad_left': [before for before, _ in padding],
+      'pad_right': [after for _, after in padding],
+      'strides': [stride, stride],
+      'window_dilations': [1, 1],
+    },
+    'feature_groups': 1,
+  }
+
+  @jax.custom_batching.custom_vmap
+  def call(x, w):
+    return jax.ffi.ffi_call(
+      '__onednn$convolution',
+      result,
+      custom_call_api_version=2,
+      legacy_backend_config=json.dumps({'onednn_conv_config': options}),
+    )(x, w)
+
+  @call.def_vmap
+  def _(size, batched, x, w):
+    def by_lax(x, w):
+      return _lax_conv(x, w.swapaxes(2, 3) if transposed else w, stride, padding)
+
+    del size
+    return jax.vmap(by_lax, [0 if is_batched else None for is_batched in batched])(x, w), True
+
+  return call(x, w)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _onednn_input_gradient(g, w, stride, padding, hw):
+  """Every stride-th row of the result, and every stride-th column, is a convolution of g with
+  every stride-th entry of the kernel, from the last to the first.
+  """
+  counts = [-(-n // stride) for n in hw]  # of rows and columns in each of these
+
+  def part(first, axis):
+    """For the rows `first`, `first` + stride, ...: the first entry of the kernel along `axis`, and
+    how many zeros g gets before and after.
+    """
+    row, entry = divmod(first + padding[axis][0], stride)  # of g and the kernel, for the first one
+    before = len(range(entry, w.shape[axis], stride)) - 1 - row
+    return entry, (before, counts[axis] + row - g.shape[1 + axis])
+
+  rows, columns = ([part(first, axis) for first in range(stride)] for axis in range(2))
+  if any(min(zeros) < 0 for _, zeros in rows + columns):  # a kernel smaller than the stride
+    return _transpose_x(_lax_conv, g, w, stride, padding, hw)
+  parts = [
+    [
+      _onednn_conv(g, w[i::stride, j::stride][::-1, ::-1], 1, (above, beside), transposed=True)
+      for j, beside in columns
+    ]
+    for i, above in rows
+  ]
+  if stride == 1:
+    return parts[0][0]
+  x = jnp.stack([jnp.stack(row, axis=3) for row in parts], axis=2)
+  x = x.reshape(g.shape[0], counts[0] * stride, counts[1] * stride, w.shape[2])
+  return x[:, : hw[0], : hw[1]]
 
 
 # --- By patches ---------------------------------------------------------------------------------
@@ -315,11 +415,10 @@ def _winograd_weight_gradient(x, g, stride, padding, shape):
   return (jnp.asarray(np.kron(_G, _G).T, u.dtype) @ u.reshape(16, -1)).reshape(shape)
 
 
-def _weight_form(hw, kernel, stride):
-  """As `_form` over the map of x, for the weight gradient."""
-  form = _form(hw, kernel, stride)
-  if form is _patches_conv:
+def _weight_form(x, kernel, stride):
+  """As `_form` over x, for the weight gradient."""
+  if kernel[0] > x.shape[1] or kernel[1] > x.shape[2]:
     return _patches_weight_gradient
-  if form is _winograd_conv:
+  if _form(x, kernel, stride) is _winograd_conv:
     return _winograd_weight_gradient
   return _lax_weight_gradient

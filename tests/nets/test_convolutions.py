@@ -56,6 +56,16 @@ def assert_same_derivatives(ours, reference, x, w):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
 
 
+@pytest.fixture(params=['eigen', 'onednn'])
+def library(request, monkeypatch):
+  """What computes those convolutions that neither patches nor Winograd's form takes."""
+  # oneDNN is for one device.
+  monkeypatch.setattr(jax, 'device_count', lambda: 1 if request.param == 'onednn' else 2)
+  if request.param == 'onednn' and not convolutions._has_onednn():
+    pytest.skip('this jaxlib, or processor, has no known call of oneDNN')
+  return request.param
+
+
 # form, b, h, w, kernel, stride, channels in and out
 CASES = [
   ('lax', 2, 7, 7, 5, 2, 16, 17),  # its input gradient by patches: 5 entries over 4 outputs
@@ -76,20 +86,27 @@ CASES = [
   ('lax', 2, 16, 17, 3, 1, 1, 5),  # one channel: forward by entries
   ('lax', 2, 19, 28, 4, 2, 1, 5),
   ('winograd', 1, 16, 18, 3, 1, 128, 129),
+  ('lax', 2, 7, 7, 3, 3, 16, 16),
+  ('lax', 2, 9, 8, 2, 3, 16, 18),  # a stride larger than the kernel
+  ('lax', 1, 6, 5, 1, 2, 16, 16),
 ]
 
 
 def form_of(x, w, stride):
-  return convolutions._form(x.shape[1:3], w.shape, stride).__name__.strip('_').removesuffix('_conv')
+  return convolutions._form(x, w.shape, stride).__name__.strip('_').removesuffix('_conv')
 
 
 def weight_form_of(x, w, stride):
-  form = convolutions._weight_form(x.shape[1:3], w.shape, stride)
+  form = convolutions._weight_form(x, w.shape, stride)
   return form.__name__.strip('_').removesuffix('_weight_gradient')
 
 
 @pytest.mark.parametrize('form, b, height, width, kernel, stride, c, d', CASES)
-def test_conv_is_laxs_in_value_and_two_derivatives(form, b, height, width, kernel, stride, c, d):
+def test_conv_is_laxs_in_value_and_two_derivatives(
+  form, b, height, width, kernel, stride, c, d, library
+):
+  if library == 'onednn' and form != 'winograd' and min(c, d) >= 16:
+    form = 'onednn'
   x, w = draw(b, height, width, c), draw(kernel, kernel, c, d, seed=1) / (kernel * c**0.5)
   assert form_of(x, w, stride) == form
   assert_same_derivatives(
@@ -115,7 +132,7 @@ def test_by_entries_each_channel_by_itself_is_laxs(height, kernel, stride):
 
 @pytest.mark.parametrize('channels', [2, 16])
 @pytest.mark.parametrize('size, kernel', [(4, 3), (4, 5), (7, 4), (7, 5), (14, 3)])
-def test_transposed_conv_is_laxs_in_value_and_two_derivatives(size, kernel, channels):
+def test_transposed_conv_is_laxs_in_value_and_two_derivatives(size, kernel, channels, library):
   x, w = draw(2, size, size, 17), draw(kernel, kernel, channels, 17, seed=1) / kernel
   assert_same_derivatives(
     lambda x, w: convolutions.transposed_conv(x, w, 2), lambda x, w: lax_transpose(x, w, 2), x, w
@@ -124,9 +141,10 @@ def test_transposed_conv_is_laxs_in_value_and_two_derivatives(size, kernel, chan
 
 @pytest.mark.parametrize('backend', ['cpu', 'gpu'])
 @pytest.mark.parametrize(
-  'b, height, width, c, d', [(2, 7, 4, 3, 5), (2, 1, 2, 2, 3), (1, 8, 8, 130, 1), (2, 4, 3, 1, 2)]
+  'b, height, width, c, d',
+  [(2, 7, 4, 3, 5), (2, 1, 2, 2, 3), (1, 8, 8, 130, 1), (2, 4, 3, 1, 2), (2, 5, 4, 16, 17)],
 )
-def test_a_conv_of_repeated_pixels_is_laxs(b, height, width, c, d, backend, monkeypatch):
+def test_a_conv_of_repeated_pixels_is_laxs(b, height, width, c, d, backend, library, monkeypatch):
   monkeypatch.setattr(jax, 'default_backend', lambda: backend)
   x, w = draw(b, height, width, c), draw(3, 3, c, d, seed=1) / (3 * c**0.5)
   assert_same_derivatives(
@@ -158,6 +176,27 @@ def test_an_input_gradient_over_a_map_smaller_than_the_kernel_is_by_patches(
   x, w = draw(1, size, size, 16), draw(5, 5, 16, 17)
   jax.grad(lambda x: convolutions.conv(x, w, 2).sum())(x)
   assert len(used) == times
+
+
+def test_a_conv_by_onednn_may_be_mapped(library):
+  x, w = draw(3, 2, 7, 6, 16), draw(3, 3, 3, 16, 17, seed=1)
+  for axes in ((0, 0), (0, None), (None, 0)):
+    args = [a if axis == 0 else a[0] for a, axis in zip((x, w), axes, strict=True)]
+    found, expected = (
+      jax.vmap(jax.grad(lambda x, w, conv=conv: jnp.sum(conv(x, w, 2) ** 2), (0, 1)), axes)(*args)
+      for conv in (convolutions.conv, lax_conv)
+    )
+    for a, b in zip(found, expected, strict=True):
+      np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
+
+
+def test_onednn_is_for_float32_on_one_device(monkeypatch):
+  x, w = draw(1, 7, 6, 16), draw(3, 3, 16, 17)
+  assert form_of(x, w, 1) == form_of(x.astype(jnp.bfloat16), w, 1) == 'lax'
+  monkeypatch.setattr(jax, 'device_count', lambda: 1)
+  assert form_of(x.astype(jnp.bfloat16), w, 1) == 'lax'
+  monkeypatch.setattr(convolutions.jaxlib, '__version__', '0.12.0')  # its call is not known
+  assert form_of(x, w, 1) == 'lax'
 
 
 def test_winograd_is_as_exact_as_float32_allows():
