@@ -487,9 +487,14 @@ def difference(old: Mapping, new: Mapping) -> tuple[str, Any, Any] | None:
   old, new = ADDED | dict(leaves(old)), ADDED | dict(leaves(new))
   for path in [*new, *(p for p in old if p not in new)]:
     a, b = old.get(path, '(absent)'), new.get(path, '(absent)')
-    if a != b and not any(fnmatch.fnmatchcase(path, pattern) for pattern in SAFE_TO_CHANGE):
+    if a != b and not is_safe_to_change(path):
       return path, a, b
   return None
+
+
+def is_safe_to_change(path: str) -> bool:
+  """Whether the field is one of `SAFE_TO_CHANGE`."""
+  return any(fnmatch.fnmatchcase(path, pattern) for pattern in SAFE_TO_CHANGE)
 
 
 def check_resumable(old: Mapping, new: Mapping, workdir: str | Path) -> None:

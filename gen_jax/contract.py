@@ -39,7 +39,8 @@ def check(config):
   system = find_system(config.system)
   getattr(system, 'check', lambda config: None)(config)
   count = config.sample.batch_size
-  abstract_state.cache_clear()  # a notebook may have changed the net since
+  for cached in (abstract_state, initialiser):
+    cached.cache_clear()  # a notebook may have changed the net since
   try:
     state = abstract_state(config, system)
     batch = conditions(config, count)
@@ -134,7 +135,15 @@ def abstract_state(config, system):
   if config.data.num_classes is not None:
     batch['label'] = jax.ShapeDtypeStruct(rows, jnp.int32)
   key = jax.eval_shape(lambda: jax.random.key(0))
-  return jax.eval_shape(lambda key, batch: system.init_state(key, batch, config=config), key, batch)
+  return jax.eval_shape(initialiser(config, system), key, batch)
+
+
+@functools.lru_cache(
+  maxsize=1
+)  # so that its trace for `abstract_state` serves for the program, too
+def initialiser(config, system):
+  """`init(rng, batch) -> State`, jitted."""
+  return jax.jit(functools.partial(system.init_state, config=config))
 
 
 def minibatches(config, system) -> int | None:

@@ -228,12 +228,18 @@ def compile_once(f: Callable, target) -> Callable:
   On CPU it is compiled quickly rather than well: with full optimisation the random draws of a
   U-Net's parameters take longer to compile than its whole training step.
   """
-  quickly = _on_cpu(xla_backend_optimization_level=0)
+  quickly = _on_cpu(xla_backend_optimization_level=1)
   return jax.jit(f, out_shardings=_shardings(target), compiler_options=quickly)
 
 
 def compile_step(
-  step: Callable, mesh: Mesh, *args, mode: str, leading: int = 0, steps: int = 1
+  step: Callable,
+  mesh: Mesh,
+  *args,
+  mode: str,
+  leading: int = 0,
+  steps: int = 1,
+  compiler: Callable = jax.stages.Lowered.compile,
 ) -> Callable:
   """Compiles `step(state, fed, resident, rng, *, axis_name) -> (state, metrics)` for the mesh.
 
@@ -247,6 +253,7 @@ def compile_step(
     leading: axes that leaves of `fed` have before the batch axis.
     steps: done in one call, one after the other. Of several, `fed` has the parts along its first
       axis, and so have the metrics.
+    compiler: of a lowered program and options, such as that of `gen_jax.prefetch`.
   """
   if steps > 1:
     step = functools.partial(_one_by_one, step)
@@ -258,10 +265,9 @@ def compile_step(
       in_shardings=(state, rows, whole, whole),
       out_shardings=(state, whole),
       donate_argnums=0,
-      compiler_options=compiler_options(),
     )
     with jax.set_mesh(mesh):
-      return jitted.lower(*args).compile()
+      return compiler(jitted.lower(*args), compiler_options())
 
   devices = mesh.size
   mapped = jax.pmap(
@@ -279,7 +285,7 @@ def compile_step(
 
     return state, jax.tree.map(by_device, fed), resident, rng
 
-  compiled = mapped.lower(*split(*args)).compile(compiler_options())
+  compiled = compiler(mapped.lower(*split(*args)), compiler_options())
   return lambda *args: compiled(*split(*args))
 
 

@@ -29,6 +29,7 @@ from gen_jax import (
 from gen_jax import config as configs
 from gen_jax import sample as sampling
 from gen_jax.errors import Diverged, UserError
+from gen_jax.prefetch import Prefetch
 from gen_jax.watch import Watch
 from gen_jax.workdir import Workdir, open_workdir
 
@@ -51,6 +52,8 @@ def run(config, workdir, started: float | None = None) -> int:
     SystemExit, KeyboardInterrupt: SIGTERM or Ctrl-C came before there was anything to save.
   """
   started = time.monotonic() if started is None else started
+  mesh = parallel.make_mesh(config)
+  prefetch = Prefetch(config, mesh)  # as early as can be: it is what a later start waits for
   system = contract.check(config)
   contract.check_training(config)
   first = distributed.is_first()
@@ -62,7 +65,6 @@ def run(config, workdir, started: float | None = None) -> int:
     if any(folder.checkpoints.glob('[0-9]*')) and (earlier := folder.read_config()):
       configs.check_resumable(earlier, configs.to_dict(config), folder.path)
     with signals.exit_in_order():
-      mesh = parallel.make_mesh(config)
       with distributed.first_alone():  # may download and prepare the data, or train a classifier
         source = data.open_source(config)
         quick = evaluate.Quick(config, system) if config.eval.every_steps else None
@@ -81,7 +83,9 @@ def run(config, workdir, started: float | None = None) -> int:
     )
     try:
       with signals.Stop() as stop:
-        return _train(config, system, mesh, batches, quick, folder, saver, stop, watch, started)
+        return _train(
+          config, system, mesh, prefetch, batches, quick, folder, saver, stop, watch, started
+        )
     except Diverged as error:
       _tell(f'error: {error}')
       return 1
@@ -190,7 +194,9 @@ class _Trace:
       jax.profiler.stop_trace()
 
 
-def _train(config, system, mesh, batches, quick, folder, saver, stop, watch, started) -> int:
+def _train(
+  config, system, mesh, prefetch, batches, quick, folder, saver, stop, watch, started
+) -> int:
   total = config.train.steps
   manifest = saver.latest()
   found = 'none' if manifest is None else f'step {manifest.step}, sha256 {manifest.sha256[:16]}'
@@ -226,7 +232,7 @@ def _train(config, system, mesh, batches, quick, folder, saver, stop, watch, sta
 
   def init(fed, resident):
     batch = data.finish(resident, fed, jax.random.fold_in(data_key, 0), config=config)
-    return system.init_state(init_key, batch, config=config)
+    return contract.initialiser(config, system)(init_key, batch)
 
   def step(state, fed, resident, keys, *, axis_name):
     key = jax.random.fold_in(keys['data'], state.step)
@@ -240,7 +246,7 @@ def _train(config, system, mesh, batches, quick, folder, saver, stop, watch, sta
     fed = jax.tree.map(lambda *leaves: np.stack(leaves), *fed)
     return parallel.spread(fed, mesh, (len(jax.tree.leaves(fed)[0]), *batches.shape))
 
-  def compile_call(length):
+  def compile_call(length, **how):
     """The program of so many steps."""
     return parallel.compile_step(
       step,
@@ -252,6 +258,7 @@ def _train(config, system, mesh, batches, quick, folder, saver, stop, watch, sta
       mode=config.parallel.mode,
       leading=len(batches.shape) - 1 + (length > 1),
       steps=length,
+      **how,
     )
 
   # Restore or initialise. A start is mostly compilation: that of the initialiser, or reading the
@@ -268,7 +275,7 @@ def _train(config, system, mesh, batches, quick, folder, saver, stop, watch, sta
       begun = pool.submit(saver.restore, manifest, target)
     if start < total:
       length = call_length(config, start)
-      calls[length] = compile_call(length)
+      calls[length] = compile_call(length, compiler=prefetch.compile)
     state = begun.result()
   if start < total and distributed.is_first():
     folder.write_config(configs.to_dict(config))

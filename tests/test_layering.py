@@ -24,6 +24,7 @@ ALLOWED = {
   'data': {'draws', 'errors'},
   'fsdp': set(),
   'parallel': {'cache', 'fsdp', 'loops'} | LEAVES,
+  'prefetch': {'workdir'} | LEAVES,
   'signals': set(),
   'distributed': {'errors'},
   'watch': {'distributed', 'errors'},

@@ -7,10 +7,11 @@ transposed convolution 10 to 30 times slower than the convolution (docs/performa
 - A convolution, its input gradient and its weight gradient are the three sides of one trilinear
   form, so every derivative of each of them, of any order, is again one of the three. A custom_vjp
   says so to JAX. (It has no forward mode.)
-- Each of the three is computed in the form that is fastest: by oneDNN where jaxlib has it, as
-  matrix products of patches where the kernel is larger than the map, of Winograd's tiles where
-  there are many channels. What reads one channel is a sum over the entries of the kernel, and what
-  reads repeated pixels is four convolutions of the pixels themselves.
+- Each of the three is computed in the form that is fastest: by oneDNN where it can be had
+  (`config.compilation_cache=None`, one device), as matrix products of patches where the kernel is
+  larger than the map, of Winograd's tiles where there are many channels. What reads one channel is
+  a sum over the entries of the kernel, and what reads repeated pixels is four convolutions of the
+  pixels themselves.
 """
 
 import functools
@@ -220,8 +221,10 @@ def _lax_weight_gradient(x, g, stride, padding, shape):
 def _has_onednn() -> bool:
   known = jaxlib.__version__.startswith(('0.10.', '0.11.'))
   here = sys.platform == 'linux' and platform.machine() == 'x86_64'
+  # XLA cannot serialise its programs (std::bad_alloc), so where JAX keeps programs there are none.
+  kept = jax.config.jax_compilation_cache_dir and jax.config.jax_enable_compilation_cache
   # XLA would gather the batch of several devices for a custom call.
-  return known and here and jax.device_count() == 1
+  return known and here and not kept and jax.device_count() == 1
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gen_jax.nets import convolutions
@@ -59,11 +60,20 @@ def assert_same_derivatives(ours, reference, x, w):
 @pytest.fixture(params=['eigen', 'onednn'])
 def library(request, monkeypatch):
   """What computes those convolutions that neither patches nor Winograd's form takes."""
-  # oneDNN is for one device.
-  monkeypatch.setattr(jax, 'device_count', lambda: 1 if request.param == 'onednn' else 2)
-  if request.param == 'onednn' and not convolutions._has_onednn():
-    pytest.skip('this jaxlib, or processor, has no known call of oneDNN')
-  return request.param
+  if request.param == 'eigen':
+    yield request.param
+    return
+  # oneDNN is for one device, and where no program is kept.
+  monkeypatch.setattr(jax, 'device_count', lambda: 1)
+  jax.config.update('jax_enable_compilation_cache', False)
+  compilation_cache.reset_cache()
+  try:
+    if not convolutions._has_onednn():
+      pytest.skip('this jaxlib, or processor, has no known call of oneDNN')
+    yield request.param
+  finally:
+    jax.config.update('jax_enable_compilation_cache', True)
+    compilation_cache.reset_cache()
 
 
 # form, b, h, w, kernel, stride, channels in and out
@@ -190,12 +200,18 @@ def test_a_conv_by_onednn_may_be_mapped(library):
       np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
 
 
-def test_onednn_is_for_float32_on_one_device(monkeypatch):
+@pytest.mark.parametrize('library', ['onednn'], indirect=True)
+def test_onednn_is_for_float32_on_one_device_where_no_program_is_kept(library, monkeypatch):
   x, w = draw(1, 7, 6, 16), draw(3, 3, 16, 17)
-  assert form_of(x, w, 1) == form_of(x.astype(jnp.bfloat16), w, 1) == 'lax'
-  monkeypatch.setattr(jax, 'device_count', lambda: 1)
+  assert form_of(x, w, 1) == 'onednn'
   assert form_of(x.astype(jnp.bfloat16), w, 1) == 'lax'
-  monkeypatch.setattr(convolutions.jaxlib, '__version__', '0.12.0')  # its call is not known
+  with monkeypatch.context() as patch:
+    patch.setattr(jax, 'device_count', lambda: 2)
+    assert form_of(x, w, 1) == 'lax'
+  with monkeypatch.context() as patch:
+    patch.setattr(convolutions.jaxlib, '__version__', '0.12.0')  # whose call is not known
+    assert form_of(x, w, 1) == 'lax'
+  jax.config.update('jax_enable_compilation_cache', True)
   assert form_of(x, w, 1) == 'lax'
 
 
