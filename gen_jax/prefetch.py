@@ -11,9 +11,9 @@ import hashlib
 import logging
 import os
 import pathlib
-import pickle
 import threading
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -46,24 +46,26 @@ class Prefetch:
     like = {path: v for path, v in configs.leaves(config) if not configs.is_safe_to_change(path)}
     like = like | {'seed': None, 'devices': mesh.size}
     self._note = self._folder / f'last_step_{_digest(sorted(like.items()))[:16]}'
-    with contextlib.suppress(OSError):
-      key = self._note.read_text()
-      self._begun = key, self._pool.submit(self._read, key)
+    with contextlib.suppress(OSError, ValueError):
+      key, taken, returned = self._note.read_text().split()
+      begun = self._pool.submit(self._read, key, int(taken), int(returned))
+      self._begun = key, begun
 
-  def compile(self, lowered: jax.stages.Lowered, options: dict | None) -> jax.stages.Compiled:
+  def compile(self, lowered: jax.stages.Lowered, options: dict | None) -> Callable:
     """`lowered.compile(options)`, or the same program from the disk."""
     if self._note is None:
       return lowered.compile(options)
-    key = self._key(lowered, options)
+    key, out_tree = self._key(lowered, options), lowered.out_tree
+    leaves = lowered.in_tree.num_leaves, out_tree.num_leaves
     begun, self._begun = self._begun, None
-    if begun and begun[0] == key and (program := begun[1].result()):
-      return program
-    if program := self._read(key):  # of an earlier start than the last one
-      self._pool.submit(self._write, key)
-      return program
+    flat = begun[1].result() if begun and begun[0] == key else None
+    if flat is None and (flat := self._read(key, *leaves)):  # another start's than the last one's
+      self._pool.submit(self._write, key, leaves)
+    if flat is not None:
+      return lambda *args: out_tree.unflatten(flat(*jax.tree.leaves(args)))
     program, is_new = _compile(lowered, options)
     if is_new:
-      self._pool.submit(self._write, key, program)
+      self._pool.submit(self._write, key, leaves, program)
     return program
 
   def _key(self, lowered, options):
@@ -82,24 +84,28 @@ class Prefetch:
   def _path(self, key):
     return self._folder / f'{key}.step'
 
-  def _read(self, key):
-    """The program, or None: it is not there, or cannot be read."""
+  def _read(self, key, taken, returned):
+    """The program, from so many arrays to so many arrays; None: it is not there, or broken."""
     try:
-      parts = pickle.loads(zlib.decompress(self._path(key).read_bytes()))
-      return serialize_executable.deserialize_and_load(*parts, execution_devices=self._devices)
+      return serialize_executable.deserialize_and_load(
+        zlib.decompress(self._path(key).read_bytes()),
+        jax.tree.structure(((0,) * taken, {})),  # positional arguments, and those by name
+        jax.tree.structure((0,) * returned),
+        execution_devices=self._devices,
+      )
     except FileNotFoundError:
       return None
-    except Exception as error:  # of whatever another release, or a broken file, makes of it
+    except Exception as error:  # of whatever a broken file makes
       _log.debug('%s cannot be read: %s', self._path(key), error)
       return None
 
-  def _write(self, key, program=None):
+  def _write(self, key, leaves, program=None):
     """Keeps the program, and the note that it is the last one."""
     try:
       if program is not None:
-        parts = pickle.dumps(serialize_executable.serialize(program))
-        write_atomic(self._path(key), zlib.compress(parts, 1))
-      write_atomic(self._note, key.encode())
+        data, _, _ = serialize_executable.serialize(program)
+        write_atomic(self._path(key), zlib.compress(data, 1))
+      write_atomic(self._note, ' '.join(map(str, (key, *leaves))).encode())
     except Exception as error:  # a full disk, a program with constants: the next start compiles
       _log.debug('%s is not kept: %s', self._path(key), error)
 

@@ -70,6 +70,7 @@ ALLOWED = {
     'data',
     'distributed',
     'parallel',
+    'prefetch',
     'records',
     'sample',
     'signals',
