@@ -7,7 +7,8 @@
 One process works with gen_jax, one with PyTorch, one with PyTorch and torch.compile, and, for
 diffusion models, one with diffusers' net and schedulers. They work in turns: ours, theirs,
 compiled, ours, theirs, ... A turn is some seconds of steps, each of which is waited for, and gives
-their median. The speed-up is the median of theirs / ours, in bold against the fastest of the
+their median. Our programs are those of config.compilation_cache=None, with oneDNN where it can be
+had. The speed-up is the median of theirs / ours, in bold against the fastest of the
 others; in brackets its smallest and largest value over rounds. Times to the first step run from the
 start of a process, without caches of compiled code. The last column is the share of the machine's
 ceiling: PyTorch's count of operations in products and convolutions, by the time of the step and by

@@ -157,10 +157,11 @@ def _processor() -> str:
 def compiler_options(by_ynnpack: tuple[str, ...] = ('DOT', 'REDUCE')) -> dict | None:
   """Options for `jax.jit` on CPU of what runs often, where the user's XLA_FLAGS do not say.
 
-  Convolutions by Eigen, and by YNNPACK what is named, products and sums for a training step or a
-  sampler. XLA's default gives convolutions to YNNPACK too: on some processors it takes twice as
-  long for them (docs/performance.md). And level 1 of LLVM's optimisation, which makes a training
-  step as fast as the default, 3, and compiles in two thirds of the time.
+  Convolutions by Eigen (those that are not oneDNN's, see nets/convolutions.py), and by YNNPACK what
+  is named, products and sums for a training step or a sampler. XLA's default gives convolutions to
+  YNNPACK too: on some processors it takes twice as long for them (docs/performance.md). And level 1
+  of LLVM's optimisation, which makes a training step as fast as the default, 3, and compiles in two
+  thirds of the time.
   """
   types = ','.join(f'LIBRARY_FUSION_TYPE_{name}' for name in by_ynnpack)
   libraries = _on_cpu(xla_cpu_experimental_ynn_fusion_type=types)
@@ -226,7 +227,8 @@ def compile_once(f: Callable, target) -> Callable:
   shapes of it with shardings, says.
 
   On CPU it is compiled quickly rather than well: with full optimisation the random draws of a
-  U-Net's parameters take longer to compile than its whole training step.
+  U-Net's parameters take longer to compile than its whole training step. (With none at all they
+  take five times as long to run.)
   """
   quickly = _on_cpu(xla_backend_optimization_level=1)
   return jax.jit(f, out_shardings=_shardings(target), compiler_options=quickly)

@@ -312,9 +312,11 @@ def test_bfloat16_is_for_the_nets_only(path):
   config = configs.replace(case.config, {'precision': 'bfloat16'})
   batch = make_batch(config, case.system, jax.random.fold_in(BATCH_KEY, 0))
   step = jax.jit(functools.partial(case.system.train_step, config=config))
+  lines = step.lower(case.state, batch, STEP_KEY).as_text().splitlines()
+  # Those in the highest precision repeat the moments of a group norm, which are float32.
   products = re.findall(
     r'stablehlo\.(?:dot_general|convolution).*-> tensor<[\dx]*(\w+)>',
-    step.lower(case.state, batch, STEP_KEY).as_text(),
+    '\n'.join(line for line in lines if 'HIGHEST' not in line),
   )
   assert products and set(products) == {'bf16'}
   state, metrics = step(case.state, batch, STEP_KEY)
