@@ -129,20 +129,27 @@ def _count(tree) -> int:
 @functools.lru_cache(maxsize=1)  # a start asks twice, and tracing a large net takes a second
 def abstract_state(config, system):
   """Shapes and dtypes of a state, without computing one."""
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  return jax.eval_shape(initialiser(config, system), key, abstract_batch(config, system))
+
+
+def abstract_batch(config, system) -> dict:
+  """Shapes and dtypes of what a state is initialised for; a batch may hold more, such as labels
+  that the config has no use for.
+  """
   k = minibatches(config, system)
   rows = (config.train.batch_size,) if k is None else (k, config.train.batch_size)
   batch = {'image': jax.ShapeDtypeStruct((*rows, *config.data.shape), jnp.float32)}
   if config.data.num_classes is not None:
     batch['label'] = jax.ShapeDtypeStruct(rows, jnp.int32)
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  return jax.eval_shape(initialiser(config, system), key, batch)
+  return batch
 
 
-@functools.lru_cache(
-  maxsize=1
-)  # so that its trace for `abstract_state` serves for the program, too
+@functools.lru_cache(maxsize=1)
 def initialiser(config, system):
-  """`init(rng, batch) -> State`, jitted."""
+  """`init(rng, batch) -> State` for an `abstract_batch`, jitted: what is traced for
+  `abstract_state` serves for the program, too.
+  """
   return jax.jit(functools.partial(system.init_state, config=config))
 
 

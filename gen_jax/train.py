@@ -232,6 +232,7 @@ def _train(
 
   def init(fed, resident):
     batch = data.finish(resident, fed, jax.random.fold_in(data_key, 0), config=config)
+    batch = {name: batch[name] for name in contract.abstract_batch(config, system)}
     return contract.initialiser(config, system)(init_key, batch)
 
   def step(state, fed, resident, keys, *, axis_name):
