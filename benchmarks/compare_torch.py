@@ -8,9 +8,9 @@ One process works with gen_jax, one with PyTorch, one with PyTorch and torch.com
 diffusion models, one with diffusers' net and schedulers. They work in turns: ours, theirs,
 compiled, ours, theirs, ... A turn is some seconds of steps, each of which is waited for, and gives
 their median. Our programs are those of config.compilation_cache=None, with oneDNN where it can be
-had. The speed-up is the median of theirs / ours, in bold against the fastest of the
-others; in brackets its smallest and largest value over rounds. Times to the first step run from the
-start of a process, without caches of compiled code. The last column is the share of the machine's
+had. The speed-up is the median of theirs / ours, in bold against the fastest of the others; in
+brackets its smallest and largest value over rounds. Times to the first step run from the start of a
+process, without caches of compiled code. The last column is the share of the machine's
 ceiling: PyTorch's count of operations in products and convolutions, by the time of the step and by
 what a product of two 2048x2048 matrices reaches, measured in turns with the rest. The last case,
 `features`, is benchmarks/features.py, with a table of its own: the networks whose packages, named

@@ -1,9 +1,11 @@
 """The folder of the user where things are kept that can be made again: weights, classifiers,
-reference features.
+reference features; and that of compiled programs.
 """
 
 import os
 import pathlib
+
+import jax
 
 from gen_jax.errors import UserError
 
@@ -25,3 +27,8 @@ def cache_folder(*names: str) -> pathlib.Path:
       f'{folder} cannot be made ({error.strerror}): set GEN_JAX_CACHE to a folder that can'
     ) from error
   return folder
+
+
+def programs_folder() -> str | None:
+  """Where JAX keeps compiled programs in this process, a folder or a bucket; None: nowhere."""
+  return jax.config.jax_compilation_cache_dir if jax.config.jax_enable_compilation_cache else None

@@ -21,6 +21,7 @@ import jaxlib
 from jax.experimental import serialize_executable
 
 from gen_jax import config as configs
+from gen_jax.cache import programs_folder
 from gen_jax.workdir import write_atomic
 
 _KEPT = '/jax/compilation_cache/cache_misses'  # what JAX reports when it keeps a new program
@@ -37,8 +38,8 @@ class Prefetch:
     self._devices = list(mesh.devices.flat)
     self._pool = ThreadPoolExecutor(1)
     self._begun = self._note = None
-    folder = jax.config.jax_compilation_cache_dir
-    if not folder or jax.process_count() > 1 or config.parallel.mode != 'jit':
+    folder = programs_folder()
+    if folder is None or jax.process_count() > 1 or config.parallel.mode != 'jit':
       return
     self._folder = pathlib.Path(folder)
     if not self._folder.is_dir():  # a bucket

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from gen_jax import config as configs
 from gen_jax import parallel, systems
@@ -12,20 +11,10 @@ from gen_jax.prefetch import Prefetch
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path, set_cache):
   """An empty cache of JAX's that keeps every program."""
-  changed = {
-    'jax_compilation_cache_dir': str(tmp_path),
-    'jax_persistent_cache_min_compile_time_secs': 0.0,
-  }
-  before = {name: getattr(jax.config, name) for name in changed}
-  for name, value in changed.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-  yield tmp_path
-  for name, value in before.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
+  set_cache(jax_compilation_cache_dir=str(tmp_path), jax_persistent_cache_min_compile_time_secs=0.0)
+  return tmp_path
 
 
 def checked(**fields):
@@ -111,9 +100,11 @@ def test_a_broken_file_is_passed_over(folder, compiled, damage):
   assert len(compiled) == 2
 
 
-def test_nothing_is_kept_where_jax_keeps_nothing(folder, compiled):
-  jax.config.update('jax_compilation_cache_dir', None)
-  compilation_cache.reset_cache()
+@pytest.mark.parametrize(
+  'off', [{'jax_compilation_cache_dir': None}, {'jax_enable_compilation_cache': False}]
+)
+def test_nothing_is_kept_where_jax_keeps_nothing(folder, compiled, set_cache, off):
+  set_cache(**off)
   start(step)
   start(step)
   assert len(compiled) == 2

@@ -24,6 +24,8 @@ import jax.numpy as jnp
 import jaxlib
 import numpy as np
 
+from gen_jax.cache import programs_folder
+
 WIDE, NARROW = 128, 16  # channels
 
 
@@ -178,8 +180,8 @@ def _form(x, kernel, stride):
   """
   _, h, w, _ = x.shape
   by_onednn = min(kernel[2:]) >= NARROW and x.dtype == jnp.float32 and _has_onednn()
-  if (kernel[0] > h or kernel[1] > w) and not by_onednn:  # XLA would take the map for the kernel
-    return _patches_conv
+  if kernel[0] > h or kernel[1] > w:  # XLA would take the map for the kernel
+    return _onednn_conv if by_onednn else _patches_conv
   if stride == 1 and kernel[:2] == (3, 3) and min(kernel[2:]) >= WIDE and h % 2 == w % 2 == 0:
     return _winograd_conv
   return _onednn_conv if by_onednn else _lax_conv
@@ -222,7 +224,7 @@ def _has_onednn() -> bool:
   known = jaxlib.__version__.startswith(('0.10.', '0.11.'))
   here = sys.platform == 'linux' and platform.machine() == 'x86_64'
   # XLA cannot serialise its programs (std::bad_alloc), so where JAX keeps programs there are none.
-  kept = jax.config.jax_compilation_cache_dir and jax.config.jax_enable_compilation_cache
+  kept = programs_folder() is not None
   # XLA would gather the batch of several devices for a custom call.
   return known and here and not kept and jax.device_count() == 1
 

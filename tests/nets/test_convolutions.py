@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gen_jax.nets import convolutions
@@ -58,22 +57,15 @@ def assert_same_derivatives(ours, reference, x, w):
 
 
 @pytest.fixture(params=['eigen', 'onednn'])
-def library(request, monkeypatch):
+def library(request, monkeypatch, set_cache):
   """What computes those convolutions that neither patches nor Winograd's form takes."""
-  if request.param == 'eigen':
-    yield request.param
-    return
-  # oneDNN is for one device, and where no program is kept.
-  monkeypatch.setattr(jax, 'device_count', lambda: 1)
-  jax.config.update('jax_enable_compilation_cache', False)
-  compilation_cache.reset_cache()
-  try:
+  if request.param == 'onednn':
+    # For one device, and where no program is kept.
+    monkeypatch.setattr(jax, 'device_count', lambda: 1)
+    set_cache(jax_enable_compilation_cache=False)
     if not convolutions._has_onednn():
       pytest.skip('this jaxlib, or processor, has no known call of oneDNN')
-    yield request.param
-  finally:
-    jax.config.update('jax_enable_compilation_cache', True)
-    compilation_cache.reset_cache()
+  return request.param
 
 
 # form, b, h, w, kernel, stride, channels in and out
@@ -201,7 +193,9 @@ def test_a_conv_by_onednn_may_be_mapped(library):
 
 
 @pytest.mark.parametrize('library', ['onednn'], indirect=True)
-def test_onednn_is_for_float32_on_one_device_where_no_program_is_kept(library, monkeypatch):
+def test_onednn_is_for_float32_on_one_device_where_no_program_is_kept(
+  library, monkeypatch, set_cache
+):
   x, w = draw(1, 7, 6, 16), draw(3, 3, 16, 17)
   assert form_of(x, w, 1) == 'onednn'
   assert form_of(x.astype(jnp.bfloat16), w, 1) == 'lax'
@@ -211,7 +205,7 @@ def test_onednn_is_for_float32_on_one_device_where_no_program_is_kept(library, m
   with monkeypatch.context() as patch:
     patch.setattr(convolutions.jaxlib, '__version__', '0.12.0')  # whose call is not known
     assert form_of(x, w, 1) == 'lax'
-  jax.config.update('jax_enable_compilation_cache', True)
+  set_cache(jax_enable_compilation_cache=True)
   assert form_of(x, w, 1) == 'lax'
 
 
