@@ -12,6 +12,7 @@ import optax
 
 from gen_jax import config as rules
 from gen_jax import loops
+from gen_jax.outlined import outlined
 
 
 @flax.struct.dataclass
@@ -75,9 +76,29 @@ def make_optimizer(config) -> optax.GradientTransformationExtraArgs:
   return optax.chain(
     optax.identity() if config.clip_norm is None else stateless(clip),
     optax.add_decayed_weights(config.l2) if config.l2 else optax.identity(),
-    optax.scale_by_adam(config.b1, config.b2, config.eps),
+    _scale_by_adam(config.b1, config.b2, config.eps),
     stateless(scale_by_rate),
   )
+
+
+def _scale_by_adam(b1, b2, eps):
+  """`optax.scale_by_adam`, with the same state and values.
+
+  The new moments lie in memory before the direction is computed from them: XLA's CPU backend would
+  compute them twice, and copy the old ones, which the second computation would still read.
+  """
+  adam = optax.scale_by_adam(b1, b2, eps)
+
+  @outlined
+  def direction(mu, nu, mu_rest, nu_rest):
+    return (mu / mu_rest) / (jnp.sqrt(nu / nu_rest) + eps)
+
+  def update(updates, state, params=None):
+    _, state = adam.update(updates, state, params)
+    rests = 1 - b1**state.count, 1 - b2**state.count
+    return jax.tree.map(lambda mu, nu: direction(mu, nu, *rests), state.mu, state.nu), state
+
+  return optax.GradientTransformation(adam.init, update)
 
 
 def init_player(variables, optimizer, *, ema: bool = False) -> Player:

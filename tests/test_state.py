@@ -72,6 +72,17 @@ def test_three_steps_of_adam(changes, factors):
   np.testing.assert_allclose(norms, [5, np.sqrt(0.14), 3], rtol=1e-6)
 
 
+def test_adam_in_a_call_of_its_own_is_adam(monkeypatch):
+  monkeypatch.setattr(jax, 'device_count', lambda: 1)  # where its directions are outlined
+  optimizer = players.make_optimizer(ConfigDict(PLAIN))
+  player = players.init_player({'params': PARAMS}, optimizer)
+  step = jax.jit(lambda player, grads: players.apply_gradients(player, grads, optimizer, 0)[0])
+  assert 'inlineable' in step.lower(player, GRADS[0]).as_text()
+  for grads in GRADS:
+    player = step(player, grads)
+  np.testing.assert_allclose(flat(player.params), adam(PLAIN), rtol=2e-6)
+
+
 def test_rates_count_training_steps_where_one_makes_several_updates():
   config = PLAIN | {'decay_steps': 2}
   player, _ = train(config, steps=(0, 0, 1))

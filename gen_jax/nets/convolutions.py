@@ -25,6 +25,7 @@ import jaxlib
 import numpy as np
 
 from gen_jax.cache import programs_folder
+from gen_jax.outlined import outlined
 
 WIDE, NARROW = 128, 16  # channels
 
@@ -193,6 +194,11 @@ def _form(x, kernel, stride):
 def _entries_conv(x, w, stride, padding):
   # A barrier, as the loop would otherwise ask at every entry whether it is in the padding.
   x = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0))))
+  return _sum_over_entries(x, w, stride)
+
+
+@functools.partial(outlined, static_argnums=2)  # else computed anew by all that read it
+def _sum_over_entries(x, w, stride):
   seen, _ = shifts(x, w.shape[:2], stride)
   entries = w.reshape(-1, 1, 1, 1, w.shape[3])
   return sum(shift * entry for shift, entry in zip(seen, entries, strict=True))
@@ -201,15 +207,39 @@ def _entries_conv(x, w, stride, padding):
 # --- By lax -------------------------------------------------------------------------------------
 
 
-def _lax_conv(x, w, stride, padding):
+def _lax_conv(x, w, stride, padding, dilation=1):
   return jax.lax.conv_general_dilated(
-    x, w, (stride, stride), padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    x,
+    w,
+    (stride, stride),
+    padding,
+    rhs_dilation=(dilation, dilation),
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
   )
 
 
 def _lax_weight_gradient(x, g, stride, padding, shape):
-  w = jax.ShapeDtypeStruct(shape, x.dtype)
-  return jax.linear_transpose(lambda w: _lax_conv(x, w, stride, padding), w)(g)[0]
+  return _weight_gradient_by(_lax_conv, x, g, stride, padding, shape)
+
+
+def _weight_gradient_by(conv, x, g, stride, padding, shape):
+  """As a convolution over the batch, of x with a kernel as large as g [b, h, w, d] ->
+  [c, k, k, d].
+  """
+  k, _, c, d = shape
+  # With stride 1 it may as well be that of g with x, read from the last entry to the first: what is
+  # gathered, for every entry of the result and channel of the data, is less with fewer channels.
+  swap = stride == 1 and c > d
+  if swap:
+    x, g = g, x
+    padding = tuple((k - 1 - before, k - 1 - after) for before, after in padding)
+  else:  # the last of x that no output sees are left out, or seen as the padding says
+    padding = tuple(
+      (before, stride * (n_g - 1) + k - n - before)
+      for n, n_g, (before, _) in zip(x.shape[1:3], g.shape[1:3], padding, strict=True)
+    )
+  w = conv(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), 1, padding, dilation=stride)
+  return w[:, ::-1, ::-1].transpose(1, 2, 3, 0) if swap else w.transpose(1, 2, 0, 3)
 
 
 # --- By oneDNN ----------------------------------------------------------------------------------
@@ -229,13 +259,13 @@ def _has_onednn() -> bool:
   return known and here and not kept and jax.device_count() == 1
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _onednn_conv(x, w, stride, padding, transposed=False):
+@functools.partial(jax.jit, static_argnames=('stride', 'padding', 'dilation', 'transposed'))
+def _onednn_conv(x, w, stride, padding, dilation=1, transposed=False):
   """As `_lax_conv`; where `transposed`, w is [k, k, d, c]."""
   c, d = (3, 2) if transposed else (2, 3)
   kernel = w.shape[:2]
   size = [
-    (n + sum(pad) - k) // stride + 1
+    (n + sum(pad) - dilation * (k - 1) - 1) // stride + 1
     for n, k, pad in zip(x.shape[1:3], kernel, padding, strict=True)
   ]
   result = jax.ShapeDtypeStruct((x.shape[0], *size, w.shape[d]), x.dtype)
@@ -250,7 +280,7 @@ def _onednn_conv(x, w, stride, padding, transposed=False):
       'pad_left': [before for before, _ in padding],
       'pad_right': [after for _, after in padding],
       'strides': [stride, stride],
-      'window_dilations': [1, 1],
+      'window_dilations': [dilation, dilation],
     },
     'feature_groups': 1,
   }
@@ -267,7 +297,7 @@ def _onednn_conv(x, w, stride, padding, transposed=False):
   @call.def_vmap
   def _(size, batched, x, w):
     def by_lax(x, w):
-      return _lax_conv(x, w.swapaxes(2, 3) if transposed else w, stride, padding)
+      return _lax_conv(x, w.swapaxes(2, 3) if transposed else w, stride, padding, dilation)
 
     del size
     return jax.vmap(by_lax, [0 if is_batched else None for is_batched in batched])(x, w), True
@@ -302,9 +332,25 @@ def _onednn_input_gradient(g, w, stride, padding, hw):
   ]
   if stride == 1:
     return parts[0][0]
+  return _interleaved(parts)[:, : hw[0], : hw[1]]
+
+
+@outlined  # else what reads it would ask at every entry which part it is of
+def _interleaved(parts):
+  """Maps whose rows and columns take turns: parts[i][j], [b, h, w, c], has every row i and column j
+  of s: [b, s h, s w, c].
+  """
+  b, h, w, c = parts[0][0].shape
   x = jnp.stack([jnp.stack(row, axis=3) for row in parts], axis=2)
-  x = x.reshape(g.shape[0], counts[0] * stride, counts[1] * stride, w.shape[2])
-  return x[:, : hw[0], : hw[1]]
+  return x.reshape(b, len(parts) * h, len(parts) * w, c)
+
+
+def _onednn_weight_gradient(x, g, stride, padding, shape):
+  """Parts of 16 examples, whose kernel for 16 channels lies in the cache, where all do not."""
+  b = x.shape[0]
+  parts = b // 16 if 4 * g[..., :16].size > 2**20 else 1
+  parts = zip(jnp.split(x, parts), jnp.split(g, parts), strict=True)
+  return sum(_weight_gradient_by(_onednn_conv, x, g, stride, padding, shape) for x, g in parts)
 
 
 # --- By patches ---------------------------------------------------------------------------------
@@ -424,6 +470,10 @@ def _weight_form(x, kernel, stride):
   """As `_form` over x, for the weight gradient."""
   if kernel[0] > x.shape[1] or kernel[1] > x.shape[2]:
     return _patches_weight_gradient
-  if _form(x, kernel, stride) is _winograd_conv:
+  form = _form(x, kernel, stride)
+  if form is _winograd_conv:
     return _winograd_weight_gradient
+  # oneDNN reads the batch 16 at a time, and computes the columns of a small kernel one by one.
+  if form is _onednn_conv and x.shape[0] % 16 == 0 and kernel[0] >= max(3, stride):
+    return _onednn_weight_gradient
   return _lax_weight_gradient

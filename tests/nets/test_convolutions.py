@@ -91,6 +91,12 @@ CASES = [
   ('lax', 2, 7, 7, 3, 3, 16, 16),
   ('lax', 2, 9, 8, 2, 3, 16, 18),  # a stride larger than the kernel
   ('lax', 1, 6, 5, 1, 2, 16, 16),
+  # The batches of oneDNN's weight gradients: 16, and more than the cache holds.
+  ('lax', 16, 9, 8, 3, 2, 20, 17),
+  ('lax', 16, 7, 6, 5, 1, 33, 16),
+  ('lax', 16, 6, 7, 5, 2, 16, 17),
+  ('lax', 32, 28, 28, 3, 1, 16, 17),
+  ('lax', 32, 28, 28, 3, 1, 17, 16),
 ]
 
 
@@ -244,14 +250,18 @@ def test_the_sides_of_a_transposed_conv_may_differ():
 
 
 @pytest.mark.parametrize(
-  'form, b, size, kernel, stride, c, d',
+  'eigen, onednn, b, size, kernel, stride, c, d',
   [
-    ('patches', 2, 4, 5, 2, 16, 17),
-    ('lax', 2, 7, 5, 2, 16, 17),
-    ('winograd', 1, 16, 3, 1, 128, 129),
-    ('lax', 2, 17, 3, 1, 16, 17),
-    ('lax', 2, 16, 1, 1, 16, 17),
+    ('patches', 'patches', 16, 4, 5, 2, 16, 17),
+    ('lax', 'onednn', 16, 7, 5, 2, 16, 17),
+    ('lax', 'lax', 2, 7, 5, 2, 16, 17),  # 16 examples at a time
+    ('lax', 'lax', 16, 7, 5, 2, 8, 17),
+    ('lax', 'lax', 16, 9, 3, 4, 16, 17),  # the kernel would be cut off
+    ('winograd', 'winograd', 16, 16, 3, 1, 128, 129),
+    ('lax', 'onednn', 16, 17, 3, 1, 16, 17),
+    ('lax', 'lax', 16, 16, 2, 1, 16, 17),
   ],
 )
-def test_the_form_of_a_weight_gradient(form, b, size, kernel, stride, c, d):
-  assert weight_form_of(draw(b, size, size, c), draw(kernel, kernel, c, d), stride) == form
+def test_the_form_of_a_weight_gradient(eigen, onednn, b, size, kernel, stride, c, d, library):
+  expected = onednn if library == 'onednn' else eigen
+  assert weight_form_of(draw(b, size, size, c), draw(kernel, kernel, c, d), stride) == expected
