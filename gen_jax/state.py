@@ -67,7 +67,7 @@ def make_optimizer(config) -> optax.GradientTransformationExtraArgs:
   def clip(updates, state, params=None, **_):
     # As optax.clip_by_global_norm, but by one factor: dividing each leaf by the norm is a kernel
     # and a pass through memory for each, where a factor goes along with what reads the leaf.
-    factor = jnp.minimum(1.0, config.clip_norm / optax.tree.norm(updates))
+    factor = jnp.minimum(1.0, config.clip_norm / _norm(updates))
     return jax.tree.map(lambda u: factor * u, updates), state
 
   def stateless(update):
@@ -84,21 +84,34 @@ def make_optimizer(config) -> optax.GradientTransformationExtraArgs:
 def _scale_by_adam(b1, b2, eps):
   """`optax.scale_by_adam`, with the same state and values.
 
-  The new moments lie in memory before the direction is computed from them: XLA's CPU backend would
-  compute them twice, and copy the old ones, which the second computation would still read.
+  The new moments lie in memory before anything reads them: XLA's CPU backend would compute them
+  anew for the parameters, and copy the old ones, which that would still read.
   """
   adam = optax.scale_by_adam(b1, b2, eps)
-
-  @outlined
-  def direction(mu, nu, mu_rest, nu_rest):
-    return (mu / mu_rest) / (jnp.sqrt(nu / nu_rest) + eps)
+  moments = outlined(lambda updates, state: adam.update(updates, state)[1])
 
   def update(updates, state, params=None):
-    _, state = adam.update(updates, state, params)
-    rests = 1 - b1**state.count, 1 - b2**state.count
-    return jax.tree.map(lambda mu, nu: direction(mu, nu, *rests), state.mu, state.nu), state
+    state = moments(updates, state)
+    mu_rest, nu_rest = 1 - b1**state.count, 1 - b2**state.count
+
+    def direction(mu, nu):
+      return (mu / mu_rest) / (jnp.sqrt(nu / nu_rest) + eps)
+
+    return jax.tree.map(direction, state.mu, state.nu), state
 
   return optax.GradientTransformation(adam.init, update)
+
+
+def _norm(tree):
+  """`optax.tree.norm`, without the squares in memory, where XLA's CPU backend would keep them as
+  Adam reads them too.
+  """
+  return jnp.sqrt(sum(_sum_of_squares(leaf) for leaf in jax.tree.leaves(tree)))
+
+
+@outlined
+def _sum_of_squares(x):
+  return jnp.sum(x * x)
 
 
 def init_player(variables, optimizer, *, ema: bool = False) -> Player:
@@ -142,7 +155,7 @@ def apply_gradients(player, grads, optimizer, step, *, stats=None, ema_decay=Non
     opt_state=opt_state,
     ema=ema,
   )
-  return new, optax.tree.norm(grads)
+  return new, _norm(grads)
 
 
 def value_and_grad(loss_fn, accumulate: int = 1):
