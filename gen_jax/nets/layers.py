@@ -116,20 +116,19 @@ class GroupNorm(nn.Module):
 @functools.partial(jax.jit, static_argnums=(3, 4))  # traced once for a shape, not in every layer
 def _normalise(x, scale, bias, groups, epsilon):
   b, _, _, c = x.shape
-  # Repeating the means by a product, as otherwise XLA looks a channel's group up at every entry of
-  # x, which keeps it from doing norm and swish in vectors.
-  members = jnp.arange(groups)[:, None] == jnp.arange(c)[None] // (c // groups)
-  members = members.astype(jnp.float32)
-
-  def by_group(moment):  # [b, c] -> means over each group's channels, [b, c]
-    means = moment.reshape(b, groups, -1).mean(-1)
-    return jnp.dot(means, members, precision='highest')
-
+  group = jnp.arange(c) // (c // groups)
+  mean_of_group = (group[:, None] == group[None]) * jnp.float32(groups / c)
   exact = x.astype(jnp.float32)  # of bfloat16, mean**2 would swallow the variance
-  mean = by_group(exact.mean((1, 2)))
-  variance = jnp.maximum(by_group((exact**2).mean((1, 2))) - mean**2, 0)
-  factor = jax.lax.rsqrt(variance + epsilon) * scale[None]
-  shift = bias[None] - mean * factor
+  moments = jnp.stack([exact.mean((1, 2)), (exact**2).mean((1, 2))])  # of channels
+  # By a product, as otherwise XLA looks a channel's group up at every entry of x, which keeps it
+  # from doing norm and swish in vectors.
+  mean, square = jnp.dot(moments, mean_of_group, precision='highest')
+  variance = jnp.maximum(square - mean**2, 0)
+  # For every example, by a product too: its derivative adds up examples, where XLA would add up
+  # all of x's gradient once more.
+  scale, bias = (jnp.dot(jnp.ones((b, 1)), p[None], precision='highest') for p in (scale, bias))
+  factor = jax.lax.rsqrt(variance + epsilon) * scale
+  shift = bias - mean * factor
   return (exact * factor[:, None, None] + shift[:, None, None]).astype(x.dtype)
 
 
