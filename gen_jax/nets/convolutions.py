@@ -122,7 +122,7 @@ def _same(hw, kernel, stride):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x, w, stride, padding):
   """y = x * w."""
-  form = _entries_conv if w.shape[2] == 1 else _form(x, w.shape, stride)
+  form = _entries_conv_once if w.shape[2] == 1 else _form(x, w.shape, stride)
   return form(x, w, stride, padding)
 
 
@@ -194,14 +194,13 @@ def _form(x, kernel, stride):
 def _entries_conv(x, w, stride, padding):
   # A barrier, as the loop would otherwise ask at every entry whether it is in the padding.
   x = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0))))
-  return _sum_over_entries(x, w, stride)
-
-
-@functools.partial(outlined, static_argnums=2)  # else computed anew by all that read it
-def _sum_over_entries(x, w, stride):
   seen, _ = shifts(x, w.shape[:2], stride)
   entries = w.reshape(-1, 1, 1, 1, w.shape[3])
   return sum(shift * entry for shift, entry in zip(seen, entries, strict=True))
+
+
+# In training several derivatives ask for the sign of this, or read what is computed from it.
+_entries_conv_once = outlined(_entries_conv, static_argnums=(2, 3))
 
 
 # --- By lax -------------------------------------------------------------------------------------
