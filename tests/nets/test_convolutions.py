@@ -259,7 +259,9 @@ def test_the_sides_of_a_transposed_conv_may_differ():
     ('lax', 'lax', 16, 9, 3, 4, 16, 17),  # the kernel would be cut off
     ('winograd', 'winograd', 16, 16, 3, 1, 128, 129),
     ('lax', 'onednn', 16, 17, 3, 1, 16, 17),
+    ('lax', 'lax', 2, 17, 3, 1, 16, 17),
     ('lax', 'lax', 16, 16, 2, 1, 16, 17),
+    ('lax', 'lax', 2, 16, 1, 1, 16, 17),
   ],
 )
 def test_the_form_of_a_weight_gradient(eigen, onednn, b, size, kernel, stride, c, d, library):
