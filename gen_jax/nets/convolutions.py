@@ -76,14 +76,12 @@ def upsampled_conv(x: jax.Array, w: jax.Array) -> jax.Array:
     first, second, third = (jax.lax.index_in_dim(w, i, axis, keepdims=False) for i in range(3))
     return [jnp.stack(pair, axis) for pair in ((first, second + third), (first + second, third))]
 
-  rows = [
-    jnp.concatenate(
-      [_conv(x, w, 1, ((1 - i, i), (1 - j, j))) for j, w in enumerate(halves(row, 1))], axis=-1
-    )
-    for i, row in enumerate(halves(w, 0))
-  ]
-  b, h, width, _ = x.shape
-  return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * width, w.shape[3])
+  return _interleaved(
+    [
+      [_conv(x, w, 1, ((1 - i, i), (1 - j, j))) for j, w in enumerate(halves(row, 1))]
+      for i, row in enumerate(halves(w, 0))
+    ]
+  )
 
 
 def upsample(x: jax.Array) -> jax.Array:

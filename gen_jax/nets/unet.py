@@ -37,16 +37,12 @@ class ResBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, temb: jax.Array, train: bool) -> jax.Array:
-    h = nn.swish(layers.GroupNorm(self.groups, name='norm1')(x))
+    h = layers.GroupNorm(self.groups, swish=True, name='norm1')(x)
     h = _conv(self.features, name='conv1')(h)
     widths = 2 * self.features if self.scale_shift else self.features
-    time = _dense(widths, name='temb')(nn.swish(temb))[:, None, None, :]
-    if self.scale_shift:
-      scale, shift = jnp.split(time, 2, axis=-1)
-      h = layers.GroupNorm(self.groups, name='norm2')(h) * (1 + scale) + shift
-    else:
-      h = layers.GroupNorm(self.groups, name='norm2')(h + time)
-    h = nn.swish(h)
+    time = _dense(widths, name='temb')(nn.swish(temb))
+    norm = layers.GroupNorm(self.groups, swish=True, name='norm2')
+    h = norm(h, jnp.split(time, 2, axis=-1)) if self.scale_shift else norm(h + time[:, None, None])
     h = layers.Dropout(self.dropout, self.axis_name)(h, train=train)
     h = _conv(self.features, _ZERO, name='conv2')(h)
     if x.shape[-1] != self.features:
@@ -145,5 +141,5 @@ class UNet(nn.Module):
       if level > 0:
         x = layers.UpsampledConv(width, kernel_init=_INIT, name=f'up{level}')(x)
 
-    x = nn.swish(layers.GroupNorm(self.groups, name='norm_out')(x))
+    x = layers.GroupNorm(self.groups, swish=True, name='norm_out')(x)
     return _conv(channels, _ZERO, name='conv_out')(x)
