@@ -41,13 +41,15 @@ def derivatives(f, *args):
   return first(*args), jax.grad(lambda *args: at_random(first(*args)), every)(*args)
 
 
-@pytest.mark.parametrize('devices', [1, 2])  # on one, passes through x are outlined
+# On one CPU device, passes through x are outlined.
+@pytest.mark.parametrize('backend, devices', [('cpu', 1), ('cpu', 2), ('gpu', 1)])
 @pytest.mark.parametrize('swish', [False, True])
 @pytest.mark.parametrize('modulated', [False, True])
 @pytest.mark.parametrize('groups', [1, 4, 16])
 def test_group_norm_equals_flax_in_value_and_both_orders_of_derivatives(
-  groups, modulated, swish, devices, monkeypatch
+  groups, modulated, swish, backend, devices, monkeypatch
 ):
+  monkeypatch.setattr(jax, 'default_backend', lambda: backend)
   monkeypatch.setattr(jax, 'device_count', lambda: devices)
   args = inputs() if modulated else inputs()[:2]
 
@@ -56,6 +58,16 @@ def test_group_norm_equals_flax_in_value_and_both_orders_of_derivatives(
     return f(*args), derivatives(f, *args)
 
   found, expected = jax.tree.leaves(values(by_us)), jax.tree.leaves(values(by_flax))
+  for a, b in zip(found, expected, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
+
+
+def test_accelerators_keep_forward_mode(monkeypatch):
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  args = inputs()
+  found, expected = (
+    jax.jvp(lambda *args, f=f: f(4, *args, swish=True), args, args) for f in (by_us, by_flax)
+  )
   for a, b in zip(found, expected, strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
 
