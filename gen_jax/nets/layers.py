@@ -129,8 +129,7 @@ class GroupNorm(nn.Module):
 
 
 def _normalise(x, scale, bias, groups, epsilon, swish):
-  factor, shift = _factor_and_shift(_moments(x), scale, bias, groups, epsilon)
-  return _affine(x, factor, shift, swish)
+  return _normalise_fwd(x, scale, bias, groups, epsilon, swish)[0]
 
 
 def _normalise_fwd(x, scale, bias, groups, epsilon, swish):
@@ -179,25 +178,25 @@ def _factor_and_shift(moments, scale, bias, groups, epsilon):
 
 @functools.partial(outlined, static_argnums=3)
 def _affine(x, factor, shift, swish):
-  y = _at_every_position(factor) * x + _at_every_position(shift)
+  y = _scaled(x, factor, shift)
   return (y * jax.lax.logistic(y) if swish else y).astype(x.dtype)
 
 
 @outlined
 def _swish_gradient(x, factor, shift, g):
-  y = _at_every_position(factor) * x + _at_every_position(shift)
+  y = _scaled(x, factor, shift)
   sigmoid = jax.lax.logistic(y)
   return g * sigmoid * (1 + y * (1 - sigmoid))
 
 
 @outlined
 def _input_gradient(g, x, factor, moments):
-  mean, square = map(_at_every_position, moments)
-  return (_at_every_position(factor) * g + mean + 2 * square * x).astype(x.dtype)
+  mean, square = moments
+  return (_scaled(g, factor, mean) + 2 * square[:, None, None] * x).astype(x.dtype)
 
 
-def _at_every_position(a):
-  return a[:, None, None]
+def _scaled(x, factor, shift):
+  return factor[:, None, None] * x + shift[:, None, None]
 
 
 def mean_pool(x: jax.Array) -> jax.Array:
