@@ -6,9 +6,11 @@ do, memory, and whether bfloat16 learns as float32 does.
 
 Made-up pictures lie on the device and the step is the training loop's own, some of them in one
 dispatch; a call is not waited for before the next one is sent off. The ceiling is a product of two
-square matrices in bfloat16 on one device; operations are XLA's count for the step as written. Loss
-curves are those of the first batch size: means of 50 steps, and by how much those of bfloat16
-differ from those of float32 at most. (Both have the same pictures and noise.)
+square random matrices in bfloat16 on one device; operations are XLA's count for the step as
+written; memory is what XLA has laid out for a call: state, data and what lies in between. Larger
+batch sizes than the first one take as many pictures, in fewer calls. Loss curves are those of the
+first batch size: means of 50 steps, and by how much those of bfloat16 differ from those of float32
+at most. (Both have the same pictures and noise.)
 """
 
 import argparse
@@ -33,14 +35,25 @@ WINDOW = 50  # steps of which the mean loss is compared
 
 def ceiling(size: int) -> float:
   """Operations a second of a product of two [size, size] matrices in bfloat16."""
-  a = jnp.ones((size, size), jnp.bfloat16)
-  product = jax.jit(lambda a: a @ a)
+  a, b = (jax.random.normal(jax.random.key(i), (size, size), jnp.bfloat16) for i in range(2))
+  product = jax.jit(jnp.matmul)
+  jax.block_until_ready(product(a, b))
   times = []
-  for _ in range(10):
+  for _ in range(5):
     start = time.perf_counter()
-    product(a).block_until_ready()
-    times.append(time.perf_counter() - start)
+    jax.block_until_ready([product(a, b) for _ in range(10)])
+    times.append((time.perf_counter() - start) / 10)
   return 2 * size**3 / min(times)
+
+
+def operations(step, args) -> float:
+  """Floating-point operations of a step as written. Lowered for the CPU, where XLA counts them: the
+  plugins of accelerators do not.
+  """
+  cpu = jax.sharding.SingleDeviceSharding(jax.devices('cpu')[0])
+  like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=cpu)
+  lowered = jax.jit(functools.partial(step, axis_name=None)).lower(*jax.tree.map(like, args))
+  return (lowered.cost_analysis() or {}).get('flops', 0)
 
 
 class Run:
@@ -50,7 +63,8 @@ class Run:
     loaded = configs.load(path)
     system = find_system(loaded.system)
     config = configs.check(loaded, system.FIELDS)
-    changes = {'train.batch_size': batch, 'precision': precision, 'data.name': 'shapes'}
+    changes = {'train.batch_size': batch, 'precision': precision, 'parallel.mode': 'jit'}
+    changes['data.name'] = 'shapes'
     changes |= {'data.split': 'train', 'data.path': None, 'data.storage': 'device'}
     if config.data.num_classes is not None:
       changes |= {'data.num_classes': 2, 'net.num_classes': 2}
@@ -76,9 +90,7 @@ class Run:
     fed = self.batches.fed(0)
     target = parallel.placed(jax.eval_shape(init, fed, self.resident), self.mesh)
     self.state = parallel.compile_once(init, target)(fed, self.resident)
-    once = jax.jit(functools.partial(step, axis_name=None))
-    lowered = once.lower(target, fed, self.resident, self.keys)
-    self.operations = (lowered.cost_analysis() or {}).get('flops', 0)
+    self.operations = operations(step, (target, fed, self.resident, self.keys))
     self.feed = self.batches.iterate(0)
     start = time.perf_counter()
     self.call = parallel.compile_step(
@@ -93,6 +105,7 @@ class Run:
       steps=self.steps,
     )
     self.compile_seconds = time.perf_counter() - start
+    self.memory = self.call.memory_analysis().peak_memory_in_bytes
 
   def next(self):
     """What a call is fed."""
@@ -116,31 +129,34 @@ def main():
   )
   parser.add_argument('--config', default='configs/ddpm_cifar.py')
   parser.add_argument('--batches', type=int, nargs='+', default=[128, 512])
-  parser.add_argument('--calls', type=int, default=50, help='timed, after as many more')
+  parser.add_argument(
+    '--calls', type=int, default=50, help='timed, after as many more, of the first batch size'
+  )
   parser.add_argument('--steps_per_call', type=int, default=10)
   parser.add_argument('--ceiling', type=int, default=8192, help='rows of the square matrices')
   flags = parser.parse_args()
-  device, most = jax.devices()[0], ceiling(flags.ceiling)
+  devices, most = jax.devices(), ceiling(flags.ceiling)
   print(
-    f'{flags.config}, {flags.steps_per_call} steps a call; {jax.device_count()} x '
-    f'{device.device_kind}; jax {jax.__version__}; ceiling {most / 1e12:.3g} TFLOP/s in bfloat16\n'
+    f'{flags.config}, {flags.steps_per_call} steps a call; {len(devices)} x '
+    f'{devices[0].device_kind}; jax {jax.__version__}; ceiling {most / 1e12:.3g} TFLOP/s in '
+    'bfloat16\n'
   )
   header = ['batch', 'precision', 'images/s', 'of the ceiling', 'ms a step', 'compiled in, s']
-  header += ['peak memory, GiB', 'loss, last 50 steps']
+  header += ['memory, GiB', 'loss, last 50 steps']
   print(f'| {" | ".join(header)} |', f'|{" --- |" * len(header)}', sep='\n')
   curves = {}
   for batch in flags.batches:
     for precision in ('float32', 'bfloat16'):
       run = Run(flags.config, batch, precision, flags.steps_per_call)
-      _, before = run.calls(flags.calls)
-      seconds, after = run.calls(flags.calls)
+      number = max(1, flags.calls * flags.batches[0] // batch)
+      _, before = run.calls(number)
+      seconds, after = run.calls(number)
       losses = np.concatenate([before, after])
       assert np.isfinite(losses).all(), (batch, precision)
       curves[batch, precision] = losses
-      steps = flags.calls * run.steps
+      steps = number * run.steps
       images = steps * int(np.prod(run.batches.shape)) / seconds
-      share = run.operations * steps / seconds / jax.device_count() / most
-      memory = (device.memory_stats() or {}).get('peak_bytes_in_use', 0) / 2**30
+      share = run.operations * steps / seconds / len(devices) / most
       cells = [
         f'{batch}',
         precision,
@@ -148,11 +164,11 @@ def main():
         f'{share:.1%}',
         f'{1e3 * seconds / steps:.2f}',
       ]
-      cells += [f'{run.compile_seconds:.0f}', f'{memory:.1f} so far' if memory else '-']
+      cells += [f'{run.compile_seconds:.0f}', f'{run.memory / 2**30:.1f}']
       cells += [f'{losses[-WINDOW:].mean():.5f}']
       print(f'| {" | ".join(cells)} |', flush=True)
       del run
-  whole = len(losses) // WINDOW * WINDOW
+  whole = len(curves[flags.batches[0], 'float32']) // WINDOW * WINDOW
   if whole:
     a, b = (
       curves[flags.batches[0], precision][:whole].reshape(-1, WINDOW).mean(1)

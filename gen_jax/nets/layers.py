@@ -116,16 +116,22 @@ class GroupNorm(nn.Module):
     """
     scale = self.param('scale', nn.initializers.ones, x.shape[-1:])
     bias = self.param('bias', nn.initializers.zeros, x.shape[-1:])
-    # For every example, by a product: its derivative adds up examples, where XLA would add up all
-    # of x's gradient once more.
-    ones = jnp.ones((x.shape[0], 1))
-    scale, bias = (jnp.dot(ones, p[None], precision='highest') for p in (scale, bias))
+    scale, bias = (_for_every_example(p, x.shape[0]) for p in (scale, bias))
     if scale_shift is not None:
       more, shift = scale_shift
       scale, bias = scale * (1 + more), bias * (1 + more) + shift
     # Accelerators need no help, and keep JAX's own derivatives, with a forward mode.
     form = _normalise_on_cpu if jax.default_backend() == 'cpu' else _normalise
     return form(x, scale, bias, self.groups, self.epsilon, self.swish)
+
+
+def _for_every_example(parameter, b):
+  """[c] -> [b, c], float32, by a product: its derivative adds up examples, where XLA would add up
+  all of x's gradient once more. (On accelerators it takes the product for a sum, and a barrier to
+  leave that alone.)
+  """
+  ones = jnp.ones((b, 1))
+  return jax.lax.optimization_barrier(jnp.dot(ones, parameter[None], precision='highest'))
 
 
 def _normalise(x, scale, bias, groups, epsilon, swish):
