@@ -8,13 +8,14 @@ One process works with gen_jax, one with PyTorch, one with PyTorch and torch.com
 diffusion models, one with diffusers' net and schedulers. They work in turns: ours, theirs,
 compiled, ours, theirs, ... A turn is some seconds of steps, each of which is waited for, and gives
 their median. Our programs are those of config.compilation_cache=None, with oneDNN where it can be
-had. The speed-up is the median of theirs / ours, in bold against the fastest of the others; in
-brackets its smallest and largest value over rounds. Times to the first step run from the start of a
-process, without caches of compiled code. The last column is the share of the machine's
-ceiling: PyTorch's count of operations in products and convolutions, by the time of the step and by
-what a product of two 2048x2048 matrices reaches, measured in turns with the rest. The last case,
-`features`, is benchmarks/features.py, with a table of its own: the networks whose packages, named
-there, are installed. Nothing else should run on the machine meanwhile: compare the load.
+had; --kept adds those that JAX can keep, which default configs train with. The speed-up is the
+median of theirs / ours, in bold against the fastest of the others; in brackets its smallest and
+largest value over rounds. Times to the first step run from the start of a process, without caches
+of compiled code. The last column is the share of the machine's ceiling: PyTorch's count of
+operations in products and convolutions, by the time of the step and by what a product of two
+2048x2048 matrices reaches, measured in turns with the rest. The last case, `features`, is
+benchmarks/features.py, with a table of its own: the networks whose packages, named there, are
+installed. Nothing else should run on the machine meanwhile: compare the load.
 """
 
 import argparse
@@ -28,6 +29,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -60,10 +62,12 @@ CASES = {
 }
 NAMES = {
   'jax': 'gen_jax',
+  'kept': 'gen_jax, kept',
   'torch': 'PyTorch',
   'compiled': 'PyTorch, torch.compile',
   'diffusers': 'diffusers',  # of diffusion cases only
 }
+OURS = ('jax', 'kept')
 CEILING = 'a matrix product'
 # Feature networks of benchmarks/features.py, and the package of PyTorch's port where it needs one.
 FEATURES = {
@@ -209,6 +213,7 @@ def count_operations(step):
 
 MAKE = {
   'jax': make_jax,
+  'kept': make_jax,
   'torch': make_torch,
   'compiled': functools.partial(make_torch, compiled=True),
   'diffusers': functools.partial(make_torch, diffusers=True),
@@ -255,7 +260,7 @@ def environment(side, *paths):
     'JAX_ENABLE_COMPILATION_CACHE': 'false',
     'TORCHINDUCTOR_FORCE_DISABLE_CACHES': '1',
   }
-  if side == 'jax':
+  if side in OURS:
     env['GLIBC_TUNABLES'] = 'glibc.malloc.hugetlb=1'  # launch.py's; PyTorch gains nothing
   return env
 
@@ -265,13 +270,20 @@ class Worker:
 
   def __init__(self, side, case):
     self.side, self.replies = side, []
+    self.folder = tempfile.TemporaryDirectory()
+    env = environment(side)
+    if side == 'kept':
+      env |= {
+        'JAX_ENABLE_COMPILATION_CACHE': 'true',
+        'JAX_COMPILATION_CACHE_DIR': self.folder.name,
+      }
     start = time.perf_counter()
     self.process = subprocess.Popen(
       [sys.executable, __file__, '--worker', side, case],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
-      env=environment(side),
+      env=env,
     )
     reply = self.read()
     self.first_step = time.perf_counter() - start
@@ -297,6 +309,7 @@ class Worker:
   def close(self):
     self.process.stdin.close()
     self.process.wait()
+    self.folder.cleanup()
 
 
 def compare(case, sides, rounds, seconds):
@@ -327,8 +340,8 @@ def compare(case, sides, rounds, seconds):
   (operations,) = {r['operations'] for w in workers for r in w.replies if r['operations']}
   most = 2 * 2048**3 / ceiling.seconds()  # operations a second
   print(f'{case}: {operations / 1e9:.1f} GFLOP, at most {most / 1e9:.0f} a second', file=sys.stderr)
-  ours, *theirs = workers
-  peer = min(theirs, key=Worker.seconds)
+  ours = workers[0]
+  peer = min((w for w in workers if w.side not in OURS), key=Worker.seconds)
   for worker in workers:
     ratios = [
       b['seconds'] / a['seconds'] for a, b in zip(ours.replies, worker.replies, strict=True)
@@ -393,12 +406,14 @@ def main():
   parser.add_argument('--rounds', type=int, default=5)
   parser.add_argument('--seconds', type=float, default=4.0, help='of a turn, at least 3 steps')
   parser.add_argument('--no-compile', action='store_true', help='no torch.compile')
+  parser.add_argument('--kept', action='store_true', help='our programs that JAX can keep, too')
   parser.add_argument('--worker', nargs=2, help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.worker:
     return work(*args.worker)
 
-  sides = [side for side in NAMES if not (args.no_compile and side == 'compiled')]
+  left_out = ['compiled'] * args.no_compile + ['kept'] * (not args.kept)
+  sides = [side for side in NAMES if side not in left_out]
   header = ['case', 'batch', 'parameters', 'side', 'step, ms', 'speed-up', 'first step, s', 'GiB']
   header.append('of the ceiling')
   cases = [case for case in args.cases if case in CASES]
