@@ -34,6 +34,8 @@ def whole(tree):
 
 @jax.custom_vjp
 def _gather(x):
+  # A barrier, as XLA would gather float32 and convert to bfloat16 after that: twice the traffic.
+  x = jax.lax.optimization_barrier(x)
   return jax.lax.with_sharding_constraint(x, PartitionSpec())
 
 
