@@ -127,8 +127,7 @@ class GroupNorm(nn.Module):
 
 def _for_every_example(parameter, b):
   """[c] -> [b, c], float32, by a product: its derivative adds up examples, where XLA would add up
-  all of x's gradient once more. (On accelerators it takes the product for a sum, and a barrier to
-  leave that alone.)
+  all of x's gradient once more. On GPUs it takes that for a sum and joins both: hence a barrier.
   """
   ones = jnp.ones((b, 1))
   return jax.lax.optimization_barrier(jnp.dot(ones, parameter[None], precision='highest'))
