@@ -7,8 +7,8 @@ Ho, Jain and Abbeel 2020, https://arxiv.org/abs/2006.11239.
 The paper trained 800,000 steps on 8 TPU v3 cores and reports FID 3.17 (50,000 samples, against the
 training set, ancestral sampling with 1000 steps, averaged weights). It clips the gradient of each
 core's 16 images to norm 1 and averages; here the gradient of the whole batch is clipped.
-Not trained here: one H100 would take 4.5 hours in bfloat16 (docs/performance.md); on two CPU cores
-(AMD EPYC) a step takes 26 s and 13.6 GB, at batch 8 1.6 s and 3.8 GB.
+Not trained here: a step takes 26 s and 14 GB on two CPU cores (AMD EPYC); 1.6 s and 4 GB at batch
+8. One H100 would take 4.5 hours in bfloat16 (docs/performance.md).
 Out come grids of samples in runs/ddpm_cifar/samples/.
 """
 
