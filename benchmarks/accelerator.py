@@ -64,8 +64,8 @@ class Run:
     system = find_system(loaded.system)
     config = configs.check(loaded, system.FIELDS)
     changes = {'train.batch_size': batch, 'precision': precision, 'parallel.mode': 'jit'}
-    changes['data.name'] = 'shapes'
-    changes |= {'data.split': 'train', 'data.path': None, 'data.storage': 'device'}
+    changes |= {'data.name': 'shapes', 'data.split': 'train', 'data.path': None}
+    changes |= {'data.storage': 'device'}
     if config.data.num_classes is not None:
       changes |= {'data.num_classes': 2, 'net.num_classes': 2}
     config = configs.check(configs.replace(config, changes), system.FIELDS)

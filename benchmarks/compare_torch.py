@@ -257,7 +257,7 @@ def environment(side, *paths):
     'PYTHONPATH': os.pathsep.join([str(ROOT), *paths, os.environ.get('PYTHONPATH', '')]),
     'JAX_PLATFORMS': 'cpu',
     'OMP_WAIT_POLICY': 'passive',  # PyTorch's threads must not spin in our turn
-    'JAX_ENABLE_COMPILATION_CACHE': 'false',
+    'JAX_ENABLE_COMPILATION_CACHE': str(side == 'kept').lower(),
     'TORCHINDUCTOR_FORCE_DISABLE_CACHES': '1',
   }
   if side in OURS:
@@ -271,19 +271,13 @@ class Worker:
   def __init__(self, side, case):
     self.side, self.replies = side, []
     self.folder = tempfile.TemporaryDirectory()
-    env = environment(side)
-    if side == 'kept':
-      env |= {
-        'JAX_ENABLE_COMPILATION_CACHE': 'true',
-        'JAX_COMPILATION_CACHE_DIR': self.folder.name,
-      }
     start = time.perf_counter()
     self.process = subprocess.Popen(
       [sys.executable, __file__, '--worker', side, case],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
-      env=env,
+      env=environment(side) | {'JAX_COMPILATION_CACHE_DIR': self.folder.name},
     )
     reply = self.read()
     self.first_step = time.perf_counter() - start
