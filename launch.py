@@ -81,15 +81,16 @@ def run(argv):
   workdir = Path(flags.workdir or configs.default_workdir(spec))
   config = configs.check(config, systems.find_system(config.get('system')).FIELDS)
   # These import jax: after the quick answers.
-  from gen_jax import contract, distributed, evaluate, parallel, sample, train
+  from gen_jax import contract, evaluate, sample, train
+  from gen_jax.devices import compilation, processes
 
-  distributed.initialize(flags.coordinator, flags.num_processes, flags.process_id)
-  if flags.mode == 'evaluate' and distributed.several():
+  processes.initialize(flags.coordinator, flags.num_processes, flags.process_id)
+  if flags.mode == 'evaluate' and processes.several():
     raise UserError('--mode=evaluate is for one process, which uses all devices of its host')
   if flags.dry_run:
     print(configs.describe(config), contract.describe(config), sep='\n\n')
     return 0
-  parallel.keep_compiled(config)
+  compilation.keep_programs(config)
   if flags.mode == 'sample':
     return sample.run(config, workdir, step=flags.step)
   if flags.mode == 'evaluate':
@@ -130,6 +131,6 @@ if __name__ == '__main__':
   # them all over and over, a fifth of the tracing.
   gc.set_threshold(50_000, 20, 100)
   status = main()
-  if 'gen_jax.distributed' in sys.modules:
-    sys.modules['gen_jax.distributed'].leave(status)
+  if 'gen_jax.devices.processes' in sys.modules:
+    sys.modules['gen_jax.devices.processes'].leave(status)
   sys.exit(status)

@@ -27,7 +27,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gen_jax import config as configs
-from gen_jax import contract, data, parallel
+from gen_jax import contract, data
+from gen_jax.devices import compilation, sharding
 from gen_jax.systems import find_system
 
 WINDOW = 50  # steps of which the mean loss is compared
@@ -72,33 +73,33 @@ class Run:
     configs.check_devices(config, jax.device_count())
     minibatches = contract.minibatches(config, system)
     self.batches = data.Batches(data.open_source(config), config, minibatches=minibatches)
-    self.mesh, self.steps = parallel.make_mesh(config), steps_per_call
-    whole = parallel.replicated(self.mesh)
+    self.mesh, self.steps = sharding.make_mesh(config), steps_per_call
+    whole = sharding.replicated(self.mesh)
     init_key, data_key, step_key = jax.random.split(jax.random.key(config.seed), 3)
-    self.keys = parallel.put({'data': data_key, 'step': step_key}, whole)
-    self.resident = parallel.put(self.batches.resident, whole)
+    self.keys = sharding.put({'data': data_key, 'step': step_key}, whole)
+    self.device_data = sharding.put(self.batches.device_data, whole)
 
     def init(fed, resident):
-      rows = data.finish(resident, fed, data_key, config=config)
+      rows = data.preprocess(resident, fed, data_key, config=config)
       return system.init_state(init_key, rows, config=config)
 
     def step(state, fed, resident, keys, *, axis_name):
       key = jax.random.fold_in(keys['data'], state.step)
-      rows = data.finish(resident, fed, key, config=config, axis_name=axis_name)
+      rows = data.preprocess(resident, fed, key, config=config, axis_name=axis_name)
       return system.train_step(state, rows, keys['step'], config=config, axis_name=axis_name)
 
-    fed = self.batches.fed(0)
-    target = parallel.placed(jax.eval_shape(init, fed, self.resident), self.mesh)
-    self.state = parallel.compile_once(init, target)(fed, self.resident)
-    self.operations = operations(step, (target, fed, self.resident, self.keys))
+    fed = self.batches.host_batch(0)
+    target = sharding.abstract_state(jax.eval_shape(init, fed, self.device_data), self.mesh)
+    self.state = compilation.compile_once(init, target)(fed, self.device_data)
+    self.operations = operations(step, (target, fed, self.device_data, self.keys))
     self.feed = self.batches.iterate(0)
     start = time.perf_counter()
-    self.call = parallel.compile_step(
+    self.call = compilation.compile_step(
       step,
       self.mesh,
       target,
       self.next(),
-      self.resident,
+      self.device_data,
       self.keys,
       mode=config.parallel.mode,
       leading=len(self.batches.shape) - 1 + (self.steps > 1),
@@ -116,7 +117,7 @@ class Run:
     """Seconds of so many calls, and the loss of the last player in each of their steps."""
     start, losses = time.perf_counter(), []
     for _ in range(number):
-      self.state, metrics = self.call(self.state, self.next(), self.resident, self.keys)
+      self.state, metrics = self.call(self.state, self.next(), self.device_data, self.keys)
       losses.append([value for name, value in metrics.items() if name.endswith('/loss')][-1])
     jax.block_until_ready(self.state)
     seconds = time.perf_counter() - start

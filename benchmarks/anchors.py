@@ -22,9 +22,11 @@ from PIL import Image, ImageFilter
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from gen_jax import config as configs
-from gen_jax import data, records, scores
+from gen_jax import data
 from gen_jax.data import sources
 from gen_jax.errors import UserError
+from gen_jax.metrics import scorer as scores
+from gen_jax.run import records
 
 CONFIGS = pathlib.Path(__file__).resolve().parent.parent / 'configs'
 SETS = {  # name -> config, held-out split
@@ -54,15 +56,15 @@ def blurred(image, radius):
 
 
 def look(network, image):
-  """`scores.Seen` of pictures uint8 [n, h, w, c]."""
+  """`scores.Features` of pictures uint8 [n, h, w, c]."""
   source = sources.ArraySource('pictures', {'image': image}, None, '')
   with tempfile.TemporaryDirectory() as folder:
     parts = pathlib.Path(folder)
-    return scores.Seen(**scores.seen_features(source, network, range(len(image)), parts, None))
+    return scores.Features(**scores.seen_features(source, network, range(len(image)), parts, None))
 
 
 def sets_of_pictures(network, train, test, n):
-  """(how they are spoilt, title, `scores.Seen`) of every row."""
+  """(how they are spoilt, title, `scores.Features`) of every row."""
   others = np.setdiff1d(scores.chosen(len(train), 2 * n), scores.chosen(len(train), n))
   if len(others) == n:
     title = 'others of ' + train.fingerprint.split('/')[1]
@@ -76,7 +78,7 @@ def sets_of_pictures(network, train, test, n):
   for radius in BLUR[image.shape[1]]:
     yield 'blur', f'blur, radius {radius}', look(network, blurred(image, radius))
   for k in KEPT:
-    seen = scores.Seen(*(part[label < k] for part in floor))
+    seen = scores.Features(*(part[label < k] for part in floor))
     yield 'classes removed', f'{k} of {test.num_classes} classes', seen
 
 

@@ -101,7 +101,8 @@ def make_jax(case):
   import jax
   import jax.numpy as jnp
 
-  from gen_jax import contract, parallel, sample
+  from gen_jax import contract, sample
+  from gen_jax.devices import compilation, sharding
   from gen_jax.systems import find_system
 
   config, shape = load(case)
@@ -111,12 +112,14 @@ def make_jax(case):
   if config.data.num_classes is not None:
     label = jnp.arange(case.batch) % config.data.num_classes
     batch['label'] = jnp.broadcast_to(label, shape[: len(shape) - 3])
-  mesh = parallel.make_mesh(config)
+  mesh = sharding.make_mesh(config)
 
   def init(key):
     return system.init_state(key, batch, config=config)
 
-  init = parallel.compile_once(init, parallel.placed(jax.eval_shape(init, init_key), mesh))
+  init = compilation.compile_once(
+    init, sharding.abstract_state(jax.eval_shape(init, init_key), mesh)
+  )
 
   def one_step(state, batch, resident, key, *, axis_name):
     return system.train_step(state, batch, key, config=config, axis_name=axis_name)
@@ -134,7 +137,7 @@ def make_jax(case):
 
     return one_batch, parameters
 
-  train_step = parallel.compile_step(
+  train_step = compilation.compile_step(
     one_step, mesh, state, batch, {}, step_key, mode='jit', leading=len(shape) - 4
   )
 

@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from gen_jax import config as configs
 from gen_jax import contract, data, evaluate, sample
 from gen_jax.metrics import networks
+from gen_jax.run.workdir import Workdir
 from gen_jax.systems import find_system
-from gen_jax.workdir import Workdir
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument('--workdir', required=True)

@@ -18,11 +18,12 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from gen_jax import checkpoint, contract, records, writers
 from gen_jax import config as configs
+from gen_jax import contract
 from gen_jax.errors import UserError
+from gen_jax.run import checkpoint, records, writers
+from gen_jax.run.workdir import Workdir, write_atomic
 from gen_jax.systems import find_system
-from gen_jax.workdir import Workdir, write_atomic
 
 # metric: what the head of its column is where runs do not agree on a label.
 COLUMNS = {

@@ -20,16 +20,19 @@ import jax.numpy as jnp
 import numpy as np
 import tensorboardX
 
-from gen_jax import checkpoint, contract, data, parallel, records, scores, signals, writers
 from gen_jax import config as configs
+from gen_jax import contract, data
 from gen_jax import sample as sampling
-from gen_jax.cache import cache_folder
 from gen_jax.data import sources
+from gen_jax.devices import compilation
 from gen_jax.errors import Diverged, UserError
 from gen_jax.metrics import networks
-from gen_jax.records import Row
-from gen_jax.scores import Scorer, Seen
-from gen_jax.workdir import Workdir
+from gen_jax.metrics import scorer as scores
+from gen_jax.metrics.scorer import Features, Scorer
+from gen_jax.run import checkpoint, records, signals, writers
+from gen_jax.run.cache import cache_folder
+from gen_jax.run.records import Row
+from gen_jax.run.workdir import Workdir
 
 SAMPLES, NOISE = 0xE7A1, 0xE7A2  # folded into the key of config.eval.seed, one for each use
 LEAST_SECONDS = 1.0  # of drawing, for a rate that is worth telling
@@ -40,8 +43,8 @@ QUICK_BLOCK = 64  # samples whose features a stop in training waits for
 # --- Samples ------------------------------------------------------------------------------------
 
 
-class Drawn(NamedTuple):
-  seen: Seen
+class Samples(NamedTuple):
+  seen: Features
   pictures: np.ndarray  # the first ones, float32 [at most SHOWN, ...]
   per_second: float  # examples drawn per second when nothing else runs
   machine: str  # which did so
@@ -59,7 +62,7 @@ def batches(config, system, state) -> Callable[[int], jax.Array]:
   return lambda i: sample(*inputs(i))['image']
 
 
-def drawn_features(draw, size: int, network, number: int, folder, stop=None) -> Drawn | None:
+def drawn_features(draw, size: int, network, number: int, folder, stop=None) -> Samples | None:
   """Draws `number` examples in batches of `size` by `draw(i)`, and features of them; see
   `scores.in_parts`.
   """
@@ -90,18 +93,18 @@ def drawn_features(draw, size: int, network, number: int, folder, stop=None) -> 
           following = draw(after)
         yield _as_data(images)
 
-    return (Seen(*seen)._asdict() for seen in networks.features(network, pictures()))
+    return (Features(*seen)._asdict() for seen in networks.features(network, pictures()))
 
   arrays = scores.in_parts(folder, -(-number // size), make, 'samples', stop)
   if arrays is None:
     return None
   first = scores.read_part(folder / 'first.npz')
-  seen = Seen(**{name: value[:number] for name, value in arrays.items()})
-  return Drawn(seen, first['pictures'], float(first['per_second']), str(first['machine']))
+  seen = Features(**{name: value[:number] for name, value in arrays.items()})
+  return Samples(seen, first['pictures'], float(first['per_second']), str(first['machine']))
 
 
 def _as_data(images) -> np.ndarray:
-  """Drawn examples as a data set has them: pictures in uint8, points as they are.
+  """Samples examples as a data set has them: pictures in uint8, points as they are.
 
   Raises:
     Diverged: they are not finite.
@@ -126,7 +129,7 @@ def likelihood(config, system, state, source, folder, stop) -> tuple[list[Row], 
   size = min(config.sample.batch_size, number)
   blocks = [indices[start : start + size] for start in range(0, number, size)]
   rng = jax.random.fold_in(jax.random.key(config.eval.seed), NOISE)
-  evaluate = parallel.Forward(
+  evaluate = compilation.ShardedForward(
     lambda state, batch, rng: system.evaluate(state, batch, rng, config=config)
   )
 
@@ -135,10 +138,10 @@ def likelihood(config, system, state, source, folder, stop) -> tuple[list[Row], 
       # One program serves all: the last block is filled up.
       batch = source.read(np.resize(blocks[i], size))
       image = (jnp.asarray(batch['image'], jnp.float32) - 127.5) / 127.5
-      fed = {'image': image}
+      example_batch = {'image': image}
       if config.data.num_classes is not None:
-        fed['label'] = jnp.asarray(batch['label'])
-      found = evaluate(state, fed, jax.random.fold_in(rng, i))
+        example_batch['label'] = jnp.asarray(batch['label'])
+      found = evaluate(state, example_batch, jax.random.fold_in(rng, i))
       if stop is not None and not stop.wait_ready(found):
         return
       yield {name: np.asarray(value)[: len(blocks[i])] for name, value in found.items()}
@@ -310,7 +313,7 @@ def _score_pictures(samples: str, folder, source, scorer, reference, stop) -> li
   seen = scores.seen_features(source, scorer.network, range(len(source)), parts, stop)
   if seen is None:
     return None
-  made = scores.rows(scorer, reference, Seen(**seen), samples=f'{len(source):,} of {samples}')
+  made = scores.rows(scorer, reference, Features(**seen), samples=f'{len(source):,} of {samples}')
   records.append(folder, None, made)
   shutil.rmtree(parts, ignore_errors=True)
   return made
@@ -421,8 +424,8 @@ class Quick:
     pictures = _as_data(made['image'])
     starts = range(0, len(pictures), QUICK_BLOCK)
     blocks = (pictures[start : start + QUICK_BLOCK] for start in starts if stop.requested is None)
-    parts = [Seen(*seen) for seen in networks.features(self.scorer.network, blocks)]
+    parts = [Features(*seen) for seen in networks.features(self.scorer.network, blocks)]
     if stop.requested is not None:
       return None
-    seen = Seen(*(np.concatenate(field) for field in zip(*parts, strict=True)))
+    seen = Features(*(np.concatenate(field) for field in zip(*parts, strict=True)))
     return scores.rows(self.scorer, self.reference, seen, **self.protocol)

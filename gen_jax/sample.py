@@ -8,11 +8,13 @@ import jax
 import numpy as np
 import tqdm
 
-from gen_jax import checkpoint, contract, data, distributed, parallel, writers
 from gen_jax import config as configs
+from gen_jax import contract, data
+from gen_jax.devices import compilation, processes, sharding
+from gen_jax.devices.heartbeat import Watch
 from gen_jax.errors import Diverged, UserError
-from gen_jax.watch import Watch
-from gen_jax.workdir import Workdir
+from gen_jax.run import checkpoint, writers
+from gen_jax.run.workdir import Workdir
 
 SAMPLE_MODE = 0x5A3B1E  # any number but 0 to 3: those are the keys that a run splits from its seed
 
@@ -21,7 +23,9 @@ def compile_sampler(config, system):
   """Returns `sample(state, batch, rng) -> {name: array}`, a program of its own, on the devices that
   hold the state.
   """
-  return parallel.Forward(lambda state, batch, rng: system.sample(state, batch, rng, config=config))
+  return compilation.ShardedForward(
+    lambda state, batch, rng: system.sample(state, batch, rng, config=config)
+  )
 
 
 def make_sampler(config, system):
@@ -36,7 +40,7 @@ def make_sampler(config, system):
   sample = compile_sampler(config, system)
 
   def draw(state, rng, n, stop=None):
-    parts, quiet = [], stop is not None or n <= size or not distributed.is_first()
+    parts, quiet = [], stop is not None or n <= size or not processes.is_first()
     for i in tqdm.trange(-(-n // size), desc='samples', disable=quiet):
       batch = contract.conditions(config, size, i * size)
       made = sample(state, batch, jax.random.fold_in(rng, i))
@@ -97,7 +101,7 @@ def restore(config, system, folder: Workdir, step: int | None = None):
   try:
     manifest = saver.latest(step)
     # A run that goes on may have saved another one meanwhile: all take the first process's.
-    newest = distributed.from_first(lambda: manifest and manifest.step)
+    newest = processes.from_first(lambda: manifest and manifest.step)
     if newest is not None and (manifest is None or manifest.step != newest):
       manifest = saver.latest(newest)
     if manifest is None:
@@ -106,7 +110,7 @@ def restore(config, system, folder: Workdir, step: int | None = None):
       )
     configs.check_resumable(manifest.config, configs.to_dict(config), folder.path)
     state = contract.abstract_state(config, system)
-    target = parallel.placed(state, parallel.mesh_of_all(config))
+    target = sharding.abstract_state(state, sharding.mesh_of_all(config))
     return manifest, saver.restore(manifest, target)
   finally:
     saver.close()
@@ -141,10 +145,10 @@ def run(config, workdir, step: int | None = None) -> int:
       key = jax.random.fold_in(jax.random.key(config.sample.seed), SAMPLE_MODE)
       made = draw(state, key, config.sample.num_images)
     except Diverged as error:
-      if distributed.is_first():
+      if processes.is_first():
         print(f'error: step {manifest.step} of {folder.path}: {error}', file=sys.stderr)
       return 1
-    if distributed.is_first():
+    if processes.is_first():
       print(_write_files(made, config, folder, manifest.step))
   return 0
 

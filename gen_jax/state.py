@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import optax
 
 from gen_jax import config as rules
-from gen_jax import loops
-from gen_jax.outlined import outlined
+from gen_jax.ops.not_inlined import not_inlined
+from gen_jax.ops.scan import after, scan
 
 
 @flax.struct.dataclass
@@ -88,7 +88,7 @@ def _scale_by_adam(b1, b2, eps):
   anew for the parameters, and copy the old ones, which that would still read.
   """
   adam = optax.scale_by_adam(b1, b2, eps)
-  moments = outlined(lambda updates, state: adam.update(updates, state)[1])
+  moments = not_inlined(lambda updates, state: adam.update(updates, state)[1])
 
   def update(updates, state, params=None):
     state = moments(updates, state)
@@ -109,7 +109,7 @@ def _norm(tree):
   return jnp.sqrt(sum(_sum_of_squares(leaf) for leaf in jax.tree.leaves(tree)))
 
 
-@outlined
+@not_inlined
 def _sum_of_squares(x):
   return jnp.sum(x * x)
 
@@ -181,7 +181,7 @@ def value_and_grad(loss_fn, accumulate: int = 1):
       return jnp.moveaxis(leaf, 1, 0)
 
     def add(total, inputs):
-      inputs = loops.after(total, inputs)
+      inputs = after(total, inputs)
       return jax.tree.map(jnp.add, total, whole(params, *inputs)), None
 
     split = functools.partial(jax.random.split, num=accumulate)
@@ -189,7 +189,7 @@ def value_and_grad(loss_fn, accumulate: int = 1):
     first = jax.tree.map(lambda leaf: leaf[0], inputs)
     shapes = jax.eval_shape(whole, params, *first)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    total, _ = loops.scan(add, zeros, inputs)
+    total, _ = scan(add, zeros, inputs)
     return jax.tree.map(lambda leaf: leaf / accumulate, total)
 
   return in_parts

@@ -15,23 +15,15 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 
-from gen_jax import (
-  checkpoint,
-  contract,
-  data,
-  distributed,
-  evaluate,
-  parallel,
-  records,
-  signals,
-  writers,
-)
 from gen_jax import config as configs
+from gen_jax import contract, data, evaluate
 from gen_jax import sample as sampling
+from gen_jax.devices import compilation, processes, sharding
+from gen_jax.devices.heartbeat import Watch
+from gen_jax.devices.program_cache import Prefetch
 from gen_jax.errors import Diverged, UserError
-from gen_jax.prefetch import Prefetch
-from gen_jax.watch import Watch
-from gen_jax.workdir import Workdir, open_workdir
+from gen_jax.run import checkpoint, records, signals, writers
+from gen_jax.run.workdir import Workdir, open_workdir
 
 
 def run(config, workdir, started: float | None = None) -> int:
@@ -52,11 +44,11 @@ def run(config, workdir, started: float | None = None) -> int:
     SystemExit, KeyboardInterrupt: SIGTERM or Ctrl-C came before there was anything to save.
   """
   started = time.monotonic() if started is None else started
-  mesh = parallel.make_mesh(config)
+  mesh = sharding.make_mesh(config)
   prefetch = Prefetch(config, mesh)  # as early as can be: it is what a later start waits for
   system = contract.check(config)
   contract.check_training(config)
-  first = distributed.is_first()
+  first = processes.is_first()
   with (
     Watch() as watch,
     open_workdir(workdir) if first else contextlib.nullcontext(Workdir(workdir)) as folder,
@@ -65,15 +57,15 @@ def run(config, workdir, started: float | None = None) -> int:
     if any(folder.checkpoints.glob('[0-9]*')) and (earlier := folder.read_config()):
       configs.check_resumable(earlier, configs.to_dict(config), folder.path)
     with signals.exit_in_order():
-      with distributed.first_alone():  # may download and prepare the data, or train a classifier
+      with processes.first_alone():  # may download and prepare the data, or train a classifier
         source = data.open_source(config)
         quick = evaluate.Quick(config, system) if config.eval.every_steps else None
-      distributed.check_same(_of_all_processes(config, source))
+      processes.check_same(_of_all_processes(config, source))
       batches = data.Batches(
         source,
         config,
         minibatches=contract.minibatches(config, system),
-        rows=parallel.own_rows(mesh, config.train.batch_size),
+        rows=sharding.own_rows(mesh, config.train.batch_size),
       )
     saver = checkpoint.Checkpointer(
       folder.checkpoints,
@@ -105,7 +97,7 @@ def _of_all_processes(config, source) -> dict:
 
 def _tell(text: str, file=None) -> None:
   """Prints a line, to stderr by default, once for all processes of the run."""
-  if distributed.is_first():
+  if processes.is_first():
     print(text, file=file or sys.stderr)
 
 
@@ -200,12 +192,12 @@ def _train(
   total = config.train.steps
   manifest = saver.latest()
   found = 'none' if manifest is None else f'step {manifest.step}, sha256 {manifest.sha256[:16]}'
-  distributed.check_same({f'the newest intact checkpoint in {folder.checkpoints}': found})
+  processes.check_same({f'the newest intact checkpoint in {folder.checkpoints}': found})
   start = 0 if manifest is None else manifest.step
   _check_start(config, batches.source, manifest, folder)
   # The run may have been stopped between the checkpoint and the pictures, or the evaluation, of a
   # step.
-  undrawn, unmeasured = distributed.from_first(
+  undrawn, unmeasured = processes.from_first(
     lambda: [
       start > 0
       and itstime(start, config.train.sample_steps, total)
@@ -224,37 +216,39 @@ def _train(
     )
     return 0
 
-  whole = parallel.replicated(mesh)
+  whole = sharding.replicated(mesh)
   # The run key is constant: a step folds its own number in, so that resuming needs no saved key.
   init_key, data_key, step_key, sample_key = jax.random.split(jax.random.key(config.seed), 4)
-  keys = parallel.put({'data': data_key, 'step': step_key}, whole)
-  resident = parallel.put(batches.resident, whole)
+  keys = sharding.put({'data': data_key, 'step': step_key}, whole)
+  device_data = sharding.put(batches.device_data, whole)
 
-  def init(fed, resident):
-    batch = data.finish(resident, fed, jax.random.fold_in(data_key, 0), config=config)
+  def init(host_batch, device_data):
+    batch = data.preprocess(device_data, host_batch, jax.random.fold_in(data_key, 0), config=config)
     batch = {name: batch[name] for name in contract.abstract_batch(config, system)}
     return contract.initialiser(config, system)(init_key, batch)
 
-  def step(state, fed, resident, keys, *, axis_name):
+  def step(state, host_batch, device_data, keys, *, axis_name):
     key = jax.random.fold_in(keys['data'], state.step)
-    batch = data.finish(resident, fed, key, config=config, axis_name=axis_name)
+    batch = data.preprocess(device_data, host_batch, key, config=config, axis_name=axis_name)
     return system.train_step(state, batch, keys['step'], config=config, axis_name=axis_name)
 
-  def spread(fed):
+  def spread(host_batch):
     """What one call takes, of what the host feeds for each of its steps."""
-    if len(fed) == 1:
-      return parallel.spread(fed[0], mesh, batches.shape)
-    fed = jax.tree.map(lambda *leaves: np.stack(leaves), *fed)
-    return parallel.spread(fed, mesh, (len(jax.tree.leaves(fed)[0]), *batches.shape))
+    if len(host_batch) == 1:
+      return sharding.shard_batch(host_batch[0], mesh, batches.shape)
+    host_batch = jax.tree.map(lambda *leaves: np.stack(leaves), *host_batch)
+    return sharding.shard_batch(
+      host_batch, mesh, (len(jax.tree.leaves(host_batch)[0]), *batches.shape)
+    )
 
   def compile_call(length, **how):
     """The program of so many steps."""
-    return parallel.compile_step(
+    return compilation.compile_step(
       step,
       mesh,
       target,
-      spread([batches.fed(0)] * length),
-      resident,
+      spread([batches.host_batch(0)] * length),
+      device_data,
       keys,
       mode=config.parallel.mode,
       leading=len(batches.shape) - 1 + (length > 1),
@@ -264,13 +258,13 @@ def _train(
 
   # Restore or initialise. A start is mostly compilation: that of the initialiser, or reading the
   # checkpoint, goes on while the step is traced and compiled.
-  fed = spread([batches.fed(0)])
-  target = parallel.placed(contract.abstract_state(config, system), mesh)
+  host_batch = spread([batches.host_batch(0)])
+  target = sharding.abstract_state(contract.abstract_state(config, system), mesh)
   calls = {}  # compiled, by length; few, most often one
   with ThreadPoolExecutor(1) as pool:
     if manifest is None:
-      lowered = parallel.compile_once(init, target).lower(fed, resident)
-      begun = pool.submit(lambda: lowered.compile()(fed, resident))
+      lowered = compilation.compile_once(init, target).lower(host_batch, device_data)
+      begun = pool.submit(lambda: lowered.compile()(host_batch, device_data))
     else:
       checkpoint.check_fits(manifest, target)  # at once, rather than when the step is compiled
       begun = pool.submit(saver.restore, manifest, target)
@@ -278,28 +272,28 @@ def _train(
       length = call_length(config, start)
       calls[length] = compile_call(length, compiler=prefetch.compile)
     state = begun.result()
-  if start < total and distributed.is_first():
+  if start < total and processes.is_first():
     folder.write_config(configs.to_dict(config))
   if 0 < start < total:
     _tell(f'{folder.path}: going on from step {start} of {total}')
 
-  if distributed.is_first():
+  if processes.is_first():
     records.forget_quick(folder, start)
 
   def best_step():
-    return distributed.from_first(lambda: records.best_step(records.read(folder), config.eval.best))
+    return processes.from_first(lambda: records.best_step(records.read(folder), config.eval.best))
 
   saver.protect(best_step())
-  requests = distributed.Requests(stop, mesh)
+  requests = processes.Requests(stop, mesh)
   # Of several processes none may leave a drawing, in which the others wait for it.
-  leave = signals.Stop() if distributed.several() else stop
+  leave = signals.Stop() if processes.several() else stop
   draw = sampling.make_sampler(config, system)
   writer = writers.Writers(
     folder,
     total_steps=total,
     images_per_step=math.prod(batches.shape),
     start_step=start,
-    process_is_primary=distributed.is_first(),
+    process_is_primary=processes.is_first(),
   )
   trace = _Trace(config, folder, start)
   picture = None
@@ -334,7 +328,7 @@ def _train(
     """Draws and writes the pictures of step `done`, unless a stop is requested first."""
     with watch.resting():
       images = draw(state, sample_key, config.sample.num_images, leave)
-    if images is None or not distributed.is_first():
+    if images is None or not processes.is_first():
       return None
     return sampling.write(writer, done, images, batches.source)
 
@@ -346,7 +340,7 @@ def _train(
       made = quick(state, leave)
     if made is None:
       return
-    if distributed.is_first():
+    if processes.is_first():
       records.append(folder, done, made)
     writer.evaluation(done, {row.metric: row.value for row in made})
     best = best_step()
@@ -378,8 +372,8 @@ def _train(
         with watch.resting():
           calls[length] = compile_call(length)
       with trace.step(done + 1):
-        fed = spread(list(itertools.islice(feed, length)))
-        state, metrics = calls[length](state, fed, resident, keys)
+        host_batch = spread(list(itertools.islice(feed, length)))
+        state, metrics = calls[length](state, host_batch, device_data, keys)
       is_first, done = done == start, done + length
       trace.end(done, state)
       # The metrics of the call before are fetched while this one runs.

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 import launch
-from gen_jax import compare, evaluate, records, train
+from gen_jax import compare, evaluate, train
 from gen_jax import config as configs
+from gen_jax.run import records
+from gen_jax.run.workdir import Workdir
 from gen_jax.systems import find_system
-from gen_jax.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).parent.parent
 

@@ -14,10 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gen_jax import checkpoint, contract, data, parallel
 from gen_jax import config as configs
+from gen_jax import contract, data
 from gen_jax.data import toys
-from gen_jax.nets import convolutions, layers
+from gen_jax.devices import compilation, sharding
+from gen_jax.nets import layers
+from gen_jax.ops import convolutions
+from gen_jax.run import checkpoint
 from gen_jax.systems import find_system
 
 FILES = sorted(
@@ -202,15 +205,17 @@ def test_samples_have_the_shape_of_the_data(case):
 def run_steps(case, mode, devices, steps=2, fsdp=1):
   """The state after all steps and the metrics of each, through the loop's own compilation."""
   config, system = case.config, case.system
-  mesh = parallel.make_mesh(load_parallel(config, mode, devices // fsdp, fsdp))
+  mesh = sharding.make_mesh(load_parallel(config, mode, devices // fsdp, fsdp))
 
-  def step(state, fed, resident, rng, *, axis_name):
-    return system.train_step(state, fed, rng, config=config, axis_name=axis_name)
+  def step(state, host_batch, device_data, rng, *, axis_name):
+    return system.train_step(state, host_batch, rng, config=config, axis_name=axis_name)
 
-  whole = parallel.replicated(mesh)
+  whole = sharding.replicated(mesh)
   state = jax.tree.map(np.asarray, case.state)
   state = jax.tree.map(
-    lambda leaf, target: jax.device_put(leaf, target.sharding), state, parallel.placed(state, mesh)
+    lambda leaf, target: jax.device_put(leaf, target.sharding),
+    state,
+    sharding.abstract_state(state, mesh),
   )
   key = jax.device_put(STEP_KEY, whole)
   batches = [
@@ -218,7 +223,7 @@ def run_steps(case, mode, devices, steps=2, fsdp=1):
     for i in range(steps)
   ]
   leading = 0 if contract.minibatches(config, system) is None else 1
-  compiled = parallel.compile_step(
+  compiled = compilation.compile_step(
     step, mesh, state, batches[0], {}, key, mode=mode, leading=leading
   )
   history = []
@@ -344,7 +349,7 @@ def test_the_forms_for_accelerators_compute_the_same(path, monkeypatch):
 
 @pytest.mark.skipif(jax.default_backend() != 'cpu', reason='options of the CPU backend')
 def test_options_of_the_cpu_backend_leave_what_the_user_said(monkeypatch):
-  options = parallel.compiler_options.__wrapped__
+  options = compilation.compiler_options.__wrapped__
   monkeypatch.setenv('XLA_FLAGS', '')
   libraries = 'LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE'
   assert options()['xla_cpu_experimental_ynn_fusion_type'] == libraries

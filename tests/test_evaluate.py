@@ -22,13 +22,15 @@ from tensorboardX.proto import event_pb2
 
 import launch
 from gen_jax import config as configs
-from gen_jax import contract, data, evaluate, metrics, records, sample, scores, train, writers
+from gen_jax import contract, data, evaluate, metrics, sample, train
 from gen_jax.data import toys
 from gen_jax.data.sources import ArraySource, digits
 from gen_jax.errors import UserError
 from gen_jax.metrics import classifier, networks
+from gen_jax.metrics import scorer as scores
+from gen_jax.run import records, writers
+from gen_jax.run.workdir import Workdir
 from gen_jax.systems import find_system
-from gen_jax.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).parent.parent
 RING = 'configs/gan_ring.py:smoke'

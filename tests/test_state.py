@@ -73,7 +73,7 @@ def test_three_steps_of_adam(changes, factors):
 
 
 def test_adam_in_a_call_of_its_own_is_adam(monkeypatch):
-  monkeypatch.setattr(jax, 'device_count', lambda: 1)  # where its moments are outlined
+  monkeypatch.setattr(jax, 'device_count', lambda: 1)  # where its moments are not_inlined
   optimizer = players.make_optimizer(ConfigDict(PLAIN))
   player = players.init_player({'params': PARAMS}, optimizer)
   step = jax.jit(lambda player, grads: players.apply_gradients(player, grads, optimizer, 0)[0])

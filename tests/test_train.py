@@ -20,11 +20,12 @@ from ml_collections import FrozenConfigDict
 from PIL import Image
 
 import launch
-from gen_jax import checkpoint, contract, records, sample, train
 from gen_jax import config as configs
+from gen_jax import contract, sample, train
 from gen_jax.errors import Diverged
+from gen_jax.run import checkpoint, records
+from gen_jax.run.workdir import Workdir
 from gen_jax.systems import find_system
-from gen_jax.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).parent.parent
 RING = 'configs/gan_ring.py:smoke'

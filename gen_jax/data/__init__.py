@@ -1,12 +1,12 @@
 """Data sets by name, and batches that are a pure function of seed and step."""
 
 from gen_jax.data import toys
-from gen_jax.data.pipeline import Batches, finish
+from gen_jax.data.pipeline import Batches, preprocess
 from gen_jax.data.shapes import shapes
 from gen_jax.data.sources import Source, digits, part
 from gen_jax.errors import UserError
 
-__all__ = ['Batches', 'Source', 'finish', 'open_source']
+__all__ = ['Batches', 'Source', 'open_source', 'preprocess']
 
 _OWN_NAMES = ('digits', 'shapes', *toys.NAMES, 'folder')
 

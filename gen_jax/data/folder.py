@@ -20,8 +20,8 @@ from gen_jax.data.sources import (
   Source,
   check_image_shape,
   content_hash,
+  fits_on_device,
   reading_pool,
-  resident,
 )
 from gen_jax.errors import UserError
 
@@ -168,7 +168,7 @@ class FolderSource(Source):
 
   def _checked(self, files, data) -> list[pathlib.PurePosixPath]:
     """Decodes every file once and returns the good ones; sets the fingerprint."""
-    keep = resident(len(files) * math.prod(self.shape), data.storage)
+    keep = fits_on_device(len(files) * math.prod(self.shape), data.storage)
     good, bad, digests, decoded = [], [], [], []
 
     def examine(path):

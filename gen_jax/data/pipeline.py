@@ -4,7 +4,7 @@ A batch is a pure function of `(config.seed, step)`. The examples stand in one e
 after epoch, each a permutation of its own; step n takes the n-th run of `minibatches * batch_size`
 of them, so that resuming needs the step and nothing else. Both storages share this order. With
 `device` the whole set lies on the device and the host feeds indices; with `stream` Grain's threads
-read uint8 batches ahead. `finish` does the rest inside the compiled step.
+read uint8 batches ahead. `preprocess` does the rest inside the compiled step.
 
 A permutation is the sorting order of random words, made once per epoch. Grain's own shuffle works
 out one index at a time in Python, 2 ms for a batch of 128 where this takes 0.02 ms, and gives seed
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax import draws
-from gen_jax.data.sources import Source, resident
+from gen_jax.data.sources import Source, fits_on_device
 from gen_jax.errors import UserError
 
 
@@ -46,7 +46,7 @@ class Batches:
     source: where the examples come from.
     shape: leading axes of the leaves, `(batch_size,)` or `(minibatches, batch_size)`.
     storage: `device` or `stream`; `config.data.storage='auto'` chooses by size.
-    resident: host arrays that belong on the device for the whole run; `{}` with `stream`.
+    device_data: host arrays that belong on the device for the whole run; `{}` with `stream`.
   """
 
   def __init__(self, source: Source, config, *, minibatches: int | None, rows=None):
@@ -74,8 +74,8 @@ class Batches:
     storage = config.data.storage
     if storage == 'auto' and rows is not None:
       storage = 'stream'  # so that each process reads its rows only
-    self.storage = 'device' if resident(source.nbytes, storage) else 'stream'
-    self.resident = source.arrays() if self.storage == 'device' else {}
+    self.storage = 'device' if fits_on_device(source.nbytes, storage) else 'stream'
+    self.device_data = source.arrays() if self.storage == 'device' else {}
 
   def _indices(self, step: int) -> np.ndarray:
     n, count = len(self.source), math.prod(self.shape)
@@ -87,7 +87,7 @@ class Batches:
       epoch, start = epoch + 1, 0
     return np.concatenate(parts)
 
-  def fed(self, step: int) -> dict[str, np.ndarray]:
+  def host_batch(self, step: int) -> dict[str, np.ndarray]:
     """Returns what the host feeds: `index` int32 (`device`) or `image`, `label` (`stream`)."""
     indices = self._indices(int(step)).reshape(self.shape)[..., self._rows]
     shape, indices = indices.shape, indices.ravel()
@@ -95,16 +95,16 @@ class Batches:
     return {key: value.reshape(shape + value.shape[1:]) for key, value in batch.items()}
 
   def iterate(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
-    """Yields `fed(start_step)`, `fed(start_step + 1)`, ... without end.
+    """Yields `host_batch(start_step)`, `host_batch(start_step + 1)`, ... without end.
 
     `stream` reads `config.data.prefetch` batches ahead with `config.data.read_threads` threads;
     `close()` the generator to stop them.
     """
     if self.storage == 'device':
-      yield from map(self.fed, itertools.count(start_step))
+      yield from map(self.host_batch, itertools.count(start_step))
     # A thread makes a whole batch: more threads than batches ahead would have nothing to do.
     options = grain.ReadOptions(min(self._threads, self._prefetch), self._prefetch)
-    steps = grain.MapDataset.range(start_step, 2**62).map(self.fed)
+    steps = grain.MapDataset.range(start_step, 2**62).map(self.host_batch)
     batches = iter(steps.to_iter_dataset(options))
     try:
       yield from batches
@@ -112,24 +112,24 @@ class Batches:
       batches.close()
 
 
-def finish(resident, fed, rng, *, config, axis_name=None) -> dict[str, jax.Array]:
+def preprocess(device_data, host_batch, rng, *, config, axis_name=None) -> dict[str, jax.Array]:
   """Makes the batch of a step inside the compiled step: gather, scale, flip.
 
   Args:
-    resident: `Batches.resident`, on the device.
-    fed: `Batches.fed(step)`; under `pmap`, this device's part of it.
+    device_data: `Batches.device_data`, on the device.
+    host_batch: `Batches.host_batch(step)`; under `pmap`, this device's part of it.
     rng: key for this batch, the same on every device.
     config: the run's config; `config.data` is used.
     axis_name: name of the `pmap` axis, `None` outside of one.
 
   Returns:
     `image` float32 in [-1, 1] and, where there are labels, `label` int32, with the leading axes of
-    `fed`: `[b, ...]` or `[k, b, ...]`.
+    `host_batch`: `[b, ...]` or `[k, b, ...]`.
   """
-  batch = dict(fed)
-  if 'index' in fed:
+  batch = dict(host_batch)
+  if 'index' in host_batch:
     index = batch.pop('index')
-    batch = {key: jnp.take(value, index, axis=0, mode='clip') for key, value in resident.items()}
+    batch = {key: jnp.take(value, index, axis=0, mode='clip') for key, value in device_data.items()}
   if len(config.data.shape) == 1:
     return batch
   x = batch['image'].astype(jnp.float32)

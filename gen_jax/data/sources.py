@@ -12,12 +12,12 @@ import numpy as np
 from gen_jax.errors import UserError
 
 # Sets up to this size stay on the device (CIFAR-10 takes 0.15 GiB). Every device gets a copy.
-RESIDENT_BYTES = 2**30
+DEVICE_BYTES = 2**30
 
 
-def resident(nbytes: int, storage: str) -> bool:
+def fits_on_device(nbytes: int, storage: str) -> bool:
   """Whether a set of `nbytes` lives on the device under `config.data.storage`."""
-  return storage == 'device' or (storage == 'auto' and nbytes <= RESIDENT_BYTES)
+  return storage == 'device' or (storage == 'auto' and nbytes <= DEVICE_BYTES)
 
 
 class Source:

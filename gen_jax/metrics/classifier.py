@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gen_jax import parallel
+from gen_jax.devices import compilation
 from gen_jax.nets import layers
 
 FEATURES = 128
@@ -72,7 +72,7 @@ def train(image, label, num_classes: int, *, seed: int = 0, progress=lambda step
     logits = net.apply({'params': params}, x).logits
     return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
-  options = parallel.compiler_options()
+  options = compilation.compiler_options()
 
   @functools.partial(jax.jit, donate_argnums=(0, 1), compiler_options=options)
   def step(params, opt_state, x, y):

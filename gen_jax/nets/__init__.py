@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gen_jax import fsdp
+from gen_jax.devices import fsdp
 from gen_jax.errors import UserError
 
 
@@ -37,7 +37,7 @@ class Net(NamedTuple):
     statistics stay as they are.
     """
     params, *args = self._in(self.precision, (variables['params'], *args))
-    made = self.module.apply(fsdp.whole(dict(variables, params=params)), *args, **kwargs)
+    made = self.module.apply(fsdp.replicated(dict(variables, params=params)), *args, **kwargs)
     return self._in('float32', made)
 
   def _in(self, precision, tree):

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from gen_jax import draws
 from gen_jax.errors import UserError
-from gen_jax.nets import convolutions
-from gen_jax.outlined import outlined
+from gen_jax.ops import convolutions
+from gen_jax.ops.not_inlined import not_inlined
 
 # Radford et al. 2016: every weight from N(0, 0.02).
 NORMAL_02 = nn.initializers.normal(0.02)
@@ -181,20 +181,20 @@ def _factor_and_shift(moments, scale, bias, groups, epsilon):
 # What goes through x once: XLA would compute parts of it anew in what reads it, or keep them.
 
 
-@functools.partial(outlined, static_argnums=3)
+@functools.partial(not_inlined, static_argnums=3)
 def _affine(x, factor, shift, swish):
   y = _scaled(x, factor, shift)
   return (y * jax.lax.logistic(y) if swish else y).astype(x.dtype)
 
 
-@outlined
+@not_inlined
 def _swish_gradient(x, factor, shift, g):
   y = _scaled(x, factor, shift)
   sigmoid = jax.lax.logistic(y)
   return g * sigmoid * (1 + y * (1 - sigmoid))
 
 
-@outlined
+@not_inlined
 def _input_gradient(g, x, factor, moments):
   mean, square = moments
   return (_scaled(g, factor, mean) + 2 * square[:, None, None] * x).astype(x.dtype)

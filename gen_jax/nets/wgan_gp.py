@@ -10,7 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gen_jax.nets import convolutions, layers
+from gen_jax.nets import layers
+from gen_jax.ops import convolutions
 
 # "He" and "Glorot" of the released code, both with fan_out of the strided convolution.
 _HE = nn.initializers.variance_scaling(2.0, 'fan_avg', 'uniform')

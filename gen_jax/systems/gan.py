@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax import config as rules
-from gen_jax import draws, loops, nets
+from gen_jax import draws, nets
+from gen_jax.ops.scan import scan
 from gen_jax.state import (
   OPTIMIZER,
   Player,
@@ -201,7 +202,7 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     )
     return D, metrics | {'d/grad_norm': norm}
 
-  D, d_metrics = loops.scan(d_step, state.D, (batch['image'], jax.random.split(keys['D'], k)))
+  D, d_metrics = scan(d_step, state.D, (batch['image'], jax.random.split(keys['D'], k)))
 
   z = latents(keys['z'], b, config, axis_name)
   loss = functools.partial(g_loss, state=state.replace(D=D), game=game, config=config)

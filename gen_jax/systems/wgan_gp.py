@@ -21,8 +21,9 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax import config as rules
-from gen_jax import draws, loops, nets
+from gen_jax import draws, nets
 from gen_jax.errors import UserError
+from gen_jax.ops.scan import scan
 from gen_jax.state import (
   OPTIMIZER,
   Player,
@@ -187,7 +188,7 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     D, norm = apply_gradients(D, grads, game.d_optimizer, state.step, axis_name=axis_name)
     return D, metrics | {'d/grad_norm': norm}
 
-  D, d_metrics = loops.scan(d_step, state.D, (batch['image'], jax.random.split(keys['D'], k)))
+  D, d_metrics = scan(d_step, state.D, (batch['image'], jax.random.split(keys['D'], k)))
 
   z = draws.normal(keys['z'], (b * config.loss.g_batch, config.latent.dim), axis_name)
   loss = functools.partial(g_loss, state=state.replace(D=D), game=game, config=config)

@@ -22,12 +22,16 @@ def open_batches(config, minibatches=None):
 
 @functools.cache
 def compiled(config):
-  return jax.jit(lambda resident, fed, rng: data.finish(resident, fed, rng, config=config))
+  return jax.jit(
+    lambda device_data, host_batch, rng: data.preprocess(
+      device_data, host_batch, rng, config=config
+    )
+  )
 
 
 def finished(batches, fed, config, key=0):
   run = compiled(config)
-  return jax.device_get(run(batches.resident, fed, jax.random.key(key)))
+  return jax.device_get(run(batches.device_data, fed, jax.random.key(key)))
 
 
 def assert_same(a, b):
@@ -42,7 +46,7 @@ def test_every_epoch_is_a_permutation(make_config, minibatches):
   batches = open_batches(make_config(100), minibatches)
   per_step = 100 * (minibatches or 1)
   count = -(-3 * 1797 // per_step)
-  feeds = [batches.fed(step) for step in range(count)]
+  feeds = [batches.host_batch(step) for step in range(count)]
   assert feeds[0].keys() == {'index'} and feeds[0]['index'].dtype == np.int32
   assert feeds[0]['index'].shape == ((100,) if minibatches is None else (3, 100))
   order = np.concatenate([fed['index'].ravel() for fed in feeds])
@@ -56,7 +60,8 @@ def test_every_epoch_is_a_permutation(make_config, minibatches):
 
 def test_order_depends_on_the_seed(make_config):
   feeds = [
-    open_batches(make_config(256, seed=seed)).fed(0)['index'] for seed in (0, 0, 1, 2**32 - 1)
+    open_batches(make_config(256, seed=seed)).host_batch(0)['index']
+    for seed in (0, 0, 1, 2**32 - 1)
   ]
   np.testing.assert_array_equal(feeds[0], feeds[1])
   assert (feeds[0] != feeds[2]).any() and (feeds[0] != feeds[3]).any()
@@ -87,7 +92,7 @@ def test_resuming_at_any_step_is_the_uninterrupted_stream(
     for step in steps[start:]:
       assert_same(next(resumed), whole[step])
     resumed.close()
-    assert_same(batches.fed(start), whole[start])
+    assert_same(batches.host_batch(start), whole[start])
 
 
 @pytest.mark.parametrize(('source', 'minibatches'), [('digits', None), ('folder', 2)])
@@ -103,12 +108,12 @@ def test_both_storages_give_the_same_batches(
     for storage in ('device', 'stream')
   )
   config = make_config(**fields)
-  assert device.resident and not stream.resident
+  assert device.device_data and not stream.device_data
   feeds = stream.iterate(3)
   for step in range(3, 7):
     fed = next(feeds)
     assert fed['image'].dtype == np.uint8
-    a = finished(device, device.fed(step), config, key=step)
+    a = finished(device, device.host_batch(step), config, key=step)
     b = finished(stream, fed, config, key=step)
     assert a['image'].shape == ((16,) if minibatches is None else (2, 16)) + config.data.shape
     assert a['image'].dtype == np.float32 and a['label'].dtype == np.int32
@@ -121,7 +126,7 @@ def test_finished_batch_holds_the_examples_of_its_indices(make_config):
   config = make_config()
   source = data.open_source(config)
   batches = pipeline.Batches(source, config, minibatches=None)
-  fed = batches.fed(11)
+  fed = batches.host_batch(11)
   batch = finished(batches, fed, config)
   for row, index in enumerate(fed['index']):
     example = source[int(index)]
@@ -134,9 +139,9 @@ def test_finished_batch_holds_the_examples_of_its_indices(make_config):
 def test_uniform_dequantisation_stays_in_its_cell(make_config):
   config = make_config(1024, dequantize='uniform')
   batches = open_batches(config)
-  fed = batches.fed(0)
+  fed = batches.host_batch(0)
   x = finished(batches, fed, config)['image']
-  u = (x + 1) * 128 - batches.resident['image'][fed['index']]
+  u = (x + 1) * 128 - batches.device_data['image'][fed['index']]
   assert -1e-4 < u.min() < 0.01 and 0.99 < u.max() < 1.0001
   assert abs(u.mean() - 0.5) < 0.01 and abs(u.var() - 1 / 12) < 0.002
   assert x.min() >= -1 and x.max() <= 1
@@ -146,7 +151,7 @@ def test_uniform_dequantisation_stays_in_its_cell(make_config):
 def test_flip(make_config, probability):
   config, plain = make_config(1000, flip=probability), make_config(1000)
   batches = open_batches(config)
-  fed = batches.fed(0)
+  fed = batches.host_batch(0)
   x = finished(batches, fed, config)['image']
   original = finished(batches, fed, plain)['image']
   mirrored = original[:, :, ::-1]
@@ -158,9 +163,9 @@ def test_flip(make_config, probability):
 def test_points_are_left_as_they_are(make_config):
   config = make_config(64, name='ring', shape=(2,))
   batches = open_batches(config)
-  fed = batches.fed(5)
+  fed = batches.host_batch(5)
   batch = finished(batches, fed, config)
-  np.testing.assert_array_equal(batch['image'], batches.resident['image'][fed['index']])
+  np.testing.assert_array_equal(batch['image'], batches.device_data['image'][fed['index']])
   assert batch['image'].dtype == np.float32 and batch['label'].shape == (64,)
 
 
@@ -168,7 +173,7 @@ def test_finish_uses_no_key_twice(make_config):
   config = make_config(flip=0.5, dequantize='uniform')
   batches = open_batches(config)
   with jax.debug_key_reuse(True):
-    finished(batches, batches.fed(0), config)
+    finished(batches, batches.host_batch(0), config)
 
 
 PMAP = """
@@ -177,10 +182,10 @@ from ml_collections import FrozenConfigDict
 from gen_jax import data
 config = FrozenConfigDict({config!r})
 batches = data.Batches(data.open_source(config), config, minibatches={k})
-fed, key, axis = batches.fed(2), jax.random.key(5), {axis}
+fed, key, axis = batches.host_batch(2), jax.random.key(5), {axis}
 assert jax.device_count() == 2
 def finish(fed, axis_name):
-  return data.finish(batches.resident, fed, key, config=config, axis_name=axis_name)
+  return data.preprocess(batches.device_data, fed, key, config=config, axis_name=axis_name)
 whole = jax.jit(lambda fed: finish(fed, None))(fed)
 split = {{n: np.stack(np.split(v, 2, axis)) for n, v in fed.items()}}
 parts = jax.pmap(lambda fed: finish(fed, 'batch'), axis_name='batch')(split)
@@ -210,14 +215,14 @@ def test_pmap_and_sharded_jit_make_the_batch_of_jit(make_config, k, axis, dequan
 
 def test_storage_is_chosen_by_size(make_config, monkeypatch):
   assert open_batches(make_config()).storage == 'device'
-  monkeypatch.setattr('gen_jax.data.sources.RESIDENT_BYTES', 1797 * 68 - 1)
+  monkeypatch.setattr('gen_jax.data.sources.DEVICE_BYTES', 1797 * 68 - 1)
   batches = open_batches(make_config())
-  assert batches.storage == 'stream' and batches.resident == {}
+  assert batches.storage == 'stream' and batches.device_data == {}
   assert open_batches(make_config(storage='device')).storage == 'device'
 
 
 def test_batch_larger_than_the_set_is_refused(make_config):
-  open_batches(make_config(1797), minibatches=5).fed(1)
+  open_batches(make_config(1797), minibatches=5).host_batch(1)
   with pytest.raises(UserError, match='config.train.batch_size=1798, but digits has only 1797'):
     open_batches(make_config(1798))
 
@@ -225,8 +230,10 @@ def test_batch_larger_than_the_set_is_refused(make_config):
 def test_streaming_reads_ahead_in_threads_and_stops_when_closed(make_config):
   config = make_config(storage='stream', prefetch=3)
   batches = open_batches(config)
-  asked, fed = [], batches.fed
-  batches.fed = lambda step: asked.append((int(step), threading.current_thread())) or fed(step)
+  asked, fed = [], batches.host_batch
+  batches.host_batch = lambda step: (
+    asked.append((int(step), threading.current_thread())) or fed(step)
+  )
   before = threading.active_count()
   stream = batches.iterate(10)
   next(stream)
@@ -245,8 +252,8 @@ def test_streaming_reads_ahead_in_threads_and_stops_when_closed(make_config):
 
 def test_feeding_indices_costs_little(make_config):
   batches = open_batches(make_config(128))
-  batches.fed(0)
+  batches.host_batch(0)
   start = time.perf_counter()
   for step in range(1000):
-    batches.fed(step)
+    batches.host_batch(step)
   assert (time.perf_counter() - start) / 1000 < 0.3e-3

@@ -149,10 +149,10 @@ def test_storages_agree(make_config, prepared):
   )
   feeds = stream.iterate(5)
   for step in (5, 6, 7):
-    fed, index = next(feeds), device.fed(step)['index']
+    fed, index = next(feeds), device.host_batch(step)['index']
     assert fed['image'].shape == (2, 8, 4, 6, 3)
-    np.testing.assert_array_equal(fed['image'], device.resident['image'][index])
-    np.testing.assert_array_equal(fed['label'], device.resident['label'][index])
+    np.testing.assert_array_equal(fed['image'], device.device_data['image'][index])
+    np.testing.assert_array_equal(fed['label'], device.device_data['label'][index])
   feeds.close()
 
 

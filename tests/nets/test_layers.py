@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax.nets import convolutions, layers
+from gen_jax.nets import layers
+from gen_jax.ops import convolutions
 
 
 def draw(*shape, seed=0):

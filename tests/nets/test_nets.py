@@ -12,7 +12,8 @@ import pytest
 
 from gen_jax import nets
 from gen_jax.errors import UserError
-from gen_jax.nets import convolutions, dcgan, layers, mlp, unet, wgan_gp
+from gen_jax.nets import dcgan, layers, mlp, unet, wgan_gp
+from gen_jax.ops import convolutions
 
 
 def draw(*shape, seed=0):

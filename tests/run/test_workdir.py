@@ -14,12 +14,12 @@ import time
 import pytest
 
 from gen_jax.errors import UserError
-from gen_jax.workdir import Workdir, open_workdir, write_atomic
+from gen_jax.run.workdir import Workdir, open_workdir, write_atomic
 
 HOLDER = """
 import sys, time
 from gen_jax.errors import UserError
-from gen_jax.workdir import open_workdir
+from gen_jax.run.workdir import open_workdir
 try:
   with open_workdir(sys.argv[1]):
     print('won', flush=True)

@@ -1,11 +1,11 @@
-"""What is outlined is computed once, however many operations read it, and has the same values."""
+"""A function that is not inlined is computed once for all its readers, with the same values."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gen_jax.outlined import outlined
+from gen_jax.ops.not_inlined import not_inlined
 
 
 def polynomial(x):
@@ -29,7 +29,7 @@ def products(f, x):
 def test_on_one_device_what_is_outlined_is_computed_once(devices, monkeypatch):
   monkeypatch.setattr(jax, 'device_count', lambda: devices)
   x = jax.random.normal(jax.random.key(0), (64, 48))
-  once = outlined(polynomial)
+  once = not_inlined(polynomial)
   assert products(polynomial, x) == 3 * 9 + 2  # XLA computes it in each of the three
   assert products(once, x) == (9 + 2 if devices == 1 else 3 * 9 + 2)
   expected, found = jax.jit(read_thrice(polynomial))(x), jax.jit(read_thrice(once))(x)
@@ -39,5 +39,5 @@ def test_on_one_device_what_is_outlined_is_computed_once(devices, monkeypatch):
 
 def test_arguments_may_be_static(monkeypatch):
   monkeypatch.setattr(jax, 'device_count', lambda: 1)
-  power = outlined(lambda x, n: x**n, static_argnums=1)
+  power = not_inlined(lambda x, n: x**n, static_argnums=1)
   np.testing.assert_array_equal(power(jnp.arange(4.0), 2), [0, 1, 4, 9])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from children import QUICK, run_python
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parent.parent.parent
 NAMES = sorted(path.stem for path in (ROOT / 'configs').glob('[!_]*.py'))
 EIGHT = {'XLA_FLAGS': f'{QUICK} --xla_force_host_platform_device_count=8'}
 # (mode, data, fsdp)
@@ -46,7 +46,9 @@ for mode, data, fsdp in ast.literal_eval(layouts):
 RESTORE = """
 import ast, pathlib, sys
 import jax, numpy as np
-from gen_jax import checkpoint, config as configs, contract, parallel
+from gen_jax import config as configs, contract
+from gen_jax.run import checkpoint
+from gen_jax.devices import sharding
 from gen_jax.systems import find_system
 workdir, layouts = pathlib.Path(sys.argv[1]), ast.literal_eval(sys.argv[2])
 config = configs.load(str(workdir / 'config.json'))
@@ -57,8 +59,8 @@ saver = checkpoint.Checkpointer(
 )
 states = []
 for _, data, fsdp in layouts:
-  mesh = parallel.make_mesh(configs.replace(config, {'parallel.data': data, 'parallel.fsdp': fsdp}))
-  target = parallel.placed(contract.abstract_state(config, system), mesh)
+  mesh = sharding.make_mesh(configs.replace(config, {'parallel.data': data, 'parallel.fsdp': fsdp}))
+  target = sharding.abstract_state(contract.abstract_state(config, system), mesh)
   state = saver.restore(saver.latest(), target)
   assert all(
     leaf.sharding == like.sharding

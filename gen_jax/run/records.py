@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 
 from gen_jax.errors import UserError
-from gen_jax.workdir import Workdir, write_atomic
+from gen_jax.run.workdir import Workdir, write_atomic
 
 # Fields in which numbers must agree to compare: of several runs, and of one.
 PROTOCOL = ('reference', 'data', 'samples', 'features', 'resize')

@@ -14,7 +14,8 @@ from children import run_python
 from jax.sharding import PartitionSpec
 
 from gen_jax import config as configs
-from gen_jax import contract, fsdp, parallel
+from gen_jax import contract
+from gen_jax.devices import compilation, fsdp, sharding
 from gen_jax.errors import UserError
 from gen_jax.systems import ddpm
 
@@ -57,7 +58,7 @@ def test_a_second_start_finds_what_the_first_compiled(repository, tmp_path):
   assert found == needed > 2  # initialiser, step and sampler at least
   assert again == losses
   assert [folder.name for folder in (cache / 'compiled').iterdir()] == [
-    f'cpu_{parallel._processor()}'
+    f'cpu_{compilation._processor()}'
   ]
 
 
@@ -85,14 +86,14 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path, repository, unset):
   with pytest.raises(
     UserError, match=r'config.compilation_cache=.*Not a directory.*None is needed'
   ):
-    parallel.keep_compiled(config)
+    compilation.keep_programs(config)
 
 
 def test_no_home_is_no_reason_to_stop(tmp_path, repository, unset, monkeypatch, caplog):
   (tmp_path / 'file').write_text('')
   monkeypatch.setenv('GEN_JAX_CACHE', str(tmp_path / 'file'))
   config = configs.load(str(repository / 'configs' / 'gan_ring.py'))
-  parallel.keep_compiled(config)
+  compilation.keep_programs(config)
   assert 'compiled programs are not kept' in caplog.text
   assert jax.config.jax_compilation_cache_dir is None
 
@@ -110,8 +111,8 @@ def compiled():
     config = configs.load('configs/ddpm_digits.py:smoke')
     config.parallel.update(data=1, fsdp=parts)
     config = configs.check(config, ddpm.FIELDS)
-    mesh = parallel.make_mesh(config)
-    state = parallel.placed(contract.abstract_state(config, ddpm), mesh)
+    mesh = sharding.make_mesh(config)
+    state = sharding.abstract_state(contract.abstract_state(config, ddpm), mesh)
     b = config.train.batch_size
     batch = {
       'image': jax.ShapeDtypeStruct((b, *config.data.shape), jnp.float32),
@@ -123,7 +124,7 @@ def compiled():
 
     key = jax.eval_shape(lambda: jax.random.key(0))
     args = (state, batch, {}, key)
-    made[parts] = parallel.compile_step(step, mesh, *args, mode='jit'), state
+    made[parts] = compilation.compile_step(step, mesh, *args, mode='jit'), state
   return made
 
 
@@ -176,9 +177,9 @@ def test_samples_are_the_same_on_any_devices_and_all_take_part():
   made = {}
   for data, parts in ((1, 1), (2, 1), (1, 2)):
     changed = configs.replace(config, {'parallel.data': data, 'parallel.fsdp': parts})
-    target = parallel.placed(state, parallel.make_mesh(changed))
+    target = sharding.abstract_state(state, sharding.make_mesh(changed))
     there = jax.tree.map(lambda x, t: jax.device_put(x, t.sharding), state, target)
-    sample = parallel.Forward(functools.partial(ddpm.sample, config=config))
+    sample = compilation.ShardedForward(functools.partial(ddpm.sample, config=config))
     args = (there, batch, jax.random.key(1))
     made[data, parts] = sample(*args)['image']
     label = sample._compiled.input_shardings[0][1]['label']
@@ -190,8 +191,8 @@ def test_samples_are_the_same_on_any_devices_and_all_take_part():
 
 
 def test_rows_that_do_not_divide_are_drawn_by_every_device():
-  whole = parallel.replicated(parallel.make_mesh(configs.load('configs/gan_ring.py')))
+  whole = sharding.replicated(sharding.make_mesh(configs.load('configs/gan_ring.py')))
   state = jax.device_put({'w': jnp.arange(3.0)}, whole)
-  double = parallel.Forward(lambda state, batch, rng: state['w'] + batch['x'])
+  double = compilation.ShardedForward(lambda state, batch, rng: state['w'] + batch['x'])
   assert double(state, {'x': jnp.arange(3.0)}, jax.random.key(0)).tolist() == [0, 2, 4]
   assert double._compiled.input_shardings[0][1]['x'].is_fully_replicated

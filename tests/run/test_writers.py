@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 from tensorboardX.proto import event_pb2
 
-from gen_jax import writers
-from gen_jax.workdir import Workdir
-from gen_jax.writers import Writers, image_grid, save_png, scatter_plot, to_pixels
+from gen_jax.run import writers
+from gen_jax.run.workdir import Workdir
+from gen_jax.run.writers import Writers, image_grid, save_png, scatter_plot, to_pixels
 
 
 @pytest.fixture
@@ -254,8 +254,8 @@ def test_plain_lines_without_a_terminal(workdir, capsys, monkeypatch):
 def test_a_bar_on_a_terminal(workdir):
   code = f"""
 import sys
-from gen_jax.workdir import Workdir
-from gen_jax.writers import Writers
+from gen_jax.run.workdir import Workdir
+from gen_jax.run.writers import Writers
 w = Writers(Workdir({str(workdir.path)!r}), total_steps=20, images_per_step=8, start_step=4)
 w.progress(5, {{'loss': 0.25}})
 w.progress(12, {{'loss': 0.125}})

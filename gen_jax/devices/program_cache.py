@@ -21,8 +21,8 @@ import jaxlib
 from jax.experimental import serialize_executable
 
 from gen_jax import config as configs
-from gen_jax.cache import programs_folder
-from gen_jax.workdir import write_atomic
+from gen_jax.run.cache import programs_folder
+from gen_jax.run.workdir import write_atomic
 
 _KEPT = '/jax/compilation_cache/cache_misses'  # what JAX reports when it keeps a new program
 _log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ import tensorboardX
 import tqdm
 from PIL import Image
 
-from gen_jax.workdir import Workdir, write_atomic
+from gen_jax.run.workdir import Workdir, write_atomic
 
 READABLE_PIXELS = 48
 _log = logging.getLogger(__name__)

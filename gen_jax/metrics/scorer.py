@@ -17,12 +17,12 @@ import tqdm
 
 from gen_jax import config as configs
 from gen_jax import data, metrics
-from gen_jax.cache import cache_folder
 from gen_jax.data import sources, toys
 from gen_jax.errors import UserError
 from gen_jax.metrics import networks
-from gen_jax.records import Row
-from gen_jax.workdir import write_atomic
+from gen_jax.run.cache import cache_folder
+from gen_jax.run.records import Row
+from gen_jax.run.workdir import write_atomic
 
 BLOCK = 256  # pictures of a data set that pass through the feature network at once
 KERNEL_SUBSET = 1000  # examples in a subset of the kernel distance, as published
@@ -33,7 +33,7 @@ PUBLISHED = {'frechet': 'FID', 'kernel': 'KID', 'inception_score': 'IS'}  # by I
 UNREADABLE = (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error)  # by NumPy
 
 
-class Seen(NamedTuple):
+class Features(NamedTuple):
   """What a feature network makes of a set of pictures."""
 
   features: np.ndarray  # float32 [n, d]
@@ -50,7 +50,7 @@ class Scorer(NamedTuple):
   modes: toys.Modes | None  # of the reference set, where they are known
   protocol: dict[str, Any]  # fields of every `Row`
 
-  def reference(self, stop=None) -> Seen | None:
+  def reference(self, stop=None) -> Features | None:
     """Features of the reference set; see `reference_features`."""
     return reference_features(self.source, self.network, self.number, stop)
 
@@ -140,7 +140,7 @@ def _check_number(found: str, number: int, network, names) -> None:
 
 
 def score(
-  scorer: Scorer, reference: Seen, made: Seen
+  scorer: Scorer, reference: Features, made: Features
 ) -> Iterator[tuple[str, str, float, float | None]]:
   """(metric, label, value, spread) of every metric that applies to what is seen in the examples."""
   real, fake, names = reference.features, made.features, scorer.names
@@ -178,7 +178,7 @@ def score(
     yield 'classes_kl', 'KL of classes, nats', found.kl, None
 
 
-def rows(scorer: Scorer, reference: Seen, made: Seen, **protocol) -> list[Row]:
+def rows(scorer: Scorer, reference: Features, made: Features, **protocol) -> list[Row]:
   """A `Row` for every metric, with the scorer's protocol and more of it."""
   return [
     Row(metric, label, float(value), spread, **scorer.protocol, **protocol)
@@ -248,7 +248,7 @@ def chosen(length: int, number: int) -> np.ndarray:
   return np.sort(np.argsort(words, kind='stable')[:number])
 
 
-def reference_features(source, network, number: int, stop=None) -> Seen | None:
+def reference_features(source, network, number: int, stop=None) -> Features | None:
   """Features of `number` examples of a source, cached under everything that they depend on.
 
   Returns:
@@ -264,15 +264,15 @@ def reference_features(source, network, number: int, stop=None) -> Seen | None:
       return None
     write_part(path, arrays)
     shutil.rmtree(path.with_suffix(''), ignore_errors=True)
-  return Seen(**arrays)
+  return Features(**arrays)
 
 
 def seen_features(source, network, indices: Sequence[int], folder, stop) -> dict | None:
-  """What the network sees in examples of a source, as the fields of `Seen`; see `in_parts`."""
+  """What the network sees in examples of a source, as the fields of `Features`; see `in_parts`."""
   blocks = [indices[start : start + BLOCK] for start in range(0, len(indices), BLOCK)]
 
   def make(missing):
     pictures = (source.read(blocks[i])['image'] for i in missing)
-    return (Seen(*seen)._asdict() for seen in networks.features(network, pictures))
+    return (Features(*seen)._asdict() for seen in networks.features(network, pictures))
 
   return in_parts(folder, len(blocks), make, f'features of {source.name}', stop)

@@ -1,118 +1,25 @@
-"""Devices: how many, what lies where, and how a step is compiled for them."""
+"""How programs are compiled for the devices: training steps, samplers, and where JAX keeps them."""
 
 import functools
 import hashlib
 import logging
-import math
 import os
 import pathlib
 import platform
 from collections.abc import Callable
 
 import jax
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
-from gen_jax import config as configs
-from gen_jax import fsdp, loops
-from gen_jax.cache import cache_folder
+from gen_jax.devices.sharding import AXIS, by_rows, put, replicated
 from gen_jax.errors import UserError
+from gen_jax.ops.scan import scan
+from gen_jax.run.cache import cache_folder
 
-AXIS = 'data'  # of the devices that hold the same state
 _log = logging.getLogger(__name__)
 
 
-def make_mesh(config) -> Mesh:
-  """A mesh with the axes `data` and `fsdp` of config.parallel, over as many devices as their
-  product.
-
-  Raises:
-    UserError: there are fewer devices, or they do not divide by config.parallel.fsdp.
-  """
-  devices = jax.devices()
-  shape = configs.mesh_shape(config, len(devices))
-  return jax.make_mesh(
-    shape,
-    (AXIS, fsdp.AXIS),
-    devices=devices[: math.prod(shape)],
-    axis_types=(jax.sharding.AxisType.Auto,) * 2,
-  )
-
-
-def mesh_of_all(config) -> Mesh:
-  """A mesh of all devices there are, whatever config.parallel.data says, with as many of
-  config.parallel.fsdp as divide them: for what a run's training is not asked, such as sampling.
-  """
-  parts = math.gcd(config.parallel.fsdp, jax.device_count())
-  return make_mesh(configs.replace(config, {'parallel.data': None, 'parallel.fsdp': parts}))
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-  """Every device holds the whole array."""
-  return NamedSharding(mesh, PartitionSpec())
-
-
-def by_rows(mesh: Mesh, *, leading: int = 0) -> NamedSharding:
-  """The batch axis, which comes after `leading` axes of steps and minibatches, is spread over the
-  devices of both axes.
-  """
-  return NamedSharding(mesh, PartitionSpec(*(None,) * leading, (AXIS, fsdp.AXIS)))
-
-
-def own_rows(mesh: Mesh, batch: int) -> np.ndarray | None:
-  """The rows of a batch that lie on devices of this process, ascending; None: all of them."""
-  if jax.process_count() == 1:
-    return None
-  slices = by_rows(mesh).addressable_devices_indices_map((batch,)).values()
-  return np.unique(np.concatenate([np.arange(batch)[rows] for (rows,) in slices]))
-
-
-def spread(fed, mesh: Mesh, shape: tuple[int, ...]):
-  """What the host feeds, as a step takes it.
-
-  Args:
-    fed: host arrays; of several processes, each has its `own_rows`.
-    mesh: where the step runs.
-    shape: leading axes of the whole batch: (steps, minibatches, rows) or the last of them.
-  """
-  if jax.process_count() == 1:
-    return fed
-  sharding = by_rows(mesh, leading=len(shape) - 1)
-  return jax.tree.map(
-    lambda x: jax.make_array_from_process_local_data(sharding, x, shape + x.shape[len(shape) :]),
-    fed,
-  )
-
-
-def put(tree, shardings):
-  """`jax.device_put` of arrays that all processes hold; `shardings` may be a prefix of the tree."""
-  if jax.process_count() == 1:
-    return jax.device_put(tree, shardings)
-
-  def place(sharding, x):
-    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-      return jax.random.wrap_key_data(
-        place(sharding, jax.random.key_data(x)), impl=jax.random.key_impl(x)
-      )
-    host = np.asarray(x)
-    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
-
-  return jax.tree.map(
-    lambda sharding, part: jax.tree.map(functools.partial(place, sharding), part), shardings, tree
-  )
-
-
-def placed(state, mesh: Mesh):
-  """The shapes and dtypes of a state with where its leaves lie, by the rule of `fsdp.spec`."""
-
-  def place(leaf):
-    sharding = NamedSharding(mesh, fsdp.spec(leaf.shape, mesh.shape[fsdp.AXIS]))
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-  return jax.tree.map(place, state)
-
-
-def keep_compiled(config) -> None:
+def keep_programs(config) -> None:
   """Lets JAX keep compiled programs as config.compilation_cache says, so that a later start of the
   same program does not compile it again.
 
@@ -182,7 +89,7 @@ def _on_cpu(**options) -> dict | None:
   return options
 
 
-class Forward:
+class ShardedForward:
   """`f(state, batch, rng)`, which takes no gradients, such as a sampler, on the devices that hold
   the state.
 
@@ -193,7 +100,7 @@ class Forward:
   def __init__(self, f: Callable):
     self._f, self._compiled = f, None
 
-  def compile(self, state, batch, rng) -> 'Forward':
+  def compile(self, state, batch, rng) -> 'ShardedForward':
     """Compiles it for arguments like these."""
     meshes = {getattr(leaf.sharding, 'mesh', None) for leaf in jax.tree.leaves(state)}
     mesh = meshes.pop() if len(meshes) == 1 else None
@@ -243,19 +150,20 @@ def compile_step(
   steps: int = 1,
   compiler: Callable = jax.stages.Lowered.compile,
 ) -> Callable:
-  """Compiles `step(state, fed, resident, rng, *, axis_name) -> (state, metrics)` for the mesh.
+  """Compiles `step(state, host_batch, device_data, rng, *, axis_name) -> (state, metrics)` for the
+  mesh.
 
   Args:
-    step: pure; `state` is donated, `fed` has the global batch, `resident` and `rng` are whole
-      everywhere.
+    step: pure; `state` is donated, `host_batch` has the global batch, `device_data` and `rng` are
+      replicated.
     mesh: where to run.
-    *args: state, fed, resident and rng, or their shapes and dtypes: what the step is compiled for.
-      The state lies, before and after, as its leaves' shardings say.
+    *args: state, host_batch, device_data and rng, or their shapes and dtypes: what the step is
+      compiled for. The state is sharded, before and after, as its leaves' shardings say.
     mode: 'jit', one program on global arrays, or 'pmap', one program per device on its own rows.
-    leading: axes that leaves of `fed` have before the batch axis.
-    steps: done in one call, one after the other. Of several, `fed` has the parts along its first
-      axis, and so have the metrics.
-    compiler: of a lowered program and options, such as that of `gen_jax.prefetch`.
+    leading: axes that leaves of `host_batch` have before the batch axis.
+    steps: done in one call, in sequence. Of several, `host_batch` and the metrics have a leading
+      axis of steps.
+    compiler: of a lowered program and options, such as that of `gen_jax.devices.program_cache`.
   """
   if steps > 1:
     step = functools.partial(_one_by_one, step)
@@ -280,22 +188,22 @@ def compile_step(
     devices=list(mesh.devices.flat),
   )
 
-  def split(state, fed, resident, rng):
+  def split(state, host_batch, device_data, rng):
     def by_device(leaf):
       before, (rows, *after) = leaf.shape[:leading], leaf.shape[leading:]
       return leaf.reshape(*before, devices, rows // devices, *after)
 
-    return state, jax.tree.map(by_device, fed), resident, rng
+    return state, jax.tree.map(by_device, host_batch), device_data, rng
 
   compiled = compiler(mapped.lower(*split(*args)), compiler_options())
   return lambda *args: compiled(*split(*args))
 
 
-def _one_by_one(step, state, fed, resident, rng, *, axis_name):
-  def one(state, fed):
-    return step(state, fed, resident, rng, axis_name=axis_name)
+def _one_by_one(step, state, host_batch, device_data, rng, *, axis_name):
+  def one(state, host_batch):
+    return step(state, host_batch, device_data, rng, axis_name=axis_name)
 
-  return loops.scan(one, state, fed)
+  return scan(one, state, host_batch)
 
 
 def _shardings(tree):

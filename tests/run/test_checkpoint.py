@@ -16,8 +16,8 @@ import numpy as np
 import optax
 import pytest
 
-from gen_jax import checkpoint
 from gen_jax.errors import UserError
+from gen_jax.run import checkpoint
 
 CONFIG = {'system': 'toy', 'train': {'steps': 10}, 'data': {'shape': [8, 8, 1], 'path': None}}
 
@@ -138,7 +138,7 @@ def test_sharded_state_returns_to_the_sharding_of_the_target(tmp_path):
   code = """
     import jax, numpy as np
     from jax.sharding import NamedSharding, PartitionSpec as P
-    from gen_jax.checkpoint import Checkpointer
+    from gen_jax.run.checkpoint import Checkpointer
     jax.config.update('jax_num_cpu_devices', 2)
     mesh = jax.make_mesh((2,), ('data',))
     rows, whole = NamedSharding(mesh, P('data')), NamedSharding(mesh, P())
@@ -385,7 +385,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_checkpoint(tmp_path):
   code = """
     import resource, sys
     import jax, jax.numpy as jnp
-    from gen_jax.checkpoint import Checkpointer
+    from gen_jax.run.checkpoint import Checkpointer
     from gen_jax.errors import UserError
     c = Checkpointer(DIR, config={}, data_fingerprint='', keep=1)
     c.save(1, {'x': jnp.arange(4.0)})
@@ -412,7 +412,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_checkpoint(tmp_path):
 KILLED = """
   import os, random, select, signal, sys, time
   import jax, jax.numpy as jnp
-  from gen_jax.checkpoint import Checkpointer
+  from gen_jax.run.checkpoint import Checkpointer
 
   def state(step):
     return {'w': jnp.full((200, 200), step, jnp.float32), 'n': jnp.int32(step)}

@@ -1,7 +1,7 @@
 """Several processes as one run: how they find one another and agree.
 
 Every host of a TPU slice or of a cluster runs the same command. JAX makes one machine of their
-devices; a collective that one of them does not join waits for ever (gen_jax.watch).
+devices; a collective that one of them does not join waits for ever (gen_jax.devices.heartbeat).
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 from gen_jax.errors import UserError
 
 MEET_SECONDS = 300  # for all processes to be there
-START_SECONDS = 50  # until JAX itself gives up a process that is lost before `gen_jax.watch` begins
+START_SECONDS = 50  # until JAX gives up a process that is lost before the heartbeat begins
 first_host: str | None = None  # where the user says that the first process is
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from gen_jax.nets import convolutions
+from gen_jax.ops import convolutions
 
 
 def draw(*shape, seed=0):

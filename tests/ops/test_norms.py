@@ -41,7 +41,7 @@ def derivatives(f, *args):
   return first(*args), jax.grad(lambda *args: at_random(first(*args)), every)(*args)
 
 
-# On one CPU device, passes through x are outlined.
+# On one CPU device, passes through x are not_inlined.
 @pytest.mark.parametrize('backend, devices', [('cpu', 1), ('cpu', 2), ('gpu', 1)])
 @pytest.mark.parametrize('swish', [False, True])
 @pytest.mark.parametrize('modulated', [False, True])

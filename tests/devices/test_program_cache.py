@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from gen_jax import config as configs
-from gen_jax import parallel, systems
-from gen_jax.prefetch import Prefetch
+from gen_jax import systems
+from gen_jax.devices import sharding
+from gen_jax.devices.program_cache import Prefetch
 
 
 @pytest.fixture
@@ -24,8 +25,8 @@ def checked(**fields):
 
 def start(f, config=None, options=None):
   """What a start of the program gets for f, over both devices."""
-  mesh = parallel.make_mesh(config := config or checked())
-  rows, whole = parallel.by_rows(mesh), parallel.replicated(mesh)
+  mesh = sharding.make_mesh(config := config or checked())
+  rows, whole = sharding.by_rows(mesh), sharding.replicated(mesh)
   prefetch = Prefetch(config, mesh)
   jax.clear_caches()  # as in a new process
   jitted = jax.jit(f, in_shardings=(whole, rows), out_shardings=whole, donate_argnums=0)
@@ -114,5 +115,5 @@ def test_nothing_is_kept_where_jax_keeps_nothing(folder, compiled, set_cache, of
 def test_pmap_has_its_own_way(folder):
   config = checked(**{'parallel.mode': 'pmap'})
   lowered = jax.jit(step).lower({'w': jnp.ones(4)}, jnp.ones((2, 4)))
-  Prefetch(config, parallel.make_mesh(config)).compile(lowered, None)
+  Prefetch(config, sharding.make_mesh(config)).compile(lowered, None)
   assert not list(folder.glob('*.step'))

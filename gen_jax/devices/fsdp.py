@@ -24,7 +24,7 @@ def spec(shape, parts: int) -> PartitionSpec:
   return PartitionSpec(*(AXIS if i == chosen else None for i in range(len(shape))))
 
 
-def whole(tree):
+def replicated(tree):
   """The arrays of a tree, each gathered from the devices that hold parts of it; the gradient comes
   back in parts. Where no mesh with an axis `fsdp` is set (`jax.set_mesh`), the tree as it is.
   """

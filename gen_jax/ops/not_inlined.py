@@ -12,7 +12,7 @@ import jax
 from jax.experimental.xla_metadata import set_xla_metadata
 
 
-def outlined(f, static_argnums=()):
+def not_inlined(f, static_argnums=()):
   """f, of arrays, as such a call on CPU with one device; elsewhere, where compilers need no such
   help or would gather what devices share, f itself. Same values.
 

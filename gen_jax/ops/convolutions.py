@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import jaxlib
 import numpy as np
 
-from gen_jax.cache import programs_folder
-from gen_jax.outlined import outlined
+from gen_jax.ops.not_inlined import not_inlined
+from gen_jax.run.cache import programs_folder
 
 WIDE, NARROW = 128, 16  # channels
 
@@ -198,7 +198,7 @@ def _entries_conv(x, w, stride, padding):
 
 
 # In training several derivatives ask for the sign of this, or read what is computed from it.
-_entries_conv_once = outlined(_entries_conv, static_argnums=(2, 3))
+_entries_conv_once = not_inlined(_entries_conv, static_argnums=(2, 3))
 
 
 # --- By lax -------------------------------------------------------------------------------------
@@ -332,7 +332,7 @@ def _onednn_input_gradient(g, w, stride, padding, hw):
   return _interleaved(parts)[:, : hw[0], : hw[1]]
 
 
-@outlined  # else what reads it would ask at every entry which part it is of
+@not_inlined  # else what reads it would ask at every entry which part it is of
 def _interleaved(parts):
   """Maps whose rows and columns take turns: parts[i][j], [b, h, w, c], has every row i and column j
   of s: [b, s h, s w, c].
@@ -392,7 +392,7 @@ def _along_both(f, x, axes):
   return tiles
 
 
-@outlined  # else a pad would compute x, an activation, entry by entry, asking whether each is in it
+@not_inlined  # a fused pad would recompute x, an activation, entry by entry with a bounds check
 def _framed(x):
   """x [b, h, w, c] in a frame of zeros, [b, h + 2, w + 2, c]."""
   return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))

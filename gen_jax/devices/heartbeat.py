@@ -14,7 +14,7 @@ import time
 
 import jax
 
-from gen_jax import distributed
+from gen_jax.devices import processes
 from gen_jax.errors import UserError
 
 LOST = 3  # exit status: another process of the run is dead or stuck
@@ -41,16 +41,16 @@ class Watch:
     self._thread = None
 
   def __enter__(self) -> 'Watch':
-    if not distributed.several():
+    if not processes.several():
       return self
-    if distributed.is_first():
+    if processes.is_first():
       server = _listen()
       port, token = server.getsockname()[1], secrets.token_hex(8)
-    host, port, token = distributed.from_first(
-      lambda: [distributed.first_host or _own_address(), port, token]
+    host, port, token = processes.from_first(
+      lambda: [processes.first_host or _own_address(), port, token]
     )
     try:
-      if distributed.is_first():
+      if processes.is_first():
         lines = _accept(server, jax.process_count() - 1, token)
       else:
         line = _Line(socket.create_connection((host, port), timeout=CONNECT_SECONDS), 0)
@@ -115,16 +115,16 @@ class Watch:
         self._look(lines)
         for line in lines:
           line.send(self._word())
-      if distributed.is_first():
+      if processes.is_first():
         self._wait_for_bye(lines)
       for line in lines:
         line.send(self._last_word)
-      if not distributed.is_first():
+      if not processes.is_first():
         self._wait_for_bye(lines)
       for line in lines:
         line.close()
     except Exception as error:  # without a watch, a lost process would leave the others for ever
-      distributed.end(f'the watch of process {jax.process_index()} has failed ({error!r})', LOST)
+      processes.end(f'the watch of process {jax.process_index()} has failed ({error!r})', LOST)
 
   def _wait_for_bye(self, lines) -> None:
     if 'bye' not in self._last_word:
@@ -146,7 +146,7 @@ class Watch:
         text = f'process {line.process} {fault}: the run ends here; the same command goes on'
         self._end(text, LOST, lines)
     words = {line.process: line.word for line in lines if line.word and not line.bye}
-    if not distributed.is_first():
+    if not processes.is_first():
       return
     words[0] = self._word()
     now = time.monotonic()
@@ -161,10 +161,10 @@ class Watch:
       self._end(f'{text} s: the run ends here; the same command goes on', LOST, lines)
 
   def _end(self, text: str, status: int, lines) -> None:
-    if distributed.is_first():
+    if processes.is_first():
       for line in lines:
         line.send(dict(end=text, status=status))
-    distributed.end(text, status)
+    processes.end(text, status)
 
 
 class _Line:

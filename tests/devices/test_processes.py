@@ -19,13 +19,14 @@ import numpy as np
 import pytest
 from children import QUICK
 
-from gen_jax import checkpoint, contract, distributed
 from gen_jax import config as configs
-from gen_jax import watch as watching
+from gen_jax import contract
+from gen_jax.devices import heartbeat, processes
 from gen_jax.errors import UserError
+from gen_jax.run import checkpoint
 from gen_jax.systems import find_system
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parent.parent.parent
 DEVICES = '--xla_force_host_platform_device_count'
 RING = (
   '--config=configs/gan_ring.py:smoke',
@@ -134,7 +135,7 @@ def test_a_killed_process_ends_the_run_which_then_goes_on(uninterrupted, tmp_pat
     other = processes[1 - victim]
     (status,), (said,) = finish([other], timeout=60)
     assert time.monotonic() - killed < 60
-  assert status == watching.LOST, said
+  assert status == heartbeat.LOST, said
   errors = re.findall('^error: .*', said, re.MULTILINE)
   assert errors == [
     f'error: process {victim} has ended: the run ends here; the same command goes on'
@@ -168,7 +169,7 @@ def test_a_process_that_hangs_ends_the_run(tmp_path):
     wait_for_step(tmp_path, 20)
     processes[1].send_signal(signal.SIGSTOP)
     (status,), (said,) = finish(processes[:1], timeout=60)
-  assert status == watching.LOST
+  assert status == heartbeat.LOST
   assert re.search(
     r'^error: process 1 has said nothing for \d+ s: the run ends', said, re.MULTILINE
   )
@@ -194,7 +195,7 @@ def test_a_state_in_parts_on_several_hosts(tmp_path):
   with both(tmp_path / 'killed', *flags) as processes:
     wait_for_step(tmp_path / 'killed', 10)
     processes[1].kill()
-    assert finish(processes[:1], timeout=60)[0] == [watching.LOST]
+    assert finish(processes[:1], timeout=60)[0] == [heartbeat.LOST]
   with both(tmp_path / 'killed', *flags) as processes:
     assert finish(processes)[0] == [0, 0]
   assert_identical(tmp_path / 'killed', tmp_path / 'both')
@@ -208,14 +209,14 @@ def test_a_state_in_parts_on_several_hosts(tmp_path):
 WATCH = """
 import os, sys, time
 import jax
-from gen_jax import distributed, watch as watching
+from gen_jax.devices import heartbeat, processes
 from gen_jax.errors import UserError
-case, processes, process, port = sys.argv[1], *map(int, sys.argv[2:])
-distributed.initialize(f'127.0.0.1:{port}', processes, process)
-watching.STUCK_SECONDS = 3
+case, number, process, port = sys.argv[1], *map(int, sys.argv[2:])
+processes.initialize(f'127.0.0.1:{port}', number, process)
+heartbeat.STUCK_SECONDS = 3
 status = 0
 try:
-  with watching.Watch() as watch:
+  with heartbeat.Watch() as watch:
     if case != 'starts':
       watch.beat(1)
       watch.beat(2)
@@ -239,11 +240,11 @@ try:
     if case == 'stands' and process == 1 or case in ('killed', 'mistake'):
       time.sleep(30)
     if case in ('rests', 'stands', 'starts'):
-      distributed.from_first(lambda: None)
+      processes.from_first(lambda: None)
 except UserError as error:
   print(f'error: {error}', file=sys.stderr)
   status = 2
-distributed.leave(status)
+processes.leave(status)
 """
 LOST_2 = 'error: process 2 has ended: the run ends here; the same command goes on'
 STOOD = 'error: process 1 has stood at step 2 for . s: the run ends here; the same command goes on'
@@ -294,11 +295,11 @@ def test_what_the_watch_ends(case, statuses, errors):
 @pytest.mark.parametrize('word', [dict(bye=True), dict(end='gone', status=2)])
 def test_the_last_word_of_a_line_that_closes_counts(word):
   ours, theirs = socket.socketpair()
-  other = watching._Line(theirs, 0)
+  other = heartbeat._Line(theirs, 0)
   other.send(dict(step=1))
   other.send(word)
   other.close()
-  line = watching._Line(ours, 1)
+  line = heartbeat._Line(ours, 1)
   assert line.read() == (None if 'bye' in word else 'has ended')
   assert line.bye == ('bye' in word)
   assert line.word == (dict(step=1) if 'bye' in word else word)
@@ -306,14 +307,14 @@ def test_the_last_word_of_a_line_that_closes_counts(word):
 
 
 def test_a_stranger_is_sent_away():
-  server = watching._listen()
+  server = heartbeat._listen()
   port = server.getsockname()[1]
   with contextlib.ExitStack() as stack:
     connect = lambda: stack.enter_context(socket.create_connection(('127.0.0.1', port)))
     for text in (b'GET / HTTP/1.1\n', b'{"x": 1}\n', b'{"process": 1, "token": "guess"}\n'):
       connect().sendall(text)
     connect().sendall(b'{"process": 1, "token": "secret"}\n{"step": 4}\n')
-    (line,) = watching._accept(server, 1, 'secret')
+    (line,) = heartbeat._accept(server, 1, 'secret')
     assert line.process == 1
     assert line.read() is None and line.word == {'step': 4}
     line.close()
@@ -363,10 +364,10 @@ def test_a_run_goes_on_with_another_number_of_processes(uninterrupted, tmp_path,
 )
 def test_wrong_flags_are_answered_in_one_line(flags, message):
   with pytest.raises(UserError) as error:
-    distributed.initialize(*flags)
+    processes.initialize(*flags)
   assert str(error.value) == message
 
 
 def test_some_of_the_flags_are_not_enough():
   with pytest.raises(UserError, match='^--num_processes and --process_id too: '):
-    distributed.initialize('127.0.0.1:1', None, None)
+    processes.initialize('127.0.0.1:1', None, None)

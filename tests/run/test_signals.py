@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from gen_jax.signals import Stop
+from gen_jax.run.signals import Stop
 
 LINE = '{}: saving and stopping; a second signal exits at once\n'
 
@@ -49,7 +49,7 @@ def start(body):
   code = """
   import os, sys, time
   import jax, jax.numpy as jnp
-  from gen_jax.signals import Stop
+  from gen_jax.run.signals import Stop
   stop = Stop().__enter__()
   """
   code = textwrap.dedent(code) + textwrap.dedent(body)

@@ -35,7 +35,7 @@ from flax import serialization, traverse_util
 from jax.experimental import multihost_utils
 
 from gen_jax.errors import UserError
-from gen_jax.workdir import sync_directory
+from gen_jax.run.workdir import sync_directory
 
 FORMAT = 1
 _TEMPORARY = '.tmp-'

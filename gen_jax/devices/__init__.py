@@ -1,0 +1,1 @@
+"""Devices: meshes, shardings, several processes, and how programs are compiled for them."""
