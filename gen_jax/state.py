@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from gen_jax import config as rules
-from gen_jax.ops.not_inlined import not_inlined
+from gen_jax.ops.optim import global_norm, scale_by_adam
 from gen_jax.ops.scan import after, scan
 
 
@@ -67,7 +67,7 @@ def make_optimizer(config) -> optax.GradientTransformationExtraArgs:
   def clip(updates, state, params=None, **_):
     # As optax.clip_by_global_norm, but by one factor: dividing each leaf by the norm is a kernel
     # and a pass through memory for each, where a factor goes along with what reads the leaf.
-    factor = jnp.minimum(1.0, config.clip_norm / _norm(updates))
+    factor = jnp.minimum(1.0, config.clip_norm / global_norm(updates))
     return jax.tree.map(lambda u: factor * u, updates), state
 
   def stateless(update):
@@ -76,42 +76,9 @@ def make_optimizer(config) -> optax.GradientTransformationExtraArgs:
   return optax.chain(
     optax.identity() if config.clip_norm is None else stateless(clip),
     optax.add_decayed_weights(config.l2) if config.l2 else optax.identity(),
-    _scale_by_adam(config.b1, config.b2, config.eps),
+    scale_by_adam(config.b1, config.b2, config.eps),
     stateless(scale_by_rate),
   )
-
-
-def _scale_by_adam(b1, b2, eps):
-  """`optax.scale_by_adam`, with the same state and values.
-
-  The new moments lie in memory before anything reads them: XLA's CPU backend would compute them
-  anew for the parameters, and copy the old ones, which that would still read.
-  """
-  adam = optax.scale_by_adam(b1, b2, eps)
-  moments = not_inlined(lambda updates, state: adam.update(updates, state)[1])
-
-  def update(updates, state, params=None):
-    state = moments(updates, state)
-    mu_rest, nu_rest = 1 - b1**state.count, 1 - b2**state.count
-
-    def direction(mu, nu):
-      return (mu / mu_rest) / (jnp.sqrt(nu / nu_rest) + eps)
-
-    return jax.tree.map(direction, state.mu, state.nu), state
-
-  return optax.GradientTransformation(adam.init, update)
-
-
-def _norm(tree):
-  """`optax.tree.norm`, without the squares in memory, where XLA's CPU backend would keep them as
-  Adam reads them too.
-  """
-  return jnp.sqrt(sum(_sum_of_squares(leaf) for leaf in jax.tree.leaves(tree)))
-
-
-@not_inlined
-def _sum_of_squares(x):
-  return jnp.sum(x * x)
 
 
 def init_player(variables, optimizer, *, ema: bool = False) -> Player:
@@ -155,7 +122,7 @@ def apply_gradients(player, grads, optimizer, step, *, stats=None, ema_decay=Non
     opt_state=opt_state,
     ema=ema,
   )
-  return new, _norm(grads)
+  return new, global_norm(grads)
 
 
 def value_and_grad(loss_fn, accumulate: int = 1):

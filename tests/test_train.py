@@ -170,13 +170,6 @@ def test_killed_and_resumed_equals_uninterrupted_everywhere(name, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_equals_uninterrupted_by_onednn(tmp_path, monkeypatch):
-  monkeypatch.setenv('JAX_ENABLE_COMPILATION_CACHE', 'false')  # where programs are kept it is Eigen
-  flags = '--config.net.features=16', '--config.net.multipliers=(1,)'
-  kill_and_resume('ddpm_digits', tmp_path, *flags)
-
-
-@pytest.mark.slow
 def test_ddpm_digits_trains_in_two_gib(tmp_path):
   command = [
     sys.executable,

@@ -65,7 +65,7 @@ class Depthwise(nn.Module):
     k, c = self.kernel, x.shape[-1]
     kernel = self.param('kernel', nn.initializers.lecun_normal(), (k, k, 1, c))
     bias = self.param('bias', nn.initializers.zeros, (c,))
-    return convolutions.conv_by_entries(x, kernel, self.stride) + bias[None, None, None]
+    return convolutions.depthwise_conv(x, kernel, self.stride) + bias[None, None, None]
 
 
 class EfficientNetLite0(nn.Module):

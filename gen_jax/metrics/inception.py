@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax.metrics.weights import StateDict
-from gen_jax.ops import convolutions
+from gen_jax.ops.pooling import average_pool, max_pool
 
 SIZE = 299  # pixels of a side
 SHA256 = '6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2'
@@ -44,32 +44,6 @@ class Conv(nn.Module):
   def __call__(self, x):
     x = nn.Conv(self.features, self.kernel, self.stride, self.padding, name='conv')(x)
     return nn.relu(average_pool(x) if self.averaged else x)
-
-
-def windows(x, stride):
-  """What each entry of a 3x3 window sees, nine arrays: XLA's CPU backend has no fast pooling."""
-  return convolutions.shifts(x, (3, 3), stride)[0]
-
-
-def around(x, value):
-  """A border of one pixel."""
-  return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=value)
-
-
-def average_pool(x):
-  """3x3 means of what lies inside of the picture."""
-  inside = around(np.ones((1, *x.shape[1:3], 1), np.float32), 0)
-  return sum(windows(around(x, 0), 1)) / sum(windows(inside, 1))
-
-
-def maximum_pool(x):
-  """3x3 maxima."""
-  return shrink(around(x, -np.inf), 1)
-
-
-def shrink(x, stride=2):
-  """3x3 maxima with a stride, without a border."""
-  return functools.reduce(jnp.maximum, windows(x, stride))
 
 
 def join(*branches):
@@ -101,10 +75,10 @@ class Inception(nn.Module):
     x = single(x, 'Conv2d_1a_3x3', 32, (3, 3), 2, 'VALID')
     x = single(x, 'Conv2d_2a_3x3', 32, (3, 3), 1, 'VALID')
     x = single(x, 'Conv2d_2b_3x3', 64, (3, 3))
-    x = shrink(x)
+    x = max_pool(x, stride=2)
     x = single(x, 'Conv2d_3b_1x1', 80)
     x = single(x, 'Conv2d_4a_3x3', 192, (3, 3), 1, 'VALID')
-    x = shrink(x)
+    x = max_pool(x, stride=2)
     for name, pooled in (('5b', 32), ('5c', 64), ('5d', 64)):
       x = note(f'Mixed_{name}', self._block_a(x, f'Mixed_{name}.', conv, pooled))
     x = note('Mixed_6a', self._block_b(x, 'Mixed_6a.', conv))
@@ -112,7 +86,9 @@ class Inception(nn.Module):
       x = note(f'Mixed_{name}', self._block_c(x, f'Mixed_{name}.', conv, width))
     x = note('Mixed_7a', self._block_d(x, 'Mixed_7a.', conv))
     x = note('Mixed_7b', self._block_e(x, 'Mixed_7b.', conv, average_pool))
-    x = note('Mixed_7c', self._block_e(x, 'Mixed_7c.', conv, maximum_pool))
+    x = note(
+      'Mixed_7c', self._block_e(x, 'Mixed_7c.', conv, functools.partial(max_pool, padding=1))
+    )
     pool_3 = x.mean((1, 2))
     logits = nn.Dense(1008, use_bias=False, name='fc')(pool_3)
     if layers:
@@ -136,7 +112,7 @@ class Inception(nn.Module):
     return join(
       conv(x, name + 'branch3x3', 384, (3, 3), 2, 'VALID'),
       conv(double, name + 'branch3x3dbl_3', 96, (3, 3), 2, 'VALID'),
-      shrink(x),
+      max_pool(x, stride=2),
     )
 
   def _block_c(self, x, name, conv, width):
@@ -165,7 +141,7 @@ class Inception(nn.Module):
     return join(
       conv(small, name + 'branch3x3_2', 320, (3, 3), 2, 'VALID'),
       conv(large, name + 'branch7x7x3_4', 192, (3, 3), 2, 'VALID'),
-      shrink(x),
+      max_pool(x, stride=2),
     )
 
   def _block_e(self, x, name, conv, pool):

@@ -7,27 +7,22 @@ transposed convolution 10 to 30 times slower than the convolution (docs/performa
 - A convolution, its input gradient and its weight gradient are the three sides of one trilinear
   form, so every derivative of each of them, of any order, is again one of the three. A custom_vjp
   says so to JAX. (It has no forward mode.)
-- Each of the three is computed in the form that is fastest: by oneDNN where it can be had
-  (`config.compilation_cache=None`, one device), as matrix products of patches where the kernel is
-  larger than the map, of Winograd's tiles where there are many channels. What reads one channel is
-  a sum over the entries of the kernel, and what reads repeated pixels is four convolutions of the
-  pixels themselves.
+- Each of the three is computed in the form that is fastest: as matrix products of patches where the
+  kernel is larger than the map, of Winograd's tiles where there are many channels. A convolution of
+  one channel is a sum over the positions of the kernel, and one of repeated pixels is four
+  convolutions of the pixels themselves.
 """
 
 import functools
-import json
-import platform
-import sys
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
 
 from gen_jax.ops.not_inlined import not_inlined
-from gen_jax.run.cache import programs_folder
+from gen_jax.ops.pooling import shifts
 
-WIDE, NARROW = 128, 16  # channels
+WIDE = 128  # channels from which Winograd's form is faster
 
 
 def conv(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
@@ -40,13 +35,15 @@ def conv(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
   return _conv(x, w, stride, padding)
 
 
-def conv_by_entries(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
-  """As `conv`, for one channel, w [k, k, 1, d]; with as many channels as d, of each by itself.
-
-  The sum over the entries of the kernel is one loop, where XLA's CPU backend has no fast
-  convolution.
+def depthwise_conv(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
+  """SAME convolution of each channel by itself: x [b, h, w, c] with w [k, k, 1, c] ->
+  [b, ceil(h / stride), ceil(w / stride), c].
   """
-  return _entries_conv(x, w, stride, _same(x.shape[1:3], w.shape[:2], stride))
+  padding = _same(x.shape[1:3], w.shape[:2], stride)
+  if jax.default_backend() != 'cpu':
+    return _lax_conv(x, w, stride, padding, groups=x.shape[-1])
+  # A sum over kernel positions is one fused loop, where this backend has no fast convolution.
+  return _positions_conv(x, w, stride, padding)
 
 
 def transposed_conv(x: jax.Array, w: jax.Array, stride: int) -> jax.Array:
@@ -90,19 +87,6 @@ def upsample(x: jax.Array) -> jax.Array:
   return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
 
 
-def shifts(x: jax.Array, kernel, stride: int, padding=((0, 0), (0, 0))):
-  """What each entry of the kernel sees of x [b, h, w, c], arrays [b, h', w', c], and (h', w')."""
-  x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-  h, w = ((n - k) // stride + 1 for n, k in zip(x.shape[1:3], kernel, strict=True))
-  rows, columns = stride * (h - 1) + 1, stride * (w - 1) + 1
-  seen = [
-    x[:, i : i + rows : stride, j : j + columns : stride]
-    for i in range(kernel[0])
-    for j in range(kernel[1])
-  ]
-  return seen, (h, w)
-
-
 def _same(hw, kernel, stride):
   """TensorFlow's SAME: zeros (before, after) that give ceil(size / stride) outputs,
   the odd one after.
@@ -120,7 +104,7 @@ def _same(hw, kernel, stride):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x, w, stride, padding):
   """y = x * w."""
-  form = _entries_conv_once if w.shape[2] == 1 else _form(x, w.shape, stride)
+  form = _positions_conv_once if w.shape[2] == 1 else _form(x, w.shape, stride)
   return form(x, w, stride, padding)
 
 
@@ -130,8 +114,6 @@ def _input_gradient(g, w, stride, padding, hw):
   form = _form(g, w.shape, stride)
   if form is _winograd_conv:
     return _winograd_input_gradient(g, w)
-  if form is _onednn_conv:
-    return _onednn_input_gradient(g, w, stride, padding, hw)
   return _transpose_x(form, g, w, stride, padding, hw)
 
 
@@ -178,33 +160,32 @@ def _form(x, kernel, stride):
   (docs/performance.md).
   """
   _, h, w, _ = x.shape
-  by_onednn = min(kernel[2:]) >= NARROW and x.dtype == jnp.float32 and _has_onednn()
   if kernel[0] > h or kernel[1] > w:  # XLA would take the map for the kernel
-    return _onednn_conv if by_onednn else _patches_conv
+    return _patches_conv
   if stride == 1 and kernel[:2] == (3, 3) and min(kernel[2:]) >= WIDE and h % 2 == w % 2 == 0:
     return _winograd_conv
-  return _onednn_conv if by_onednn else _lax_conv
+  return _lax_conv
 
 
-# --- By the entries of the kernel ---------------------------------------------------------------
+# --- Per kernel position ------------------------------------------------------------------------
 
 
-def _entries_conv(x, w, stride, padding):
-  # A barrier, as the loop would otherwise ask at every entry whether it is in the padding.
+def _positions_conv(x, w, stride, padding):
+  # A barrier, or the fused loop would check at every entry whether it is in the padding.
   x = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0))))
   seen, _ = shifts(x, w.shape[:2], stride)
-  entries = w.reshape(-1, 1, 1, 1, w.shape[3])
-  return sum(shift * entry for shift, entry in zip(seen, entries, strict=True))
+  weights = w.reshape(-1, 1, 1, 1, w.shape[3])
+  return sum(shift * weight for shift, weight in zip(seen, weights, strict=True))
 
 
 # In training several derivatives ask for the sign of this, or read what is computed from it.
-_entries_conv_once = not_inlined(_entries_conv, static_argnums=(2, 3))
+_positions_conv_once = not_inlined(_positions_conv, static_argnums=(2, 3))
 
 
 # --- By lax -------------------------------------------------------------------------------------
 
 
-def _lax_conv(x, w, stride, padding, dilation=1):
+def _lax_conv(x, w, stride, padding, dilation=1, groups=1):
   return jax.lax.conv_general_dilated(
     x,
     w,
@@ -212,14 +193,11 @@ def _lax_conv(x, w, stride, padding, dilation=1):
     padding,
     rhs_dilation=(dilation, dilation),
     dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    feature_group_count=groups,
   )
 
 
 def _lax_weight_gradient(x, g, stride, padding, shape):
-  return _weight_gradient_by(_lax_conv, x, g, stride, padding, shape)
-
-
-def _weight_gradient_by(conv, x, g, stride, padding, shape):
   """As a convolution over the batch, of x with a kernel as large as g [b, h, w, d] ->
   [c, k, k, d].
   """
@@ -235,101 +213,11 @@ def _weight_gradient_by(conv, x, g, stride, padding, shape):
       (before, stride * (n_g - 1) + k - n - before)
       for n, n_g, (before, _) in zip(x.shape[1:3], g.shape[1:3], padding, strict=True)
     )
-  w = conv(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), 1, padding, dilation=stride)
+  w = _lax_conv(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), 1, padding, dilation=stride)
   return w[:, ::-1, ::-1].transpose(1, 2, 3, 0) if swap else w.transpose(1, 2, 0, 3)
 
 
-# --- By oneDNN ----------------------------------------------------------------------------------
-#
-# jaxlib brings oneDNN along, PyTorch's library for convolutions on x86, with a custom call for it
-# that XLA's compiler does not make of its own accord. It is 1.1 to 1.9 times as fast as Eigen, its
-# choice (docs/performance.md). The call's options are XLA's internal affair: releases that were not
-# tried get Eigen.
-
-
-def _has_onednn() -> bool:
-  known = jaxlib.__version__.startswith(('0.10.', '0.11.'))
-  here = sys.platform == 'linux' and platform.machine() == 'x86_64'
-  # XLA cannot serialise its programs (std::bad_alloc), so where JAX keeps programs there are none.
-  kept = programs_folder() is not None
-  # XLA would gather the batch of several devices for a custom call.
-  return known and here and not kept and jax.device_count() == 1
-
-
-@functools.partial(jax.jit, static_argnames=('stride', 'padding', 'dilation', 'transposed'))
-def _onednn_conv(x, w, stride, padding, dilation=1, transposed=False):
-  """As `_lax_conv`; where `transposed`, w is [k, k, d, c]."""
-  c, d = (3, 2) if transposed else (2, 3)
-  kernel = w.shape[:2]
-  size = [
-    (n + sum(pad) - dilation * (k - 1) - 1) // stride + 1
-    for n, k, pad in zip(x.shape[1:3], kernel, padding, strict=True)
-  ]
-  result = jax.ShapeDtypeStruct((x.shape[0], *size, w.shape[d]), x.dtype)
-  data = {'data': {'batch_dim': 0, 'spatial_dims': [1, 2], 'feature_dim': 3}}
-  options = {  # OneDnnConvolutionConfig in xla/service/cpu/onednn_config.proto
-    'dims': 4,
-    'input': data,
-    'kernel': {'filter': {'spatial_dims': [0, 1], 'input_feature_dim': c, 'output_feature_dim': d}},
-    'output': data,
-    'window': {
-      'size': kernel,
-      'pad_left': [before for before, _ in padding],
-      'pad_right': [after for _, after in padding],
-      'strides': [stride, stride],
-      'window_dilations': [dilation, dilation],
-    },
-    'feature_groups': 1,
-  }
-
-  @jax.custom_batching.custom_vmap
-  def call(x, w):
-    return jax.ffi.ffi_call(
-      '__onednn$convolution',
-      result,
-      custom_call_api_version=2,
-      legacy_backend_config=json.dumps({'onednn_conv_config': options}),
-    )(x, w)
-
-  @call.def_vmap
-  def _(size, batched, x, w):
-    def by_lax(x, w):
-      return _lax_conv(x, w.swapaxes(2, 3) if transposed else w, stride, padding, dilation)
-
-    del size
-    return jax.vmap(by_lax, [0 if is_batched else None for is_batched in batched])(x, w), True
-
-  return call(x, w)
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _onednn_input_gradient(g, w, stride, padding, hw):
-  """Every stride-th row of the result, and every stride-th column, is a convolution of g with
-  every stride-th entry of the kernel, from the last to the first.
-  """
-  counts = [-(-n // stride) for n in hw]  # of rows and columns in each of these
-
-  def part(first, axis):
-    """For the rows `first`, `first` + stride, ...: the first entry of the kernel along `axis`, and
-    how many zeros g gets before and after.
-    """
-    row, entry = divmod(first + padding[axis][0], stride)  # of g and the kernel, for the first one
-    before = len(range(entry, w.shape[axis], stride)) - 1 - row
-    return entry, (before, counts[axis] + row - g.shape[1 + axis])
-
-  rows, columns = ([part(first, axis) for first in range(stride)] for axis in range(2))
-  if any(min(zeros) < 0 for _, zeros in rows + columns):  # a kernel smaller than the stride
-    return _transpose_x(_lax_conv, g, w, stride, padding, hw)
-  parts = [
-    [
-      _onednn_conv(g, w[i::stride, j::stride][::-1, ::-1], 1, (above, beside), transposed=True)
-      for j, beside in columns
-    ]
-    for i, above in rows
-  ]
-  if stride == 1:
-    return parts[0][0]
-  return _interleaved(parts)[:, : hw[0], : hw[1]]
+# --- Interleaved maps ----------------------------------------------------------------------------
 
 
 @not_inlined  # else what reads it would ask at every entry which part it is of
@@ -340,14 +228,6 @@ def _interleaved(parts):
   b, h, w, c = parts[0][0].shape
   x = jnp.stack([jnp.stack(row, axis=3) for row in parts], axis=2)
   return x.reshape(b, len(parts) * h, len(parts) * w, c)
-
-
-def _onednn_weight_gradient(x, g, stride, padding, shape):
-  """Parts of 16 examples, whose kernel for 16 channels lies in the cache, where all do not."""
-  b = x.shape[0]
-  parts = b // 16 if 4 * g[..., :16].size > 2**20 else 1
-  parts = zip(jnp.split(x, parts), jnp.split(g, parts), strict=True)
-  return sum(_weight_gradient_by(_onednn_conv, x, g, stride, padding, shape) for x, g in parts)
 
 
 # --- By patches ---------------------------------------------------------------------------------
@@ -464,7 +344,4 @@ def _weight_form(x, kernel, stride):
   form = _form(x, kernel, stride)
   if form is _winograd_conv:
     return _winograd_weight_gradient
-  # oneDNN reads the batch 16 at a time, and computes the columns of a small kernel one by one.
-  if form is _onednn_conv and x.shape[0] % 16 == 0 and kernel[0] >= max(3, stride):
-    return _onednn_weight_gradient
   return _lax_weight_gradient

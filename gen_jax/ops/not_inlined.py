@@ -1,9 +1,9 @@
-"""Functions that XLA's CPU backend does not fuse with what is around them.
+"""Functions that XLA's CPU backend does not fuse with their readers.
 
-It computes what it deems cheap anew in every operation that reads it, such as the sum over the 25
-entries of a kernel in each derivative that asks for its sign, and drops
-`lax.optimization_barrier` before it does so (jaxlib 0.10 and 0.11). A call that it may not inline
-keeps its arguments and results in memory, computed once (docs/performance.md).
+It recomputes what it deems cheap in every operation that reads it, such as the sum over the
+positions of a kernel in each derivative that asks for its sign, and drops
+`lax.optimization_barrier` before it does so (jaxlib 0.10 and 0.11). The results of a call that it
+may not inline are computed once and stay in memory (docs/performance_notebook.md).
 """
 
 import functools
@@ -13,12 +13,12 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 
 def not_inlined(f, static_argnums=()):
-  """f, of arrays, as such a call on CPU with one device; elsewhere, where compilers need no such
-  help or would gather what devices share, f itself. Same values.
+  """f, a function of arrays, as such a call on CPU with one device; f itself elsewhere, where
+  compilers need no such help or would gather sharded arrays. Same values.
 
-  Derivatives of it are inlined: it is for what is not differentiated, or has its own rule.
+  Its derivatives are inlined: it is for what is not differentiated, or has a rule of its own.
   """
-  traced_once = jax.jit(f, static_argnums=static_argnums)  # for a shape
+  traced_once = jax.jit(f, static_argnums=static_argnums)  # once per shape
 
   @functools.wraps(f)
   def call(*args):

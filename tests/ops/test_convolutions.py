@@ -56,18 +56,6 @@ def assert_same_derivatives(ours, reference, x, w):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
 
 
-@pytest.fixture(params=['eigen', 'onednn'])
-def library(request, monkeypatch, set_cache):
-  """What computes those convolutions that neither patches nor Winograd's form takes."""
-  if request.param == 'onednn':
-    # For one device, and where no program is kept.
-    monkeypatch.setattr(jax, 'device_count', lambda: 1)
-    set_cache(jax_enable_compilation_cache=False)
-    if not convolutions._has_onednn():
-      pytest.skip('this jaxlib, or processor, has no known call of oneDNN')
-  return request.param
-
-
 # form, b, h, w, kernel, stride, channels in and out
 CASES = [
   ('lax', 2, 7, 7, 5, 2, 16, 17),  # its input gradient by patches: 5 entries over 4 outputs
@@ -85,13 +73,12 @@ CASES = [
   ('lax', 1, 17, 16, 3, 1, 128, 128),  # an odd number of rows
   ('winograd', 2, 4, 6, 3, 1, 129, 128),
   ('lax', 12, 18, 17, 3, 1, 20, 17),
-  ('lax', 2, 16, 17, 3, 1, 1, 5),  # one channel: forward by entries
+  ('lax', 2, 16, 17, 3, 1, 1, 5),  # one channel: forward per kernel position
   ('lax', 2, 19, 28, 4, 2, 1, 5),
   ('winograd', 1, 16, 18, 3, 1, 128, 129),
   ('lax', 2, 7, 7, 3, 3, 16, 16),
   ('lax', 2, 9, 8, 2, 3, 16, 18),  # a stride larger than the kernel
   ('lax', 1, 6, 5, 1, 2, 16, 16),
-  # The batches of oneDNN's weight gradients: 16, and more than the cache holds.
   ('lax', 16, 9, 8, 3, 2, 20, 17),
   ('lax', 16, 7, 6, 5, 1, 33, 16),
   ('lax', 16, 6, 7, 5, 2, 16, 17),
@@ -110,11 +97,7 @@ def weight_form_of(x, w, stride):
 
 
 @pytest.mark.parametrize('form, b, height, width, kernel, stride, c, d', CASES)
-def test_conv_is_laxs_in_value_and_two_derivatives(
-  form, b, height, width, kernel, stride, c, d, library
-):
-  if library == 'onednn' and form != 'winograd' and min(c, d) >= 16:
-    form = 'onednn'
+def test_conv_is_laxs_in_value_and_two_derivatives(form, b, height, width, kernel, stride, c, d):
   x, w = draw(b, height, width, c), draw(kernel, kernel, c, d, seed=1) / (kernel * c**0.5)
   assert form_of(x, w, stride) == form
   assert_same_derivatives(
@@ -122,8 +105,10 @@ def test_conv_is_laxs_in_value_and_two_derivatives(
   )
 
 
+@pytest.mark.parametrize('backend', ['cpu', 'gpu'])
 @pytest.mark.parametrize('height, kernel, stride', [(16, 3, 1), (15, 5, 2), (16, 5, 2)])
-def test_by_entries_each_channel_by_itself_is_laxs(height, kernel, stride):
+def test_a_depthwise_conv_is_laxs(height, kernel, stride, backend, monkeypatch):
+  monkeypatch.setattr(jax, 'default_backend', lambda: backend)
   x, w = draw(2, height, 11, 6), draw(kernel, kernel, 1, 6, seed=1)
   expected = jax.lax.conv_general_dilated(
     x,
@@ -133,14 +118,14 @@ def test_by_entries_each_channel_by_itself_is_laxs(height, kernel, stride):
     dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     feature_group_count=6,
   )
-  found = convolutions.conv_by_entries(x, w, stride)
+  found = convolutions.depthwise_conv(x, w, stride)
   assert found.shape == expected.shape
   np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize('channels', [2, 16])
 @pytest.mark.parametrize('size, kernel', [(4, 3), (4, 5), (7, 4), (7, 5), (14, 3)])
-def test_transposed_conv_is_laxs_in_value_and_two_derivatives(size, kernel, channels, library):
+def test_transposed_conv_is_laxs_in_value_and_two_derivatives(size, kernel, channels):
   x, w = draw(2, size, size, 17), draw(kernel, kernel, channels, 17, seed=1) / kernel
   assert_same_derivatives(
     lambda x, w: convolutions.transposed_conv(x, w, 2), lambda x, w: lax_transpose(x, w, 2), x, w
@@ -152,7 +137,7 @@ def test_transposed_conv_is_laxs_in_value_and_two_derivatives(size, kernel, chan
   'b, height, width, c, d',
   [(2, 7, 4, 3, 5), (2, 1, 2, 2, 3), (1, 8, 8, 130, 1), (2, 4, 3, 1, 2), (2, 5, 4, 16, 17)],
 )
-def test_a_conv_of_repeated_pixels_is_laxs(b, height, width, c, d, backend, library, monkeypatch):
+def test_a_conv_of_repeated_pixels_is_laxs(b, height, width, c, d, backend, monkeypatch):
   monkeypatch.setattr(jax, 'default_backend', lambda: backend)
   x, w = draw(b, height, width, c), draw(3, 3, c, d, seed=1) / (3 * c**0.5)
   assert_same_derivatives(
@@ -186,7 +171,7 @@ def test_an_input_gradient_over_a_map_smaller_than_the_kernel_is_by_patches(
   assert len(used) == times
 
 
-def test_a_conv_by_onednn_may_be_mapped(library):
+def test_a_conv_may_be_mapped():
   x, w = draw(3, 2, 7, 6, 16), draw(3, 3, 3, 16, 17, seed=1)
   for axes in ((0, 0), (0, None), (None, 0)):
     args = [a if axis == 0 else a[0] for a, axis in zip((x, w), axes, strict=True)]
@@ -196,23 +181,6 @@ def test_a_conv_by_onednn_may_be_mapped(library):
     )
     for a, b in zip(found, expected, strict=True):
       np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
-
-
-@pytest.mark.parametrize('library', ['onednn'], indirect=True)
-def test_onednn_is_for_float32_on_one_device_where_no_program_is_kept(
-  library, monkeypatch, set_cache
-):
-  x, w = draw(1, 7, 6, 16), draw(3, 3, 16, 17)
-  assert form_of(x, w, 1) == 'onednn'
-  assert form_of(x.astype(jnp.bfloat16), w, 1) == 'lax'
-  with monkeypatch.context() as patch:
-    patch.setattr(jax, 'device_count', lambda: 2)
-    assert form_of(x, w, 1) == 'lax'
-  with monkeypatch.context() as patch:
-    patch.setattr(convolutions.jaxlib, '__version__', '0.12.0')  # whose call is not known
-    assert form_of(x, w, 1) == 'lax'
-  set_cache(jax_enable_compilation_cache=True)
-  assert form_of(x, w, 1) == 'lax'
 
 
 def test_winograd_is_as_exact_as_float32_allows():
@@ -250,20 +218,14 @@ def test_the_sides_of_a_transposed_conv_may_differ():
 
 
 @pytest.mark.parametrize(
-  'eigen, onednn, b, size, kernel, stride, c, d',
+  'form, b, size, kernel, stride, c, d',
   [
-    ('patches', 'patches', 16, 4, 5, 2, 16, 17),
-    ('lax', 'onednn', 16, 7, 5, 2, 16, 17),
-    ('lax', 'lax', 2, 7, 5, 2, 16, 17),  # 16 examples at a time
-    ('lax', 'lax', 16, 7, 5, 2, 8, 17),
-    ('lax', 'lax', 16, 9, 3, 4, 16, 17),  # the kernel would be cut off
-    ('winograd', 'winograd', 16, 16, 3, 1, 128, 129),
-    ('lax', 'onednn', 16, 17, 3, 1, 16, 17),
-    ('lax', 'lax', 2, 17, 3, 1, 16, 17),
-    ('lax', 'lax', 16, 16, 2, 1, 16, 17),
-    ('lax', 'lax', 2, 16, 1, 1, 16, 17),
+    ('patches', 16, 4, 5, 2, 16, 17),
+    ('lax', 16, 7, 5, 2, 16, 17),
+    ('lax', 16, 9, 3, 4, 16, 17),
+    ('winograd', 16, 16, 3, 1, 128, 129),
+    ('lax', 2, 16, 1, 1, 16, 17),
   ],
 )
-def test_the_form_of_a_weight_gradient(eigen, onednn, b, size, kernel, stride, c, d, library):
-  expected = onednn if library == 'onednn' else eigen
-  assert weight_form_of(draw(b, size, size, c), draw(kernel, kernel, c, d), stride) == expected
+def test_the_form_of_a_weight_gradient(form, b, size, kernel, stride, c, d):
+  assert weight_form_of(draw(b, size, size, c), draw(kernel, kernel, c, d), stride) == form
