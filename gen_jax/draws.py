@@ -68,9 +68,9 @@ def threefry(key, shape) -> tuple[jax.Array, jax.Array]:
   """Threefry-2x32 with 20 rounds (Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3,
   section 4.2) of the counters 0, 1, ...: two uint32 arrays of `shape`.
 
-  Their exclusive or is `jax.random.bits(key, shape)`. That keeps half of the bits and on CPU runs
-  the rounds as a loop over arrays, one thread and a pass through memory for each; here they are one
-  fused expression, which every backend computes where the bits are used (docs/performance.md).
+  Their exclusive or is `jax.random.bits(key, shape)`. That keeps half of the bits and, on CPU, runs
+  the rounds as a loop over arrays with a pass through memory each; here they are one fused
+  expression, which every backend computes where the bits are used.
   """
   jax.random.bits(key, (0,))  # nothing, but a use of the key: jax.debug_key_reuse watches no other
   k0, k1 = jax.random.key_data(key).ravel()[:2]  # a threefry key has no more, rbg's has two in one

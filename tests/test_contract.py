@@ -19,7 +19,7 @@ from gen_jax import contract, data
 from gen_jax.data import toys
 from gen_jax.devices import compilation, sharding
 from gen_jax.nets import layers
-from gen_jax.ops import convolutions
+from gen_jax.ops import compiler, convolutions
 from gen_jax.run import checkpoint
 from gen_jax.systems import find_system
 
@@ -349,7 +349,7 @@ def test_the_forms_for_accelerators_compute_the_same(path, monkeypatch):
 
 @pytest.mark.skipif(jax.default_backend() != 'cpu', reason='options of the CPU backend')
 def test_options_of_the_cpu_backend_leave_what_the_user_said(monkeypatch):
-  options = compilation.compiler_options.__wrapped__
+  options = compiler.compiler_options.__wrapped__
   monkeypatch.setenv('XLA_FLAGS', '')
   libraries = 'LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE'
   assert options()['xla_cpu_experimental_ynn_fusion_type'] == libraries

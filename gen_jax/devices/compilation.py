@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import logging
-import os
 import pathlib
 import platform
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from jax.sharding import Mesh
 
 from gen_jax.devices.sharding import AXIS, by_rows, put, replicated
 from gen_jax.errors import UserError
+from gen_jax.ops.compiler import compiler_options, options_for_one_run
 from gen_jax.ops.scan import scan
 from gen_jax.run.cache import cache_folder
 
@@ -60,35 +60,6 @@ def _processor() -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-@functools.cache
-def compiler_options(by_ynnpack: tuple[str, ...] = ('DOT', 'REDUCE')) -> dict | None:
-  """Options for `jax.jit` on CPU of what runs often, where the user's XLA_FLAGS do not say.
-
-  Convolutions by Eigen (those that are not oneDNN's, see nets/convolutions.py), and by YNNPACK what
-  is named, products and sums for a training step or a sampler. XLA's default gives convolutions to
-  YNNPACK too: on some processors it takes twice as long for them (docs/performance.md). And level 1
-  of LLVM's optimisation, which makes a training step as fast as the default, 3, and compiles in two
-  thirds of the time.
-  """
-  types = ','.join(f'LIBRARY_FUSION_TYPE_{name}' for name in by_ynnpack)
-  libraries = _on_cpu(xla_cpu_experimental_ynn_fusion_type=types)
-  if libraries is not None:
-    try:
-      jax.jit(lambda: 0, compiler_options=libraries).lower().compile()
-    except jax.errors.JaxRuntimeError:  # the option is experimental: other releases may lack it
-      libraries = None
-  level = _on_cpu(xla_backend_optimization_level=1)
-  return (libraries or {}) | (level or {}) or None
-
-
-def _on_cpu(**options) -> dict | None:
-  """The options if they are for this backend and the user's XLA_FLAGS do not name them."""
-  said = os.environ.get('XLA_FLAGS', '')
-  if jax.default_backend() != 'cpu' or any(name in said for name in options):
-    return None
-  return options
-
-
 class ShardedForward:
   """`f(state, batch, rng)`, which takes no gradients, such as a sampler, on the devices that hold
   the state.
@@ -130,15 +101,10 @@ class ShardedForward:
 
 
 def compile_once(f: Callable, target) -> Callable:
-  """Compiles a function that runs once, such as an initialiser; its result lies as `target`, the
-  shapes of it with shardings, says.
-
-  On CPU it is compiled quickly rather than well: with full optimisation the random draws of a
-  U-Net's parameters take longer to compile than its whole training step. (With none at all they
-  take five times as long to run.)
+  """Compiles a function that runs once, such as an initialiser; its result is sharded as `target`, an
+  abstract state, says.
   """
-  quickly = _on_cpu(xla_backend_optimization_level=1)
-  return jax.jit(f, out_shardings=_shardings(target), compiler_options=quickly)
+  return jax.jit(f, out_shardings=_shardings(target), compiler_options=options_for_one_run())
 
 
 def compile_step(

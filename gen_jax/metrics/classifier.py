@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gen_jax.devices import compilation
 from gen_jax.nets import layers
+from gen_jax.ops import compiler
 
 FEATURES = 128
 RECIPE = 'v1'  # part of the key of a cached classifier: raise it when anything here changes
@@ -72,7 +72,7 @@ def train(image, label, num_classes: int, *, seed: int = 0, progress=lambda step
     logits = net.apply({'params': params}, x).logits
     return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
-  options = compilation.compiler_options()
+  options = compiler.compiler_options()
 
   @functools.partial(jax.jit, donate_argnums=(0, 1), compiler_options=options)
   def step(params, opt_state, x, y):

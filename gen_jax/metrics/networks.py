@@ -17,10 +17,10 @@ import tqdm
 from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
 
-from gen_jax.devices import compilation
 from gen_jax.errors import UserError
 from gen_jax.metrics import classifier, efficientnet, inception
 from gen_jax.metrics.weights import Weights, read_weights, sha256
+from gen_jax.ops import compiler
 from gen_jax.run.cache import cache_folder
 from gen_jax.run.workdir import write_atomic
 
@@ -285,7 +285,7 @@ def _compiled(net, params, *, cpu_batch: int = CPU_BATCH) -> Callable:
     return features, jax.nn.softmax(logits)
 
   # Few products and no sums: they take longer to hand over to YNNPACK than they gain.
-  @functools.partial(jax.jit, compiler_options=compilation.compiler_options(()))
+  @functools.partial(jax.jit, compiler_options=compiler.compiler_options(()))
   def apply(params, x):
     if jax.default_backend() != 'cpu' or len(x) <= cpu_batch:
       return some(params, x)

@@ -1,8 +1,8 @@
-"""Two-dimensional convolutions with SAME padding, in the form that is fast on the backend.
+"""Two-dimensional convolutions with SAME padding.
 
-Accelerators get `lax` and its own derivatives from `conv` and `transposed_conv`. XLA's CPU backend
-needs help: it runs the second-order gradient of a gradient penalty and the weight gradient of a
-transposed convolution 10 to 30 times slower than the convolution (docs/performance.md). So, on CPU:
+Accelerators run `lax` and its own derivatives. XLA's CPU backend computes the second-order gradient
+of a gradient penalty and the weight gradient of a transposed convolution 10 to 30 times slower than
+the convolution itself (docs/performance_notebook.md), so there:
 
 - A convolution, its input gradient and its weight gradient are the three sides of one trilinear
   form, so every derivative of each of them, of any order, is again one of the three. A custom_vjp
@@ -157,7 +157,7 @@ def _transpose_x(form, g, w, stride, padding, hw):
 
 def _form(x, kernel, stride):
   """The fast form on CPU for a kernel [k, k, c, d] over x, or over g for the input gradient
-  (docs/performance.md).
+  (docs/performance_notebook.md).
   """
   _, h, w, _ = x.shape
   if kernel[0] > h or kernel[1] > w:  # XLA would take the map for the kernel
