@@ -47,6 +47,7 @@ def get_config(arg=''):
   )
   config.latent = dict(
     dim=128,  # entries of z
+    distribution='normal',  # normal or uniform in [-1, 1]
   )
   config.loss = dict(
     penalty=10.0,  # lambda, weight of the gradient penalty

@@ -1,8 +1,9 @@
-"""Players: a network's parameters with all that training them needs,
-and the one place that updates them.
+"""Players: a network's parameters with all that training needs, and the one place that updates
+them.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax
@@ -93,57 +94,70 @@ def init_player(variables, optimizer, *, ema: bool = False) -> Player:
   )
 
 
-def apply_gradients(player, grads, optimizer, step, *, stats=None, ema_decay=None, axis_name=None):
-  """One update of a player: gradients averaged over devices, optimiser, moving average.
+def update(
+  player: Player,
+  loss: Callable,
+  rows,
+  keys,
+  *,
+  name: str,
+  optimizer: optax.GradientTransformation,
+  step,
+  accumulate: int = 1,
+  ema_decay=None,
+  axis_name: str | None = None,
+) -> tuple[Player, dict]:
+  """One update of a player: its gradient, accumulated over microbatches and averaged over devices,
+  the optimiser and the moving average.
 
   Args:
     player: the `Player` to update.
-    grads: gradients of its loss, shaped like `player.params`.
+    loss: `loss(params, rows, keys) -> (scalar, (metrics, stats))`, means over rows; `stats` are new
+      batch statistics, `{}` without batch norm.
+    rows: tree of arrays [b, ...].
+    keys: tree of random keys.
+    name: of the player in metrics: its gradient's norm is `name/grad_norm`.
     optimizer: the transformation whose state the player holds; any of optax.
     step: the training step, int32, of which the learning rate is a function.
-    stats: new batch statistics; None keeps the old ones.
+    accumulate: microbatches, see `value_and_grad`.
     ema_decay: decay of the moving average (scalar, may be traced); it sees the new parameters.
     axis_name: the `pmap` axis to average over; under `jit` the loss is a global mean already.
 
   Returns:
-    The new player, and the global norm of the averaged gradient (before any clipping), float32.
+    The new player, and the metrics with the global norm of the gradient (before any clipping).
   """
+  (_, (metrics, stats)), grads = value_and_grad(loss, accumulate)(player.params, rows, keys)
   if axis_name is not None:
-    grads = jax.lax.pmean(grads, axis_name)
+    grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
   optimizer = optax.with_extra_args_support(optimizer)
   updates, opt_state = optimizer.update(grads, player.opt_state, player.params, step=step)
   params = optax.apply_updates(player.params, updates)
   ema = player.ema
   if ema is not None:
     ema = optax.incremental_update(params, ema, 1 - ema_decay)
-  new = player.replace(
-    params=params,
-    stats=player.stats if stats is None else stats,
-    opt_state=opt_state,
-    ema=ema,
-  )
-  return new, global_norm(grads)
+  player = player.replace(params=params, stats=stats, opt_state=opt_state, ema=ema)
+  return player, metrics | {f'{name}/grad_norm': global_norm(grads)}
 
 
-def value_and_grad(loss_fn, accumulate: int = 1):
-  """`jax.value_and_grad(loss_fn, has_aux=True)` for `loss_fn(params, rows, keys) -> (loss, aux)`
-  whose loss and aux are means over rows, computed in `accumulate` parts one after the other: the
-  result for the memory of a part.
+def value_and_grad(loss: Callable, accumulate: int = 1) -> Callable:
+  """`jax.value_and_grad(loss, has_aux=True)` with gradient accumulation: the batch is processed in
+  `accumulate` microbatches, for the memory of one.
 
-  Part i has every accumulate-th row from row i on, so that the rows of a device stay on it. Where
-  rows do not meet and no noise is drawn from `keys` the result is that of the whole, within
-  rounding. Batch norm sees a part, and its new statistics, in aux, are the mean over parts.
+  Microbatch i has every accumulate-th row from row i on, so that the rows of a device stay on it.
+  Where rows do not interact and no noise is drawn from `keys`, the result is that of the whole
+  batch within rounding. Batch norm sees a microbatch, and its new statistics are means over them.
 
   Args:
-    loss_fn: `rows` is a tree of arrays [b, ...], `keys` one of random keys.
+    loss: `loss(params, rows, keys) -> (scalar, aux)`, means over rows; `rows` is a tree of arrays
+      [b, ...], `keys` one of random keys.
     accumulate: a divisor of b.
   """
-  whole = jax.value_and_grad(loss_fn, has_aux=True)
+  whole = jax.value_and_grad(loss, has_aux=True)
   if accumulate == 1:
     return whole
 
-  def in_parts(params, rows, keys):
-    def parts(leaf):
+  def accumulated(params, rows, keys):
+    def microbatches(leaf):
       leaf = leaf.reshape(-1, accumulate, *leaf.shape[1:])
       return jnp.moveaxis(leaf, 1, 0)
 
@@ -152,19 +166,14 @@ def value_and_grad(loss_fn, accumulate: int = 1):
       return jax.tree.map(jnp.add, total, whole(params, *inputs)), None
 
     split = functools.partial(jax.random.split, num=accumulate)
-    inputs = jax.tree.map(parts, rows), jax.tree.map(split, keys)
+    inputs = jax.tree.map(microbatches, rows), jax.tree.map(split, keys)
     first = jax.tree.map(lambda leaf: leaf[0], inputs)
     shapes = jax.eval_shape(whole, params, *first)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     total, _ = scan(add, zeros, inputs)
     return jax.tree.map(lambda leaf: leaf / accumulate, total)
 
-  return in_parts
-
-
-def average(metrics: dict, axis_name) -> dict:
-  """Means of a step's metrics over the `pmap` axis (unchanged without one)."""
-  return metrics if axis_name is None else jax.lax.pmean(metrics, axis_name)
+  return accumulated
 
 
 def step_keys(rng, step, *names: str) -> dict:

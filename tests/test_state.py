@@ -38,12 +38,25 @@ def adam(config, factors=(1, 1, 1)):
   return x
 
 
+def apply(player, grads, optimizer, step, stats=None, **options):
+  """`update` by a loss with this gradient; the new player and the gradient's norm."""
+
+  def loss(params, rows, keys):
+    products = jax.tree.map(lambda p, g: jnp.sum(p * g), params, rows)
+    return sum(jax.tree.leaves(products)), ({}, player.stats if stats is None else stats)
+
+  player, metrics = players.update(
+    player, loss, grads, {}, name='net', optimizer=optimizer, step=step, **options
+  )
+  return player, metrics['net/grad_norm']
+
+
 def train(config, steps=(0, 1, 2), **options):
   optimizer = players.make_optimizer(ConfigDict(config))
   player = players.init_player({'params': PARAMS}, optimizer)
   norms = []
   for grads, step in zip(GRADS, steps, strict=True):
-    player, norm = players.apply_gradients(player, grads, optimizer, step, **options)
+    player, norm = apply(player, grads, optimizer, step, **options)
     norms.append(float(norm))
   return player, norms
 
@@ -76,7 +89,7 @@ def test_adam_in_a_call_of_its_own_is_adam(monkeypatch):
   monkeypatch.setattr(jax, 'device_count', lambda: 1)  # where its moments are not_inlined
   optimizer = players.make_optimizer(ConfigDict(PLAIN))
   player = players.init_player({'params': PARAMS}, optimizer)
-  step = jax.jit(lambda player, grads: players.apply_gradients(player, grads, optimizer, 0)[0])
+  step = jax.jit(lambda player, grads: apply(player, grads, optimizer, 0)[0])
   assert 'inlineable' in step.lower(player, GRADS[0]).as_text()
   for grads in GRADS:
     player = step(player, grads)
@@ -94,7 +107,7 @@ def test_the_moving_average_sees_the_new_parameters():
   player = players.init_player({'params': PARAMS}, optimizer, ema=True)
   expected = flat(PARAMS)
   for grads, decay in zip(GRADS, [0.9, 0.0, 0.75], strict=True):
-    player, _ = players.apply_gradients(player, grads, optimizer, 0, ema_decay=decay)
+    player, _ = apply(player, grads, optimizer, 0, ema_decay=decay)
     expected = decay * expected + (1 - decay) * flat(player.params)
     np.testing.assert_allclose(flat(player.ema), expected, rtol=1e-6)
     if decay == 0:
@@ -104,9 +117,10 @@ def test_the_moving_average_sees_the_new_parameters():
 def test_a_player_keeps_its_statistics_until_new_ones_come():
   optimizer = players.make_optimizer(ConfigDict(PLAIN))
   player = players.init_player({'params': PARAMS, 'batch_stats': {'mean': jnp.ones(2)}}, optimizer)
-  same, _ = players.apply_gradients(player, GRADS[0], optimizer, 0)
-  assert same.stats is player.stats and same.ema is None
-  new, _ = players.apply_gradients(player, GRADS[0], optimizer, 0, stats={'mean': jnp.zeros(2)})
+  same, _ = apply(player, GRADS[0], optimizer, 0)
+  np.testing.assert_array_equal(same.stats['mean'], 1)
+  assert same.ema is None
+  new, _ = apply(player, GRADS[0], optimizer, 0, stats={'mean': jnp.zeros(2)})
   np.testing.assert_array_equal(new.stats['mean'], 0)
   assert new.variables()['params'] is new.params
   assert new.variables({'other': 1}) == {'params': {'other': 1}, 'batch_stats': new.stats}
@@ -127,20 +141,25 @@ def test_gradients_are_averaged_over_devices():
   two = jax.tree.map(lambda a, b: jnp.stack([a, b]), GRADS[0], GRADS[2])
 
   def step(grads):
-    new, norm = players.apply_gradients(player, grads, optimizer, 0, axis_name='batch')
-    return new.params, players.average({'norm': norm, 'own': grads['a'][0]}, 'batch')
+    def loss(params, rows, keys):
+      products = jax.tree.map(lambda p, g: jnp.sum(p * g), params, rows)
+      return sum(jax.tree.leaves(products)), ({'net/own': rows['a'][0]}, {})
+
+    new, metrics = players.update(
+      player, loss, grads, {}, name='net', optimizer=optimizer, step=0, axis_name='batch'
+    )
+    return new.params, metrics
 
   params, metrics = jax.pmap(step, axis_name='batch')(two)
   mean = jax.tree.map(lambda a, b: (a + b) / 2, GRADS[0], GRADS[2])
-  alone, norm = players.apply_gradients(player, mean, optimizer, 0)
+  alone, norm = apply(player, mean, optimizer, 0)
   for device in range(2):
     np.testing.assert_allclose(
       flat(jax.tree.map(lambda p, i=device: p[i], params)), flat(alone.params), rtol=1e-6
     )
-  np.testing.assert_allclose(metrics['norm'], [norm, norm], rtol=1e-6)
-  np.testing.assert_allclose(metrics['norm'][0], np.linalg.norm([2, 1, 1]), rtol=1e-6)
-  np.testing.assert_allclose(metrics['own'], [2, 2])
-  assert players.average({'x': 1.0}, None) == {'x': 1.0}
+  np.testing.assert_allclose(metrics['net/grad_norm'], [norm, norm], rtol=1e-6)
+  np.testing.assert_allclose(metrics['net/grad_norm'][0], np.linalg.norm([2, 1, 1]), rtol=1e-6)
+  np.testing.assert_allclose(metrics['net/own'], [2, 2])
 
 
 def test_keys_differ_by_step_and_by_use_and_nothing_else():

@@ -101,8 +101,8 @@ class ShardedForward:
 
 
 def compile_once(f: Callable, target) -> Callable:
-  """Compiles a function that runs once, such as an initialiser; its result is sharded as `target`, an
-  abstract state, says.
+  """Compiles a function that runs once, such as an initialiser, whose result is sharded as the
+  abstract state `target`.
   """
   return jax.jit(f, out_shardings=_shardings(target), compiler_options=options_for_one_run())
 

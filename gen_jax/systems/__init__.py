@@ -10,7 +10,8 @@ from gen_jax.errors import UserError
 
 def names() -> list[str]:
   """Returns the systems there are, in alphabetical order, without importing them."""
-  return sorted(module.name for module in pkgutil.iter_modules(__path__))
+  found = (module.name for module in pkgutil.iter_modules(__path__))
+  return sorted(name for name in found if not name.startswith('_'))
 
 
 def find_system(name: str) -> ModuleType:

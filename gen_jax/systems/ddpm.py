@@ -27,13 +27,11 @@ from gen_jax.errors import UserError
 from gen_jax.state import (
   OPTIMIZER,
   Player,
-  apply_gradients,
-  average,
   batch_size,
   init_player,
   make_optimizer,
   step_keys,
-  value_and_grad,
+  update,
 )
 
 FIELDS = {
@@ -139,7 +137,7 @@ def loss_fn(params, rows, key, *, model):
   x_t = q_sample(model.process, x_0, t, eps)
   eps_hat = predict(model, params, x_t, t, label, train=True, rngs={'dropout': key})
   loss = jnp.mean((eps - eps_hat) ** 2)
-  return loss, {'net/loss': loss}
+  return loss, ({'net/loss': loss}, {})
 
 
 # --- The contract -------------------------------------------------------------------------------
@@ -172,17 +170,21 @@ def train_step(state, batch, rng, *, config, axis_name=None):
   x_0 = batch['image']
   t = draws.integers(keys['t'], (len(x_0),), 0, config.diffusion.steps, axis_name)
   eps = draws.normal(keys['eps'], x_0.shape, axis_name)
-  loss = functools.partial(loss_fn, model=model)
-  (_, metrics), grads = value_and_grad(loss, config.train.accumulate)(
-    state.net.params, (x_0, batch.get('label'), t, eps), keys['dropout']
-  )
   # The average starts at the parameters that the first step leaves, as in the released code.
   decay = jnp.where(state.step == 0, 0.0, config.ema_decay)
-  net, norm = apply_gradients(
-    state.net, grads, model.optimizer, state.step, ema_decay=decay, axis_name=axis_name
+  net, metrics = update(
+    state.net,
+    functools.partial(loss_fn, model=model),
+    (x_0, batch.get('label'), t, eps),
+    keys['dropout'],
+    name='net',
+    optimizer=model.optimizer,
+    step=state.step,
+    accumulate=config.train.accumulate,
+    ema_decay=decay,
+    axis_name=axis_name,
   )
-  metrics |= {'net/grad_norm': norm}
-  return State(state.step + 1, net), average(metrics, axis_name)
+  return State(state.step + 1, net), metrics
 
 
 def trained_eps(model, state, batch, config):

@@ -13,80 +13,29 @@ One step is Algorithm 1: k updates of D, each on a minibatch of its own, then on
 """
 
 import functools
-from typing import Any, NamedTuple
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from gen_jax import config as rules
-from gen_jax import draws, nets
 from gen_jax.ops.scan import scan
-from gen_jax.state import (
-  OPTIMIZER,
-  Player,
-  apply_gradients,
-  average,
-  batch_size,
-  init_player,
-  make_optimizer,
-  step_keys,
-  value_and_grad,
-)
+from gen_jax.state import step_keys, update
+from gen_jax.systems import _two_nets as two_nets
+from gen_jax.systems._two_nets import State, generate, latents
 
-FIELDS = {
-  'generator': rules.NET,
+FIELDS = two_nets.FIELDS | {
   'discriminator': rules.NET,
-  'latent.dim': rules.integer(low=1),
-  'latent.distribution': rules.one_of('normal', 'uniform'),  # N(0, 1) or U(-1, 1), per entry
   'loss.generator': rules.one_of('minimax', 'non_saturating', 'maximum_likelihood'),
   'loss.real_target': rules.number(above=0, high=1),  # one-sided label smoothing; 1: none
   'loss.d_steps': rules.integer(low=1),  # k, updates of D per update of G
-  **{f'optim.{net}.{name}': field for net in 'GD' for name, field in OPTIMIZER.items()},
 }
-
-
-@flax.struct.dataclass
-class State:
-  """Everything that a step changes."""
-
-  step: jax.Array  # int32, number of generator updates
-  G: Player
-  D: Player
-
-
-class Game(NamedTuple):
-  """The modules and optimisers of a config."""
-
-  G: nets.Net
-  D: nets.Net
-  g_optimizer: Any
-  d_optimizer: Any
-
-
-def build(config, axis_name=None) -> Game:
-  """Modules and optimisers; cheap, so it is done anew in every trace."""
-  offered = {'precision': config.precision, 'shape': config.data.shape, 'axis_name': axis_name}
-  return Game(
-    G=nets.make(config.generator, 'config.generator', **offered),
-    D=nets.make(config.discriminator, 'config.discriminator', **offered),
-    g_optimizer=make_optimizer(config.optim.G),
-    d_optimizer=make_optimizer(config.optim.D),
-  )
+build = functools.partial(two_nets.build, d_field='discriminator')
 
 
 def minibatches(config) -> int:
   """Minibatches that one step takes: leaves of the batch are [k, b, ...]."""
   return config.loss.d_steps
-
-
-def latents(key, n: int, config, axis_name=None) -> jax.Array:
-  """z [n, latent.dim]."""
-  shape = (n, config.latent.dim)
-  if config.latent.distribution == 'uniform':
-    return draws.uniform(key, shape, axis_name, low=-1.0, high=1.0)
-  return draws.normal(key, shape, axis_name)
 
 
 # --- The losses, as functions of logits ---------------------------------------------------------
@@ -145,13 +94,13 @@ def d_loss(params, rows, keys, *, player, game, config):
 
 def g_loss(params, z, key, *, state, game, config):
   """G's loss on latents z [b, d]; also its metrics and new batch statistics."""
-  x_fake, updates = game.G.apply(state.G.variables(params), z, train=True, mutable=['batch_stats'])
+  x_fake, stats = generate(game.G, state.G, z, params)
   # D as it is trained, dropout included; the statistics it would record are not kept.
   fake, _ = game.D.apply(
     state.D.variables(), x_fake, train=True, rngs={'dropout': key}, mutable=['batch_stats']
   )
   loss = GENERATOR_LOSSES[config.loss.generator](fake)
-  return loss, ({'g/loss': loss}, updates.get('batch_stats', {}))
+  return loss, ({'g/loss': loss}, stats)
 
 
 # --- The contract -------------------------------------------------------------------------------
@@ -159,15 +108,7 @@ def g_loss(params, z, key, *, state, game, config):
 
 def init_state(rng, batch, *, config) -> State:
   """Fresh nets for data like batch['image'] [k, b, ...]."""
-  game = build(config)
-  g_key, d_key = jax.random.split(rng)
-  z = jnp.zeros((1, config.latent.dim))
-  x = jnp.zeros((1, *batch['image'].shape[2:]))
-  return State(
-    step=jnp.zeros((), jnp.int32),
-    G=init_player(game.G.init(g_key, z, train=False), game.g_optimizer),
-    D=init_player(game.D.init(d_key, x, train=False), game.d_optimizer),
-  )
+  return two_nets.init_state(rng, batch, build(config), config)
 
 
 def train_step(state, batch, rng, *, config, axis_name=None):
@@ -184,43 +125,29 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     The new state, and metrics, float32 scalars: losses, gradient norms, D's mean probabilities and
     accuracy, and the estimate of the Jensen-Shannon divergence. D's are those of its last update.
   """
-  game = build(config, axis_name)
+  game = build(config, axis_name=axis_name)
   k, b = batch['image'].shape[:2]
   keys = step_keys(rng, state.step, 'D', 'z', 'dropout')
+  how = dict(step=state.step, accumulate=config.train.accumulate, axis_name=axis_name)
 
   def d_step(D, inputs):
     x, key = inputs
     z_key, real_key, fake_key = jax.random.split(key, 3)
-    z = latents(z_key, b, config, axis_name)
-    x_fake, _ = game.G.apply(state.G.variables(), z, train=True, mutable=['batch_stats'])
+    x_fake, _ = generate(game.G, state.G, latents(z_key, b, config, axis_name))
     loss = functools.partial(d_loss, player=D, game=game, config=config)
-    (_, (metrics, stats)), grads = value_and_grad(loss, config.train.accumulate)(
-      D.params, (x, x_fake), {'real': real_key, 'fake': fake_key}
-    )
-    D, norm = apply_gradients(
-      D, grads, game.d_optimizer, state.step, stats=stats, axis_name=axis_name
-    )
-    return D, metrics | {'d/grad_norm': norm}
+    dropout = {'real': real_key, 'fake': fake_key}
+    return update(D, loss, (x, x_fake), dropout, name='d', optimizer=game.d_optimizer, **how)
 
   D, d_metrics = scan(d_step, state.D, (batch['image'], jax.random.split(keys['D'], k)))
 
   z = latents(keys['z'], b, config, axis_name)
   loss = functools.partial(g_loss, state=state.replace(D=D), game=game, config=config)
-  (_, (g_metrics, stats)), grads = value_and_grad(loss, config.train.accumulate)(
-    state.G.params, z, keys['dropout']
+  G, g_metrics = update(
+    state.G, loss, z, keys['dropout'], name='g', optimizer=game.g_optimizer, **how
   )
-  G, norm = apply_gradients(
-    state.G, grads, game.g_optimizer, state.step, stats=stats, axis_name=axis_name
-  )
-
-  metrics = jax.tree.map(lambda m: m[-1], d_metrics) | g_metrics | {'g/grad_norm': norm}
-  return State(state.step + 1, G, D), average(metrics, axis_name)
+  return State(state.step + 1, G, D), jax.tree.map(lambda m: m[-1], d_metrics) | g_metrics
 
 
-def sample(state, batch, rng, *, config) -> dict:
-  """Generated examples, one for each row of `batch`: {'image': float32 [n, ...] in [-1, 1]}."""
-  game = build(config)
-  z = latents(rng, batch_size(batch), config)
-  # `mutable`: some nets use the statistics of the batch in sampling too, and then record them.
-  x, _ = game.G.apply(state.G.variables(), z, train=False, mutable=['batch_stats'])
-  return {'image': x}
+def sample(state, given, rng, *, config) -> dict:
+  """Generated examples, one for each row of `given`: {'image': float32 [n, ...] in [-1, 1]}."""
+  return two_nets.sample(state, given, rng, build(config), config)

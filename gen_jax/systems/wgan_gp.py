@@ -14,66 +14,25 @@ One step is Algorithm 1: n_critic updates of D, each on a minibatch of its own, 
 """
 
 import functools
-from typing import Any, NamedTuple
 
-import flax
 import jax
 import jax.numpy as jnp
 
 from gen_jax import config as rules
-from gen_jax import draws, nets
+from gen_jax import draws
 from gen_jax.errors import UserError
 from gen_jax.ops.scan import scan
-from gen_jax.state import (
-  OPTIMIZER,
-  Player,
-  apply_gradients,
-  average,
-  batch_size,
-  init_player,
-  make_optimizer,
-  step_keys,
-  value_and_grad,
-)
+from gen_jax.state import step_keys, update
+from gen_jax.systems import _two_nets as two_nets
+from gen_jax.systems._two_nets import State, generate, latents
 
-FIELDS = {
-  'generator': rules.NET,
+FIELDS = two_nets.FIELDS | {
   'critic': rules.NET,
-  'latent.dim': rules.integer(low=1),
   'loss.penalty': rules.number(low=0),  # lambda
   'loss.n_critic': rules.integer(low=1),  # updates of D per update of G
   'loss.g_batch': rules.integer(low=1),  # G's batch as a multiple of D's
-  **{f'optim.{net}.{name}': field for net in 'GD' for name, field in OPTIMIZER.items()},
 }
-
-
-@flax.struct.dataclass
-class State:
-  """Everything that a step changes."""
-
-  step: jax.Array  # int32, number of generator updates
-  G: Player
-  D: Player
-
-
-class Game(NamedTuple):
-  """The modules and optimisers of a config."""
-
-  G: nets.Net
-  D: nets.Net
-  g_optimizer: Any
-  d_optimizer: Any
-
-
-def build(config, axis_name=None) -> Game:
-  """Modules and optimisers; cheap, so it is done anew in every trace."""
-  offered = {'precision': config.precision, 'shape': config.data.shape, 'axis_name': axis_name}
-  return Game(
-    G=nets.make(config.generator, 'config.generator', **offered),
-    D=nets.make(config.critic, 'config.critic', **offered),
-    g_optimizer=make_optimizer(config.optim.G),
-    d_optimizer=make_optimizer(config.optim.D),
-  )
+build = functools.partial(two_nets.build, d_field='critic')
 
 
 def minibatches(config) -> int:
@@ -118,16 +77,15 @@ def d_loss(params, rows, keys, *, game, config):
     'd/penalty': penalty,
     'd/input_grad_norm': norm,  # mean ||grad D(x^)||, which the penalty pulls to 1
   }
-  return loss, metrics
+  return loss, (metrics, {})
 
 
-def g_loss(params, z, key, *, state, game, config):
+def g_loss(params, z, key, *, state, game):
   """-E D(G(z)) on latents z [b, d]; also its metrics and new batch statistics."""
-  x_fake, updates = game.G.apply(state.G.variables(params), z, train=True, mutable=['batch_stats'])
-  loss = -jnp.mean(
-    game.D.apply({'params': state.D.params}, x_fake, train=True, rngs={'dropout': key})
-  )
-  return loss, ({'g/loss': loss}, updates.get('batch_stats', {}))
+  x_fake, stats = generate(game.G, state.G, z, params)
+  scores = game.D.apply({'params': state.D.params}, x_fake, train=True, rngs={'dropout': key})
+  loss = -jnp.mean(scores)
+  return loss, ({'g/loss': loss}, stats)
 
 
 # --- The contract -------------------------------------------------------------------------------
@@ -139,21 +97,13 @@ def init_state(rng, batch, *, config) -> State:
   Raises:
     UserError: the critic has batch norm, which the penalty forbids.
   """
-  game = build(config)
-  g_key, d_key = jax.random.split(rng)
-  z = jnp.zeros((1, config.latent.dim))
-  x = jnp.zeros((1, *batch['image'].shape[2:]))
-  d_variables = game.D.init(d_key, x, train=False)
-  if 'batch_stats' in d_variables:
+  state = two_nets.init_state(rng, batch, build(config), config)
+  if state.D.stats:
     raise UserError(
       f'config.critic.name={config.critic.name!r} has batch norm, but the penalty is per example; '
       'a net without is needed'
     )
-  return State(
-    step=jnp.zeros((), jnp.int32),
-    G=init_player(game.G.init(g_key, z, train=False), game.g_optimizer),
-    D=init_player(d_variables, game.d_optimizer),
-  )
+  return state
 
 
 def train_step(state, batch, rng, *, config, axis_name=None):
@@ -171,42 +121,31 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     Wasserstein distance, the penalty and the mean norm of the critic's gradient with respect to its
     input. D's are those of its last update.
   """
-  game = build(config, axis_name)
+  game = build(config, axis_name=axis_name)
   k, b = batch['image'].shape[:2]
   keys = step_keys(rng, state.step, 'D', 'z', 'dropout')
+  how = dict(step=state.step, accumulate=config.train.accumulate, axis_name=axis_name)
 
   def d_step(D, inputs):
     x, key = inputs
     z_key, alpha_key, critic_key, penalty_key = jax.random.split(key, 4)
-    z = draws.normal(z_key, (b, config.latent.dim), axis_name)
+    z = latents(z_key, b, config, axis_name)
     alpha = draws.uniform(alpha_key, (b,), axis_name)
-    x_fake, _ = game.G.apply(state.G.variables(), z, train=True, mutable=['batch_stats'])
+    rows = x, generate(game.G, state.G, z)[0], alpha
     loss = functools.partial(d_loss, game=game, config=config)
-    (_, metrics), grads = value_and_grad(loss, config.train.accumulate)(
-      D.params, (x, x_fake, alpha), {'critic': critic_key, 'penalty': penalty_key}
-    )
-    D, norm = apply_gradients(D, grads, game.d_optimizer, state.step, axis_name=axis_name)
-    return D, metrics | {'d/grad_norm': norm}
+    dropout = {'critic': critic_key, 'penalty': penalty_key}
+    return update(D, loss, rows, dropout, name='d', optimizer=game.d_optimizer, **how)
 
   D, d_metrics = scan(d_step, state.D, (batch['image'], jax.random.split(keys['D'], k)))
 
-  z = draws.normal(keys['z'], (b * config.loss.g_batch, config.latent.dim), axis_name)
-  loss = functools.partial(g_loss, state=state.replace(D=D), game=game, config=config)
-  (_, (g_metrics, stats)), grads = value_and_grad(loss, config.train.accumulate)(
-    state.G.params, z, keys['dropout']
+  z = latents(keys['z'], b * config.loss.g_batch, config, axis_name)
+  loss = functools.partial(g_loss, state=state.replace(D=D), game=game)
+  G, g_metrics = update(
+    state.G, loss, z, keys['dropout'], name='g', optimizer=game.g_optimizer, **how
   )
-  G, norm = apply_gradients(
-    state.G, grads, game.g_optimizer, state.step, stats=stats, axis_name=axis_name
-  )
-
-  metrics = jax.tree.map(lambda m: m[-1], d_metrics) | g_metrics | {'g/grad_norm': norm}
-  return State(state.step + 1, G, D), average(metrics, axis_name)
+  return State(state.step + 1, G, D), jax.tree.map(lambda m: m[-1], d_metrics) | g_metrics
 
 
-def sample(state, batch, rng, *, config) -> dict:
-  """Generated examples, one for each row of `batch`: {'image': float32 [n, ...] in [-1, 1]}."""
-  game = build(config)
-  z = draws.normal(rng, (batch_size(batch), config.latent.dim))
-  # `mutable`: some nets use the statistics of the batch in sampling too, and then record them.
-  x, _ = game.G.apply(state.G.variables(), z, train=False, mutable=['batch_stats'])
-  return {'image': x}
+def sample(state, given, rng, *, config) -> dict:
+  """Generated examples, one for each row of `given`: {'image': float32 [n, ...] in [-1, 1]}."""
+  return two_nets.sample(state, given, rng, build(config), config)

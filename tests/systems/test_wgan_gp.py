@@ -57,7 +57,7 @@ def make_config(**changes):
       data=dict(shape=(2,)),
       generator=dict(name=Point),
       critic=dict(name=Linear),
-      latent=dict(dim=2),
+      latent=dict(dim=2, distribution='normal'),
       loss=dict(penalty=10.0, n_critic=2, g_batch=1),
       optim=dict(G=dict(ADAM), D=dict(ADAM)),
       train=dict(accumulate=1),
@@ -146,7 +146,7 @@ def test_the_loss_and_its_metrics():
   alpha = np.float32([0, 0.2, 0.5, 0.9, 1])
   state = init(config)
   keys = dict(zip(('critic', 'penalty'), jax.random.split(jax.random.key(0)), strict=True))
-  loss, metrics = wgan_gp.d_loss(
+  loss, (metrics, _) = wgan_gp.d_loss(
     {'s': jnp.array(0.4)}, (x, x_fake, alpha), keys, game=wgan_gp.build(config), config=config
   )
   del state

@@ -1,0 +1,88 @@
+"""What games of a generator and a discriminator (or critic) share: state, building, latents,
+sampling. Losses and steps stand in the systems.
+"""
+
+from typing import Any, NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+
+from gen_jax import config as rules
+from gen_jax import draws, nets
+from gen_jax.state import OPTIMIZER, Player, batch_size, init_player, make_optimizer
+
+FIELDS = {
+  'generator': rules.NET,
+  'latent.dim': rules.integer(low=1),
+  'latent.distribution': rules.one_of('normal', 'uniform'),  # N(0, 1) or U(-1, 1), per entry
+  **{f'optim.{net}.{name}': field for net in 'GD' for name, field in OPTIMIZER.items()},
+}
+
+
+@flax.struct.dataclass
+class State:
+  """Everything that a step changes."""
+
+  step: jax.Array  # int32, number of generator updates
+  G: Player
+  D: Player
+
+
+class Game(NamedTuple):
+  """The modules and optimisers of a config."""
+
+  G: nets.Net
+  D: nets.Net
+  g_optimizer: Any
+  d_optimizer: Any
+
+
+def build(config, d_field: str, axis_name=None) -> Game:
+  """Modules and optimisers; cheap, so every trace builds its own.
+
+  Args:
+    config: with the groups of `FIELDS` and the net of D.
+    d_field: the config's name of D, e.g. 'discriminator'.
+    axis_name: `pmap` axis, or None.
+  """
+  offered = {'precision': config.precision, 'shape': config.data.shape, 'axis_name': axis_name}
+  return Game(
+    G=nets.make(config.generator, 'config.generator', **offered),
+    D=nets.make(config[d_field], f'config.{d_field}', **offered),
+    g_optimizer=make_optimizer(config.optim.G),
+    d_optimizer=make_optimizer(config.optim.D),
+  )
+
+
+def init_state(rng, batch, game: Game, config) -> State:
+  """Fresh nets for data like batch['image'] [k, b, ...]."""
+  g_key, d_key = jax.random.split(rng)
+  z = jnp.zeros((1, config.latent.dim))
+  x = jnp.zeros((1, *batch['image'].shape[2:]))
+  return State(
+    step=jnp.zeros((), jnp.int32),
+    G=init_player(game.G.init(g_key, z, train=False), game.g_optimizer),
+    D=init_player(game.D.init(d_key, x, train=False), game.d_optimizer),
+  )
+
+
+def latents(key, n: int, config, axis_name=None) -> jax.Array:
+  """z [n, latent.dim]."""
+  shape = (n, config.latent.dim)
+  if config.latent.distribution == 'uniform':
+    return draws.uniform(key, shape, axis_name, low=-1.0, high=1.0)
+  return draws.normal(key, shape, axis_name)
+
+
+def generate(G: nets.Net, player: Player, z, params=None, *, train: bool = True):
+  """G(z) [n, ...] for z [n, d], and the batch statistics that this pass leaves."""
+  # `mutable`: some nets normalise by the batch in sampling too, and then record its statistics.
+  x, updates = G.apply(player.variables(params), z, train=train, mutable=['batch_stats'])
+  return x, updates.get('batch_stats', {})
+
+
+def sample(state, given, rng, game: Game, config) -> dict:
+  """Generated examples, one for each row of `given`: {'image': float32 [n, ...] in [-1, 1]}."""
+  z = latents(rng, batch_size(given), config)
+  return {'image': generate(game.G, state.G, z, train=False)[0]}
