@@ -66,12 +66,12 @@ class DCGANGenerator28(nn.Module):
     super().__init__()
     a, b = self.features = features
     self.dense = nn.Linear(latent, 7 * 7 * a)
-    self.norm1, self.norm2 = nn.BatchNorm2d(a), nn.BatchNorm2d(b)
+    self.norm1, self.norm2 = nn.BatchNorm1d(7 * 7 * a), nn.BatchNorm2d(b)
     self.up1 = nn.ConvTranspose2d(a, b, 4, 2, padding=1)
     self.up2 = nn.ConvTranspose2d(b, shape[-1], 4, 2, padding=1)
 
   def forward(self, z):
-    x = F.relu(self.norm1(maps(self.dense(z), 7, self.features[0])))
+    x = maps(F.relu(self.norm1(self.dense(z))), 7, self.features[0])
     x = F.relu(self.norm2(self.up1(x)))
     return torch.tanh(self.up2(x))
 

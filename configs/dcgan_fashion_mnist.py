@@ -1,4 +1,4 @@
-"""DCGAN on Fashion-MNIST, the lecture's convolutional nets for 28x28.
+"""DCGAN on Fashion-MNIST, small convolutional nets for 28x28, as courses teach them.
 
 After Radford, Metz and Chintala 2016, https://arxiv.org/abs/1511.06434.
 

@@ -40,11 +40,13 @@ def count(params):
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
-# Module, input, output, trainable parameters of the authors' code (or the lecture's, added up).
+# Module, input, output, trainable parameters of the authors' code, or added up by layer.
 NETS = {
   'standard_gan_g': (mlp.Generator(shape=(28, 28, 1)), (2, 30), (2, 28, 28, 1), 1_468_432),
   'standard_gan_d': (mlp.Discriminator(), (2, 28, 28, 1), (2,), 1_492_993),
-  'dcgan28_g': (dcgan.Generator28(), (2, 100), (2, 28, 28, 1), 766_017),
+  # Dense 100 x 6,272 + 6,272 = 633,472; batch norm 2 x 6,272 = 12,544; 4 x 4 x 128 x 64 + 64 =
+  # 131,136; batch norm 2 x 64 = 128; 4 x 4 x 64 x 1 + 1 = 1,025.
+  'dcgan28_g': (dcgan.Generator28(), (2, 100), (2, 28, 28, 1), 778_305),
   'dcgan28_d': (dcgan.Discriminator28(), (2, 28, 28, 1), (2,), 138_561),
   'dcgan64_g': (dcgan.Generator(), (2, 100), (2, 64, 64, 3), 18_885_760),
   'dcgan64_d': (dcgan.Discriminator(), (2, 64, 64, 3), (2,), 17_232_768),
@@ -148,8 +150,24 @@ def test_batch_norm_averages_or_uses_the_batch_as_the_papers_do():
   # Radford's nets and the WGAN-GP ResNet: statistics of the batch, in sampling too.
   assert difference(dcgan.Generator(shape=(8, 8, 1), features=(4,))) == 0
   assert difference(wgan_gp.ResNetGenerator(shape=(8, 8, 3), features=4, blocks=1)) == 0
-  # The lecture's: running averages.
+  # The small nets of courses: running averages.
   assert difference(dcgan.Generator28(features=(4, 2))) > 1e-3
+
+
+def test_the_first_norm_of_generators_is_per_unit():
+  variables = init(dcgan.Generator28(features=(4, 2)), draw(2, 5))
+  shapes = [variables['params'][f'BatchNorm_{i}']['scale'].shape for i in range(2)]
+  assert shapes == [(7 * 7 * 4,), (2,)]
+  assert variables['batch_stats']['BatchNorm_0']['mean'].shape == (7 * 7 * 4,)
+  # Every unit has mean 0 over the batch, so that its ReLU is on for some and off for some.
+  z = draw(64, 5)
+  _, seen = dcgan.Generator28(features=(4, 2)).apply(
+    variables, z, train=True, mutable=['batch_stats'], capture_intermediates=True
+  )
+  (first,) = seen['intermediates']['BatchNorm_0']['__call__']
+  assert first.shape == (64, 7 * 7 * 4)
+  np.testing.assert_allclose(first.mean(0), 0, atol=1e-5)
+  np.testing.assert_allclose(first.std(0), 1, rtol=1e-2)
 
 
 def test_initial_weights():
