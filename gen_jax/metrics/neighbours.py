@@ -27,35 +27,36 @@ class PrecisionRecall(NamedTuple):
 
 class DensityCoverage(NamedTuple):
   density: float  # balls of real features around a fake one, over k; 1 for equal distributions
-  coverage: float  # share of real features with a fake one in their ball
+  coverage: float  # share of real features with a fake one inside their ball
 
 
 def precision_recall(real, fake, *, k: int = 3) -> PrecisionRecall:
   """Precision and recall of features real [n, d] and fake [m, d] (Kynkaanniemi et al. 2019,
-  Eq. 1 to 3).
+  Eq. 1 to 3). The surface belongs to a ball.
 
   Raises:
     ValueError: the features have different numbers of entries, or a set has k features or fewer.
   """
   real, fake = _centred(real, fake, k, k)
   return PrecisionRecall(
-    precision=float(np.mean(_by_block(_balls_around, fake, real, _radii(real, k)) > 0)),
-    recall=float(np.mean(_by_block(_balls_around, real, fake, _radii(fake, k)) > 0)),
+    precision=float(np.mean(_by_block(_is_in_a_ball, (fake,), real, _radii(real, k)))),
+    recall=float(np.mean(_by_block(_is_in_a_ball, (real,), fake, _radii(fake, k)))),
   )
 
 
 def density_coverage(real, fake, *, k: int = 5) -> DensityCoverage:
   """Density and coverage of features real [n, d] and fake [m, d] (Naeem et al. 2020, section 3.1).
+  The surface does not belong to a ball, as in the released code: a set has density 1 against
+  itself.
 
   Raises:
     ValueError: the features have different numbers of entries, or there are k real ones or fewer.
   """
   real, fake = _centred(real, fake, k, 0)
-  radii = _radii(real, k)
-  nearest = _by_block(_nearest, real, fake)
+  inside = _by_block(_count_inside, (real, _radii(real, k)), fake)
   return DensityCoverage(
-    density=float(_by_block(_balls_around, fake, real, radii).mean() / k),
-    coverage=float(np.mean(nearest <= radii)),
+    density=float(inside.sum() / (k * len(fake))),
+    coverage=float(np.mean(inside > 0)),
   )
 
 
@@ -84,52 +85,56 @@ def _centred(real, fake, least_real, least_fake):
   return centred(real), centred(fake)
 
 
-def _by_block(f, x, *others) -> np.ndarray:
-  """f(block, *others) of all rows of x, [n]; blocks have one size, so that one program serves."""
+def _by_block(f, rows, *others) -> np.ndarray:
+  """f(*block, *others) [n] for arrays `rows` of n rows each; blocks have one size, so that one
+  program serves.
+  """
   others = [jnp.asarray(other) for other in others]
-  parts = []
-  for start in range(0, len(x), BLOCK):
-    block = x[start : start + BLOCK]
-    padded = np.pad(block, ((0, BLOCK - len(block)), (0, 0)))
-    parts.append(np.asarray(f(padded, *others))[: len(block)])
+  parts, n = [], len(rows[0])
+  for start in range(0, n, BLOCK):
+    size = min(BLOCK, n - start)
+    block = [np.resize(x[start : start + size], (BLOCK, *x.shape[1:])) for x in rows]
+    parts.append(np.asarray(f(*block, *others))[:size])
   return np.concatenate(parts)
 
 
+@jax.jit
 def _squared(x, y):
-  """Squared distances between rows [n, d] and [m, d] -> [n, m]."""
+  """Squared distances between rows [n, d] and [m, d] -> [n, m].
+
+  A program of its own: a pair has the same distance, to the bit, in radii and against them.
+  """
   if x.shape[1] <= NARROW:  # the sum below cancels where distances are small against the values
     return ((x[:, None] - y[None]) ** 2).sum(2)
   products = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
   return jnp.maximum((x**2).sum(1)[:, None] + (y**2).sum(1)[None] - 2 * products, 0)
 
 
-def _kth(block, x, *, k):
-  # The block's rows are rows of x: each one's nearest is itself, at 0.
-  if jax.default_backend() == 'cpu':  # ten times faster than XLA's top_k there
-    return np.partition(_squared_once(block, x), k, axis=1)[:, k]
-  return -_least(block, x, k=k + 1)[:, k]
-
-
-_squared_once = jax.jit(lambda block, x: _squared(block, x))
-
-
-@functools.partial(jax.jit, static_argnames='k')
-def _least(block, x, *, k):
-  return jax.lax.top_k(-_squared(block, x), k)[0]
-
-
 def _radii(x, k):
   """Squared distance of every row of x to its k-th nearest other row, [n]."""
-  return _by_block(functools.partial(_kth, k=k), x, x)
+  return _by_block(functools.partial(_kth, k=k), (x,), x)
+
+
+def _kth(block, x, *, k):
+  # The block's rows are rows of x: each one's nearest is itself, at 0.
+  distances = _squared(block, x)
+  if jax.default_backend() == 'cpu':  # ten times faster than XLA's top_k there
+    return np.partition(distances, k, axis=1)[:, k]
+  return -_largest(-distances, k=k + 1)[:, k]
+
+
+_largest = jax.jit(lambda x, *, k: jax.lax.top_k(x, k)[0], static_argnames='k')
 
 
 @jax.jit
-def _balls_around(block, centres, radii):
-  """In how many balls each row lies, [b]."""
-  return (_squared(block, centres) <= radii[None]).sum(1)
+def _is_in_a_ball(block, centres, radii):
+  """Whether each row lies in a ball or on its surface, [b]."""
+  return (_squared(block, centres) <= radii[None]).any(1)
 
 
-@jax.jit
-def _nearest(block, others):
-  """Squared distance of every row to the nearest of `others`, [b]."""
-  return _squared(block, others).min(1)
+def _count_inside(centres, radii, x):
+  """How many rows of x lie inside the ball of each centre, not on its surface, [b]."""
+  return _count_below(_squared(centres, x), radii)
+
+
+_count_below = jax.jit(lambda distances, limits: (distances < limits[:, None]).sum(1))

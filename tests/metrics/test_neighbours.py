@@ -13,20 +13,39 @@ def line(*points):
 
 
 def test_five_points():
-  # Fake radii 2.5, 2.5, 3, 1, 1. Of the fakes -0.5, 2 and 5 lie in real balls, 1, 2 and 2 of them;
-  # of the real ones all but 10 in fake balls, and all but 10 have a fake in their own.
+  # Fake radii 2.5, 2.5, 3, 1, 1. Of the fakes -0.5, 2 and 5 lie in real balls; of the real ones all
+  # but 10 in fake balls. 2 and 5 lie on the surfaces of the balls of 1 and 3, which do not count
+  # for density and coverage: one ball for each of the three, and 0, 3 and 6 have a fake inside.
   fake = line(-0.5, 2, 5, 30, 31)
   assert precision_recall(REAL, fake, k=1) == pytest.approx((3 / 5, 4 / 5))
-  assert density_coverage(REAL, fake, k=1) == pytest.approx((5 / 5, 4 / 5))
+  assert density_coverage(REAL, fake, k=1) == pytest.approx((3 / 5, 3 / 5))
 
 
 def test_crowded_fakes():
-  # Everything at 5, in the balls of 3 and 6: good, but two modes of five. k = 2: the real radii are
-  # 3, 2, 3, 4, 7, so that 5 lies in the balls of 3, 6 and 10.
+  # Everything at 5, inside the ball of 6 and on the surface of that of 3: good, but one mode of
+  # five. k = 2: the real radii are 3, 2, 3, 4, 7, so that 5 lies in the balls of 3, 6 and 10.
   fake = line(5, 5, 5, 5)
   assert precision_recall(REAL, fake, k=1) == pytest.approx((1, 0))
-  assert density_coverage(REAL, fake, k=1) == pytest.approx((2, 2 / 5))
+  assert density_coverage(REAL, fake, k=1) == pytest.approx((1, 1 / 5))
   assert density_coverage(REAL, fake, k=2) == pytest.approx((3 / 2, 3 / 5))
+
+
+@pytest.mark.parametrize('k', [1, 5])
+@pytest.mark.parametrize('d', [2, 300])  # points, and features
+def test_a_set_against_itself(d, k, monkeypatch):
+  # In every ball are its centre and the k - 1 nearest; the k-th one is on the surface.
+  monkeypatch.setattr(neighbours, 'BLOCK', 64)
+  real = np.random.default_rng(0).normal(size=(200, d)) ** 3
+  assert density_coverage(real, real, k=k) == (1, 1)
+  assert precision_recall(real, real, k=k) == (1, 1)
+
+
+@pytest.mark.parametrize('d', [2, 300])
+def test_constant_features(d):
+  # All balls are empty, and consist of their surface.
+  real, fake = np.full((40, d), 0.7), np.full((30, d), 0.7)
+  assert density_coverage(real, fake) == (0, 0)
+  assert precision_recall(real, fake) == (1, 1)
 
 
 @pytest.mark.parametrize('d', [4, 40])  # points, and features
@@ -48,8 +67,8 @@ def test_blocks_agree_with_all_pairs(d, monkeypatch):
   assert 0.1 < inside.any(1).mean() < 0.95
   expected = inside.any(1).mean(), reached.any(1).mean()
   np.testing.assert_allclose(precision_recall(real, fake), expected, rtol=1e-6)
-  inside = distances(fake, real) <= radii(real, 5)[None]
-  covered = distances(real, fake).min(1) <= radii(real, 5)
+  inside = distances(fake, real) < radii(real, 5)[None]
+  covered = distances(real, fake).min(1) < radii(real, 5)
   expected = inside.sum(1).mean() / 5, covered.mean()
   np.testing.assert_allclose(density_coverage(real, fake), expected, rtol=1e-6)
 
@@ -62,7 +81,7 @@ def test_points_that_lie_very_close_together():
   real, fake = np.float32(centres + rng.normal(size=(2, 1200, 2)) * [[[0.003]], [[0.0005]]])
   distances = np.linalg.norm(np.float64(fake)[:, None] - np.float64(real)[None], axis=-1)
   within = np.linalg.norm(np.float64(real)[:, None] - np.float64(real)[None], axis=-1)
-  inside = distances <= np.sort(within, axis=1)[:, 5][None]
+  inside = distances < np.sort(within, axis=1)[:, 5][None]
   density = density_coverage(real, fake).density
   assert density == pytest.approx(inside.sum(1).mean() / 5, rel=1e-3)
 
