@@ -49,7 +49,7 @@ def evaluation() -> float:
   """Samples, features and their files."""
   with tempfile.TemporaryDirectory() as folder:
     started = time.monotonic()
-    made = evaluate.drawn_features(draw, size, network, flags.num, Path(folder))
+    made = evaluate.drawn_features(config, draw, network, flags.num, Path(folder))
     assert len(made.seen.features) == flags.num
     return time.monotonic() - started
 

@@ -45,7 +45,7 @@ QUICK_BLOCK = 64  # samples whose features a stop in training waits for
 
 class Samples(NamedTuple):
   seen: Features
-  pictures: np.ndarray  # the first ones, float32 [at most SHOWN, ...]
+  pictures: np.ndarray  # the first ones, as the data are, [at most SHOWN, ...]
   per_second: float  # examples drawn per second when nothing else runs
   machine: str  # which did so
 
@@ -62,10 +62,11 @@ def batches(config, system, state) -> Callable[[int], jax.Array]:
   return lambda i: sample(*inputs(i))['image']
 
 
-def drawn_features(draw, size: int, network, number: int, folder, stop=None) -> Samples | None:
-  """Draws `number` examples in batches of `size` by `draw(i)`, and features of them; see
+def drawn_features(config, draw, network, number: int, folder, stop=None) -> Samples | None:
+  """Draws `number` examples by `draw(i)`, of `batches`, and features of them; see
   `scores.in_parts`.
   """
+  size = config.sample.batch_size
   if scores.read_part(folder / 'first.npz') is None:  # comes with the first batch
     (folder / '00000.npz').unlink(missing_ok=True)
 
@@ -84,14 +85,14 @@ def drawn_features(draw, size: int, network, number: int, folder, stop=None) -> 
             jax.block_until_ready(draw(0))
             times += 1
           per_second = times * size / (time.monotonic() - started)
-          first = np.asarray(images[: min(SHOWN, number)])
+          first = sampling.as_data(images[: min(SHOWN, number)], config)
           where = records.machine(checkpoint.environment())
           scores.write_part(
             folder / 'first.npz', dict(pictures=first, per_second=per_second, machine=where)
           )
         if after is not None:  # is drawn while features of this batch are computed
           following = draw(after)
-        yield _as_data(images)
+        yield sampling.as_data(images, config)
 
     return (Features(*seen)._asdict() for seen in networks.features(network, pictures()))
 
@@ -101,18 +102,6 @@ def drawn_features(draw, size: int, network, number: int, folder, stop=None) -> 
   first = scores.read_part(folder / 'first.npz')
   seen = Features(**{name: value[:number] for name, value in arrays.items()})
   return Samples(seen, first['pictures'], float(first['per_second']), str(first['machine']))
-
-
-def _as_data(images) -> np.ndarray:
-  """Samples examples as a data set has them: pictures in uint8, points as they are.
-
-  Raises:
-    Diverged: they are not finite.
-  """
-  images = np.asarray(images)
-  if not np.isfinite(images).all():
-    raise Diverged('the net draws pictures that are not finite: training has diverged')
-  return images if images.ndim == 2 else writers.to_pixels(images)
 
 
 # --- Likelihood ---------------------------------------------------------------------------------
@@ -137,8 +126,7 @@ def likelihood(config, system, state, source, folder, stop) -> tuple[list[Row], 
     for i in missing:
       # One program serves all: the last block is filled up.
       batch = source.read(np.resize(blocks[i], size))
-      image = (jnp.asarray(batch['image'], jnp.float32) - 127.5) / 127.5
-      example_batch = {'image': image}
+      example_batch = {'image': data.from_pixels(batch['image'], config.data.dequantize)}
       if config.data.num_classes is not None:
         example_batch['label'] = jnp.asarray(batch['label'])
       found = evaluate(state, example_batch, jax.random.fold_in(rng, i))
@@ -261,8 +249,8 @@ def _score_run(config, folder, opened, reference, stop) -> list[Row] | None:
   )
   parts = folder.evaluation / f'parts_{manifest.step:07d}_{name}'
   draw = batches(config, system, state)
-  size, number = config.sample.batch_size, config.eval.num_samples
-  drawn = drawn_features(draw, size, scorer.network, number, parts / 'samples', stop)
+  number = config.eval.num_samples
+  drawn = drawn_features(config, draw, scorer.network, number, parts / 'samples', stop)
   if drawn is None:
     return None
   drawing = dict(
@@ -274,7 +262,7 @@ def _score_run(config, folder, opened, reference, stop) -> list[Row] | None:
       'samples_per_second',
       'samples per second',
       drawn.per_second,
-      samples=f'batches of {size:,}',
+      samples=f'batches of {config.sample.batch_size:,}',
       machine=drawn.machine,
       **drawing,
     )
@@ -421,7 +409,7 @@ class Quick:
     made = self.draw(state, rng, self.config.eval.quick_samples, stop)
     if made is None:
       return None
-    pictures = _as_data(made['image'])
+    pictures = made['image']
     starts = range(0, len(pictures), QUICK_BLOCK)
     blocks = (pictures[start : start + QUICK_BLOCK] for start in starts if stop.requested is None)
     parts = [Features(*seen) for seen in networks.features(self.scorer.network, blocks)]

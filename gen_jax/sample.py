@@ -30,7 +30,7 @@ def compile_sampler(config, system):
 
 def make_sampler(config, system):
   """Returns `draw(state, rng, n, stop=None) -> {name: numpy array}`, which draws n examples in
-  batches.
+  batches: images in uint8, points in float32, as the data are.
 
   Every batch has config.sample.batch_size rows, so that one program serves all and batch
   statistics, where a net uses them, are those of a whole batch. With `stop` (a `signals.Stop`),
@@ -50,11 +50,24 @@ def make_sampler(config, system):
     # 'trajectory' is [steps, n, ...], everything else [n, ...].
     axes = {name: int(name == 'trajectory') for name in parts[0]}
     joined = {name: np.concatenate([p[name] for p in parts], axes[name]) for name in parts[0]}
-    if not np.isfinite(joined['image']).all():
-      raise Diverged('the net draws pictures that are not finite: training has diverged')
-    return {name: np.take(value, range(n), axes[name]) for name, value in joined.items()}
+    return {
+      name: as_data(np.take(value, range(n), axes[name]), config) for name, value in joined.items()
+    }
 
   return draw
+
+
+def as_data(images, config) -> np.ndarray:
+  """Drawn examples as the data are: images in uint8, points in float32.
+
+  Raises:
+    Diverged: they are not finite.
+  """
+  images = np.asarray(images)
+  if not np.isfinite(images).all():
+    raise Diverged('the net draws pictures that are not finite: training has diverged')
+  points = len(config.data.shape) == 1
+  return images if points else data.to_pixels(images, config.data.dequantize)
 
 
 def write(writer, step: int, made: dict, source):
@@ -169,7 +182,7 @@ def _write_files(made, config, folder: Workdir, step: int):
     writers.scatter_plot(real, image, _beside(out, 'plot'))
     return _beside(out, 'plot')
   for i, picture in enumerate(image):
-    writers.save_png(out / f'{i:05d}.png', writers.to_pixels(picture))
+    writers.save_png(out / f'{i:05d}.png', picture)
   writers.save_png(_beside(out, 'grid'), writers.image_grid(image[:256]))
   if 'trajectory' in made:
     writers.save_png(_beside(out, 'trajectory'), _trajectory_grid(made))

@@ -12,8 +12,10 @@ import subprocess
 import sys
 import textwrap
 import time
+import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from children import QUICK
@@ -28,7 +30,7 @@ from gen_jax.data.sources import ArraySource, digits
 from gen_jax.errors import UserError
 from gen_jax.metrics import classifier, networks
 from gen_jax.metrics import scorer as scores
-from gen_jax.run import records, writers
+from gen_jax.run import records
 from gen_jax.run.workdir import Workdir
 from gen_jax.systems import find_system
 
@@ -154,7 +156,7 @@ def test_every_number_says_what_it_is(run_of, capsys):
     draw(state, contract.conditions(config, 8, 8 * i), jax.random.fold_in(key, i))
     for i in range(25)
   ]
-  pictures = writers.to_pixels(np.concatenate([m['image'] for m in made]))
+  pictures = data.to_pixels(np.concatenate([m['image'] for m in made]), 'none')
   source = data.open_source(config)
   network = networks.open_network('classifier', source=source)
   reference = source.read(scores.chosen(len(source), 500))['image']
@@ -185,10 +187,45 @@ def test_only_the_metrics_that_are_asked_for(run_of):
 def test_conditional_samples_have_all_classes_alike(monkeypatch):
   config, system = load(DIGITS, **{'sample.batch_size': 7})
   monkeypatch.setattr(
-    sample, 'compile_sampler', lambda *a: lambda state, batch, rng: {'image': batch['label']}
+    sample,
+    'compile_sampler',
+    lambda *a: lambda state, batch, rng: {'image': data.from_pixels(batch['label'], 'none')},
   )
   labels = sample.make_sampler(config, system)(None, jax.random.key(0), 200)['image']
   assert (np.bincount(labels) == 20).all()
+
+
+@pytest.mark.parametrize('dequantize', ['none', 'uniform'])
+def test_a_generator_of_the_training_data_loses_no_level(dequantize):
+  config, _ = load(DIGITS, **{'data.dequantize': dequantize, 'sample.batch_size': 8})
+  arrays = data.open_source(config).arrays()
+
+  def sample_data(state, batch, rng, *, config):
+    found = data.preprocess(state, {'index': batch['index']}, rng, config=config)['image']
+    return {'image': found, 'trajectory': jnp.stack([found, found])}
+
+  system = types.SimpleNamespace(sample=sample_data)
+  made = sample.make_sampler(config, system)(jax.device_put(arrays), jax.random.key(0), 200)
+  np.testing.assert_array_equal(made['image'], arrays['image'][:200])
+  np.testing.assert_array_equal(made['trajectory'][1], arrays['image'][:200])
+
+
+@pytest.mark.parametrize('dequantize', ['none', 'uniform'])
+def test_the_likelihood_is_that_of_the_centres_of_the_bins(dequantize, tmp_path):
+  changes = {'data.dequantize': dequantize, 'eval.likelihood_examples': 20}
+  config, _ = load(DIGITS, **changes)
+  source = data.open_source(config)
+
+  def corners(state, batch, rng, *, config):
+    x = batch['image'].reshape(len(batch['image']), -1)
+    return {'bits_per_dim': x.max(1), 'terms': x}
+
+  system = types.SimpleNamespace(evaluate=corners)
+  state = jax.device_put({'step': jnp.zeros(())})
+  _, found = evaluate.likelihood(config, system, state, source, tmp_path, None)
+  levels = source.read(scores.chosen(len(source), 20))['image'].reshape(20, -1)
+  wanted = levels / 127.5 - 1 if dequantize == 'none' else (2.0 * levels + 1) / 256 - 1
+  np.testing.assert_allclose(found['terms'], wanted, atol=1e-7)
 
 
 # --- Stopping -----------------------------------------------------------------------------------
@@ -212,7 +249,7 @@ def drawn(config, folder, stop=None):
   _, state = sample.restore(config, system, Workdir(folder))
   network = networks.open_network('auto', source=data.open_source(config))
   draw = evaluate.batches(config, system, state)
-  return evaluate.drawn_features(draw, 8, network, 200, folder / 'parts', stop)
+  return evaluate.drawn_features(config, draw, network, 200, folder / 'parts', stop)
 
 
 def test_a_stopped_evaluation_goes_on_to_the_same_features(run_of, monkeypatch):

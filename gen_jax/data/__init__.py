@@ -2,11 +2,12 @@
 
 from gen_jax.data import toys
 from gen_jax.data.pipeline import Batches, preprocess
+from gen_jax.data.pixels import from_pixels, to_pixels
 from gen_jax.data.shapes import shapes
 from gen_jax.data.sources import Source, digits, part
 from gen_jax.errors import UserError
 
-__all__ = ['Batches', 'Source', 'open_source', 'preprocess']
+__all__ = ['Batches', 'Source', 'from_pixels', 'open_source', 'preprocess', 'to_pixels']
 
 _OWN_NAMES = ('digits', 'shapes', *toys.NAMES, 'folder')
 

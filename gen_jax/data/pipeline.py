@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax import draws
+from gen_jax.data.pixels import from_pixels
 from gen_jax.data.sources import Source, fits_on_device
 from gen_jax.errors import UserError
 
@@ -132,13 +133,13 @@ def preprocess(device_data, host_batch, rng, *, config, axis_name=None) -> dict[
     batch = {key: jnp.take(value, index, axis=0, mode='clip') for key, value in device_data.items()}
   if len(config.data.shape) == 1:
     return batch
-  x = batch['image'].astype(jnp.float32)
+  x = batch['image']
   batch_axis = x.ndim - len(config.data.shape) - 1
   u_key, flip_key = jax.random.split(rng)
+  noise = None
   if config.data.dequantize == 'uniform':
-    x = 2 * (x + draws.uniform(u_key, x.shape, axis_name, batch_axis)) / 256 - 1
-  else:
-    x = (x - 127.5) / 127.5  # x / 127.5 - 1 gives 1 + 1e-7: XLA multiplies by the reciprocal.
+    noise = draws.uniform(u_key, x.shape, axis_name, batch_axis)
+  x = from_pixels(x, config.data.dequantize, noise)
   if config.data.flip > 0:
     leading = x.shape[: batch_axis + 1]
     flip = draws.bernoulli(flip_key, config.data.flip, leading, axis_name, batch_axis)

@@ -12,9 +12,19 @@ import jax.numpy as jnp
 
 from gen_jax.diffusion.process import Process, at, p_mean_variance, posterior_mean, q_sample
 
+# Of a level of 8-bit data in [-1, 1], by config.data.dequantize (see gen_jax/data/pixels.py).
+BIN_WIDTH = {'none': 2 / 255, 'uniform': 2 / 256}
+
 
 def bound(
-  eps: Callable, x_0, rng, process: Process, *, variance: str = 'large', clip: bool = True
+  eps: Callable,
+  x_0,
+  rng,
+  process: Process,
+  *,
+  variance: str = 'large',
+  clip: bool = True,
+  bin_width: float = BIN_WIDTH['none'],
 ) -> jax.Array:
   """All terms of the bound for each example, means over dimensions: nats [T + 1, b], in the order
   L_0, L_1, ..., L_{T-1}, L_T.
@@ -24,11 +34,12 @@ def bound(
 
   Args:
     eps: maps x [b, ...] and t int32 [b] to the predicted noise [b, ...].
-    x_0: 8-bit data scaled to [-1, 1], [b, ...].
+    x_0: 8-bit data in [-1, 1], the centres of their bins, [b, ...].
     rng: key of the noise of all steps.
     process: tables of the T steps.
     variance: of p(x_{t-1} | x_t): 'large' (beta_t) or 'small' (beta_tilde_t).
     clip: cut the predicted x_0 to [-1, 1], as in the released code.
+    bin_width: of `BIN_WIDTH`.
   """
   dims = tuple(range(1, x_0.ndim))
 
@@ -39,7 +50,7 @@ def bound(
     mean, log_var = p_mean_variance(eps, x_t, times, process, variance=variance, clip=clip)
     true_mean = posterior_mean(process, x_0, x_t, times)
     kl = normal_kl(true_mean, at(process.log_variance_small, times, x_0.ndim), mean, log_var)
-    decoder = -decoder_log_likelihood(x_0, mean, 0.5 * log_var)
+    decoder = -decoder_log_likelihood(x_0, mean, 0.5 * log_var, bin_width)
     return None, jnp.where(t == 0, decoder, kl).mean(dims)
 
   _, terms = jax.lax.scan(term, None, jnp.arange(len(process.betas)))
@@ -59,16 +70,17 @@ def prior_kl(process: Process, x_0) -> jax.Array:
   return 0.5 * (alpha_bar * x_0**2 - alpha_bar - jnp.log1p(-alpha_bar))
 
 
-def decoder_log_likelihood(x, mean, log_scale) -> jax.Array:
+def decoder_log_likelihood(x, mean, log_scale, bin_width=BIN_WIDTH['none']) -> jax.Array:
   """log p(x | mean) of the discretised Gaussian decoder (Ho et al. 2020, Eq. 13), in nats.
 
-  The Gaussian's mass in the bin of width 2 / 255 around x; the outermost bins reach to infinity. As
-  in the released code, the normal CDF is the approximation by tanh, and a mass is at least 1e-12.
+  The Gaussian's mass in the bin around x; the outermost bins reach to infinity. As in the released
+  code, the normal CDF is the approximation by tanh, and a mass is at least 1e-12.
 
   Args:
-    x: 8-bit data scaled to [-1, 1], [b, ...].
+    x: 8-bit data in [-1, 1], the centres of their bins, [b, ...].
     mean: [b, ...].
     log_scale: logarithm of the standard deviation, broadcast against x.
+    bin_width: of `BIN_WIDTH`.
 
   Returns:
     An array like x.
@@ -78,6 +90,7 @@ def decoder_log_likelihood(x, mean, log_scale) -> jax.Array:
     z = (edge - mean) * jnp.exp(-log_scale)
     return 0.5 * (1 + jnp.tanh(jnp.sqrt(2 / jnp.pi) * (z + 0.044715 * z**3)))
 
-  below = jnp.where(x > -0.999, cdf(x - 1 / 255), 0)
-  above = jnp.where(x < 0.999, cdf(x + 1 / 255), 1)
+  inner = 127 * bin_width  # the 256 bins are symmetric about 0: between the outermost edges but one
+  below = jnp.where(x > -inner, cdf(x - bin_width / 2), 0)
+  above = jnp.where(x < inner, cdf(x + bin_width / 2), 1)
   return jnp.log(jnp.maximum(above - below, 1e-12))

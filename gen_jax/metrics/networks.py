@@ -106,7 +106,7 @@ def features(network: Network, pictures: Iterator[np.ndarray]) -> Iterator[tuple
     if network.name != 'points' and (block.dtype != np.uint8 or block.ndim != 4):
       raise UserError(
         f'pictures {block.dtype} {block.shape}: uint8 [n, h, w, c] in 0 to 255 is needed '
-        '(gen_jax.run.writers.to_pixels makes it of floats in [-1, 1])'
+        '(gen_jax.data.to_pixels makes it of floats in [-1, 1])'
       )
     n, size = len(block), max(size, len(block))
     block = np.concatenate([block, np.zeros((size - n, *block.shape[1:]), block.dtype)])

@@ -151,43 +151,34 @@ class Writers:
     self._board.close()
 
 
-def to_pixels(images) -> np.ndarray:
-  """Float [-1, 1] to uint8 of the same shape, the inverse of v / 127.5 - 1; the rest is clipped.
-
-  Raises:
-    ValueError: there is a NaN.
-  """
-  images = np.asarray(images, np.float64)
-  if bad := int(np.isnan(images).sum()):
-    raise ValueError(f'{bad} of {images.size} values are NaN')
-  # Level v stands for [v - 1/2, v + 1/2): a half is rounded up.
-  return np.floor(np.clip(images * 127.5 + 128, 0, 255)).astype(np.uint8)
-
-
 def image_grid(images, columns: int | None = None, pad: int = 2) -> np.ndarray:
   """Arranges images row by row on white; returns uint8 [H, W, c].
 
   Small images are enlarged by a whole factor, so that a person can read them.
 
   Args:
-    images: float [n, h, w, c] in [-1, 1], c = 1, 3 or 4; values outside are clipped.
+    images: uint8 [n, h, w, c], c = 1, 3 or 4.
     columns: images per row; None makes the grid about square.
     pad: pixels between images and around them.
 
   Raises:
-    ValueError: another shape, or a NaN.
+    ValueError: another dtype or shape.
   """
   images = np.asarray(images)
-  if images.ndim != 4 or not images.shape[0] or images.shape[3] not in (1, 3, 4):
-    raise ValueError(f'images have shape {images.shape}, not [n, h, w, 1, 3 or 4]')
-  pixels = to_pixels(images)
-  factor = max(1, math.ceil(READABLE_PIXELS / max(pixels.shape[1:3])))
-  pixels = pixels.repeat(factor, axis=1).repeat(factor, axis=2)
-  n, h, w, c = pixels.shape
+  if (
+    images.dtype != np.uint8
+    or images.ndim != 4
+    or not images.shape[0]
+    or images.shape[3] not in (1, 3, 4)
+  ):
+    raise ValueError(f'images are {images.dtype} {images.shape}, not uint8 [n, h, w, 1, 3 or 4]')
+  factor = max(1, math.ceil(READABLE_PIXELS / max(images.shape[1:3])))
+  images = images.repeat(factor, axis=1).repeat(factor, axis=2)
+  n, h, w, c = images.shape
   columns = min(n, columns or math.ceil(math.sqrt(n)))
   rows = math.ceil(n / columns)
   grid = np.full((rows * (h + pad) + pad, columns * (w + pad) + pad, c), 255, np.uint8)
-  for i, image in enumerate(pixels):
+  for i, image in enumerate(images):
     top = pad + i // columns * (h + pad)
     left = pad + i % columns * (w + pad)
     grid[top : top + h, left : left + w] = image

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from gen_jax import config as rules
 from gen_jax import draws, nets
 from gen_jax.diffusion import samplers
-from gen_jax.diffusion.bound import bound
+from gen_jax.diffusion.bound import BIN_WIDTH, bound
 from gen_jax.diffusion.process import Process, make_betas, make_process, q_sample
 from gen_jax.errors import UserError
 from gen_jax.state import (
@@ -251,7 +251,8 @@ def evaluate(state, batch, rng, *, config) -> dict:
 
   Args:
     state: the `State`.
-    batch: `image` float32 [b, ...], 8-bit data scaled to [-1, 1]; `label` where conditional.
+    batch: `image` float32 [b, ...], 8-bit data in [-1, 1], the centres of their bins; `label`
+      where conditional.
     rng: key of the noise.
     config: as for `train_step`.
 
@@ -260,5 +261,12 @@ def evaluate(state, batch, rng, *, config) -> dict:
   """
   model = build(config)
   eps = trained_eps(model, state, batch, config)
-  nats = bound(eps, batch['image'], rng, model.process, variance=config.sample.variance)
+  nats = bound(
+    eps,
+    batch['image'],
+    rng,
+    model.process,
+    variance=config.sample.variance,
+    bin_width=BIN_WIDTH[config.data.dequantize],
+  )
   return {'bits_per_dim': nats.sum(0) / jnp.log(2), 'terms': nats.T / jnp.log(2)}

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gen_jax.data import from_pixels, to_pixels
 from gen_jax.diffusion import bound, process
 
 
@@ -30,11 +31,28 @@ def test_the_decoder(x, mean, log_scale, expected):
   np.testing.assert_allclose(found, expected, rtol=2e-5)
 
 
-@pytest.mark.parametrize('mean, log_scale', [(0.0, -1.0), (0.97, -3.0), (-2.0, 0.5)])
-def test_the_256_levels_have_all_the_mass(mean, log_scale):
-  levels = jnp.linspace(-1, 1, 256)
-  mass = jnp.exp(bound.decoder_log_likelihood(levels, mean, log_scale))
+@pytest.mark.parametrize('dequantize', ['none', 'uniform'])
+@pytest.mark.parametrize('mean, log_scale', [(0.0, -1.0), (0.97, -3.0), (-2.0, 0.5), (0.99, -4.0)])
+def test_the_256_levels_have_all_the_mass(mean, log_scale, dequantize):
+  levels = from_pixels(np.arange(256), dequantize)
+  width = bound.BIN_WIDTH[dequantize]
+  mass = jnp.exp(bound.decoder_log_likelihood(levels, mean, log_scale, width))
   np.testing.assert_allclose(mass.sum(), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize('dequantize', ['none', 'uniform'])
+def test_the_bins_of_the_decoder_are_those_of_the_pixels(dequantize):
+  """A narrow Gaussian has its mass in the bin of the level that its mean is written as."""
+  levels = np.asarray(from_pixels(np.arange(256), dequantize), np.float64)
+  width = bound.BIN_WIDTH[dequantize]
+  for offset in (-0.49, 0, 0.49):
+    means = np.clip(levels + offset * width, -1, 1)
+    written = to_pixels(means, dequantize)
+    np.testing.assert_array_equal(written, np.arange(256))
+    nats = bound.decoder_log_likelihood(
+      jnp.float32(levels[written]), jnp.float32(means), np.log(1e-3 * width), width
+    )
+    np.testing.assert_allclose(nats, 0, atol=1e-5)
 
 
 PAPER = process.make_process(process.linear_betas(1000, 1e-4, 0.02))

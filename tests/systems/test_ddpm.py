@@ -66,7 +66,7 @@ def make_config(**changes):
   config = ConfigDict(
     dict(
       precision='float32',
-      data=dict(shape=(3,), num_classes=None),
+      data=dict(shape=(3,), num_classes=None, dequantize='none'),
       net=dict(name=Constant),
       diffusion=dict(steps=12, schedule='linear', beta_min=1e-3, beta_max=0.3),
       ema_decay=0.9,
@@ -281,6 +281,12 @@ def test_the_bound_uses_the_weights_and_the_variance_of_the_config():
   model = ddpm.build(make_config())
   nats = bound(lambda x, t: jnp.zeros_like(x), x, jax.random.key(0), model.process)
   np.testing.assert_allclose(raw, nats.sum(0) / np.log(2), rtol=1e-5)
+  # Only the decoder depends on the width of a bin.
+  narrower = bits(data__dequantize='uniform', sample__weights='raw')
+  args = lambda x, t: jnp.zeros_like(x), x, jax.random.key(0), model.process
+  nats = bound(*args, bin_width=2 / 256)
+  np.testing.assert_allclose(narrower, nats.sum(0) / np.log(2), rtol=1e-5)
+  assert (narrower > raw).all()
 
 
 def test_a_class_conditional_unet():
