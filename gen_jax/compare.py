@@ -31,7 +31,6 @@ COLUMNS = {
   'kernel': 'kernel distance',
   'precision': 'precision',
   'recall': 'recall',
-  'bits_per_dim': 'bits/dim',
   'modes': 'modes',
 }
 PAUSE = 5  # an interval this many times longer than usual is a stop, not training
@@ -50,6 +49,7 @@ class Run:
   step: int  # of the newest checkpoint
   rows: dict[str, dict]  # of the evaluation, by metric
   evaluated_step: int | None
+  measure: str | None  # of the system's own values, the one that stands for it
   picture: pathlib.Path | None  # of samples
   points: bool  # which the picture plots
 
@@ -77,7 +77,8 @@ def read_run(path) -> Run:
     player, _, rest = leaf.partition('/')
     if rest.startswith('params/'):
       parameters[player] += math.prod(shape)
-  minibatches = contract.minibatches(config, find_system(config.system)) or 1
+  system = find_system(config.system)
+  minibatches = contract.minibatches(config, system) or 1
   per_step, seconds = training_time(folder)
   rows = [line for line in records.read(folder) if line['version'] == 'full' and line['step']]
   step = max((row['step'] for row in rows), default=None)
@@ -92,6 +93,7 @@ def read_run(path) -> Run:
     step=manifest.step,
     rows={row['metric']: row for row in rows if row['step'] == step},  # the last one of each
     evaluated_step=step,
+    measure=next(iter(contract.measures(system)), None),
     picture=picture if picture.exists() else None,
     points=len(config.data.shape) == 1,
   )
@@ -121,6 +123,12 @@ def training_time(folder: Workdir) -> tuple[float | None, float | None]:
   return per_step, seconds + points[0][0] * per_step
 
 
+def columns(runs: Sequence[Run]) -> dict[str, str]:
+  """{metric: head where runs do not agree on a label}: `COLUMNS`, and the systems' own values."""
+  own = (run.measure for run in runs if run.measure is not None)
+  return COLUMNS | {name: name for name in own}
+
+
 def notes(runs: Sequence[Run]) -> list[str]:
   """What a reader of the table must know: what is missing, and what does not compare."""
   lines = []
@@ -132,15 +140,15 @@ def notes(runs: Sequence[Run]) -> list[str]:
     elif run.evaluated_step != run.step:
       lines.append(f'{run.name}: evaluated at step {run.evaluated_step}, trained to {run.step}')
   differences = collections.defaultdict(list)
-  for name in COLUMNS:
-    for field in records.PROTOCOL + ('sampler',) * (name == 'bits_per_dim'):
+  for name, title in columns(runs).items():
+    for field in records.PROTOCOL + ('sampler', 'kind') * (name not in COLUMNS):
       found = collections.defaultdict(list)
       for run in runs:
         if field in (row := run.rows.get(name, {})):  # lines of earlier versions have fewer
           found[row[field]].append(run.name)
       if len(found) > 1:
         each = '; '.join(f'{value}: {", ".join(names)}' for value, names in found.items())
-        differences[f'for their {field}: {each}'].append(COLUMNS[name])
+        differences[f'for their {field}: {each}'].append(title)
   for difference, names in differences.items():
     lines.append(f'not comparable ({", ".join(names)}), {difference}')
   machines = collections.defaultdict(list)
@@ -156,11 +164,12 @@ def table(runs: Sequence[Run], beside: pathlib.Path) -> list[list[str]]:
   """The table as text, its head first, its last column pictures for a Markdown file in the folder
   `beside`.
   """
-  used = [name for name in COLUMNS if any(name in run.rows for run in runs)]
+  titles = columns(runs)
+  used = [name for name in titles if any(name in run.rows for run in runs)]
   heads = []
   for name in used:
     labels = {run.rows[name]['label'] for run in runs if name in run.rows}
-    heads.append(labels.pop() if len(labels) == 1 else COLUMNS[name])
+    heads.append(labels.pop() if len(labels) == 1 else titles[name])
   lines = [
     [
       'run',

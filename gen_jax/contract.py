@@ -1,19 +1,30 @@
-"""What the verbs (train, sample) know of a system: its contract.
+"""What the verbs (train, sample, evaluate) know of a system: its contract.
 
 A system is a module in gen_jax.systems with
 
-    FIELDS                                                  {dotted path: rule} of its config groups
+    FIELDS                                                    {dotted path: rule} of its fields
     init_state(rng, batch, *, config)                         -> State
     train_step(state, batch, rng, *, config, axis_name=None)  -> (State, {'player/name': scalar})
-    sample(state, batch, rng, *, config)                      -> {'image': float32 [n, ...]}
 
-with images in [-1, 1], and, where it needs them, `minibatches(config) -> int` (leaves of the batch
-are then [k, b, ...]) and `check(config)`, which raises a UserError for fields that contradict one
-another. Where it can, `evaluate(state, batch, rng, *, config)` gives values for each example of a
-batch, e.g. bits per dimension; its FIELDS then hold `eval.likelihood_split` and
-`eval.likelihood_examples`. A system that takes more than one evaluation of a net per example
-says so by `sampling(config) -> dict` (fields of `Sampling`), and how it does with fewer by
-`quick(config) -> config`.
+and, where it can,
+
+    sample(state, given, rng, *, config)    -> {name: float32 [n, ...] or [n, m, ...]}
+    evaluate(state, batch, rng, *, config)  -> {name: [b] or [b, k]}
+    encode(state, batch, rng, *, config)    -> {'z': [b, ...], 'reconstruction': [b, ...]}
+
+`sample` returns one image (or point) for each row of `given` as 'image', in [-1, 1], and under
+other names further images of each sample: one, or a sequence of m. Every name becomes a picture of
+its own. A system without `sample`, such as a classifier, is trained and evaluated as any other.
+
+`evaluate` returns values of each example of a held-out batch. `MEASURES`, {name: fields.Measure} of
+the module, says what each is; the first one stands for the system in comparisons. Values [b] become
+a row with mean and standard error; values [b, k] a file and a plot of their means over k.
+
+Where they are needed: `minibatches(config) -> int`, minibatches of a step (leaves of the batch are
+then [k, b, ...]); `check(config)`, which raises a UserError for fields that contradict one another.
+A system with `evaluate` has `eval.likelihood_split` and `eval.likelihood_examples` in its FIELDS. A
+system that takes more than one evaluation of a net per sample says so by `sampling(config) -> dict`
+(fields of `Sampling`), and how it does with fewer by `quick(config) -> config`.
 """
 
 import functools
@@ -27,6 +38,7 @@ import jax.numpy as jnp
 from gen_jax import config as configs
 from gen_jax import nets
 from gen_jax.errors import UserError
+from gen_jax.fields import Measure
 from gen_jax.systems import find_system
 
 
@@ -44,9 +56,14 @@ def check(config):
   try:
     state = abstract_state(config, system)
     batch = conditions(config, count)
-    made = jax.eval_shape(
-      lambda s: system.sample(s, batch, jax.random.key(0), config=config), state
-    )
+    if has_samples(system):
+      made = jax.eval_shape(
+        lambda s: system.sample(s, batch, jax.random.key(0), config=config), state
+      )
+      shape = made['image'].shape
+    else:
+      step = functools.partial(system.train_step, config=config)
+      jax.eval_shape(step, state, abstract_batch(config, system), jax.random.key(0))
   except UserError:
     raise
   except Exception as error:
@@ -59,13 +76,35 @@ def check(config):
       f'{named} cannot be built for config.data.shape={tuple(config.data.shape)}: another value '
       f'is needed ({why})'
     ) from error
-  shape = made['image'].shape
-  if shape != (count, *config.data.shape):
+  if has_samples(system) and shape != (count, *config.data.shape):
     raise UserError(
       f'config.data.shape={tuple(config.data.shape)}, but the nets of this config make '
       f'{shape[1:]}; set config.data.shape to that, or change the nets'
     )
   return system
+
+
+def has_samples(system) -> bool:
+  """Whether a system generates anything; a classifier does not."""
+  return hasattr(system, 'sample')
+
+
+def check_samples(config, system) -> None:
+  """Refuses to sample from a system that cannot.
+
+  Raises:
+    UserError: it has no `sample`.
+  """
+  if not has_samples(system):
+    raise UserError(
+      f'config.system={config.system!r} generates no samples; it can be trained and, with '
+      '--mode=evaluate, evaluated'
+    )
+
+
+def measures(system) -> dict[str, Measure]:
+  """What each value of `system.evaluate` is, by name; empty for a system without `evaluate`."""
+  return system.MEASURES if hasattr(system, 'evaluate') else {}
 
 
 def _comes_from_our_nets(error, names) -> bool:
@@ -99,6 +138,11 @@ def check_training(config) -> None:
     raise UserError(
       f'config.profile_steps={tuple(config.profile_steps)}: the first and the last step to trace, '
       f'from 1 to config.train.steps={config.train.steps}, are needed'
+    )
+  if config.eval.every_steps is not None and not has_samples(find_system(config.system)):
+    raise UserError(
+      f'config.eval.every_steps={config.eval.every_steps}: quick evaluations are of samples, and '
+      f'config.system={config.system!r} generates none; None is needed'
     )
   for path, value in configs.leaves(config):
     if path.endswith('.decay_steps') and value is not None and value < config.train.steps:
@@ -174,7 +218,6 @@ class Sampling(NamedTuple):
   text: str  # the sampler and its settings
   evaluations: int  # of a net, per example
   weights: str  # 'raw', or 'ema' for their moving average
-  likelihood: str | None = None  # what `evaluate` measures, and its settings
 
 
 def sampling(config, system) -> Sampling:

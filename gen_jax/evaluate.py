@@ -37,6 +37,8 @@ from gen_jax.run.workdir import Workdir
 SAMPLES, NOISE = 0xE7A1, 0xE7A2  # folded into the key of config.eval.seed, one for each use
 LEAST_SECONDS = 1.0  # of drawing, for a rate that is worth telling
 SHOWN = 64  # pictures in the grid of an evaluation
+# Fields of `config.eval`: which real examples a system's `evaluate` is given; None: it is not used.
+SPLIT, EXAMPLES = 'likelihood_split', 'likelihood_examples'
 QUICK_BLOCK = 64  # samples whose features a stop in training waits for
 
 
@@ -104,16 +106,19 @@ def drawn_features(config, draw, network, number: int, folder, stop=None) -> Sam
   return Samples(seen, first['pictures'], float(first['per_second']), str(first['machine']))
 
 
-# --- Likelihood ---------------------------------------------------------------------------------
+# --- What the system measures of real examples ---------------------------------------------------
 
 
-def likelihood(config, system, state, source, folder, stop) -> tuple[list[Row], dict] | None:
-  """Bits per dimension of examples of a source by `system.evaluate`, in all and by terms.
+def measured(config, system, state, source, folder, stop) -> tuple[list[Row], dict] | None:
+  """What `system.evaluate` returns for config.eval examples of a held-out source; resumes, see
+  `scores.in_parts`.
 
   Returns:
-    Rows, and {'bits_per_dim': [n], 'terms': [n, T + 1]}; None: a stop was requested first.
+    A row with mean and standard error of every value [b], and {name: [n, k]} of the others; None: a
+    stop was requested first.
   """
-  number = min(config.eval.likelihood_examples, len(source))
+  about = contract.measures(system)
+  number = min(config.eval[EXAMPLES], len(source))
   indices = scores.chosen(len(source), number)
   size = min(config.sample.batch_size, number)
   blocks = [indices[start : start + size] for start in range(0, number, size)]
@@ -125,38 +130,38 @@ def likelihood(config, system, state, source, folder, stop) -> tuple[list[Row], 
   def make(missing):
     for i in missing:
       # One program serves all: the last block is filled up.
-      batch = source.read(np.resize(blocks[i], size))
-      example_batch = {'image': data.from_pixels(batch['image'], config.data.dequantize)}
-      if config.data.num_classes is not None:
-        example_batch['label'] = jnp.asarray(batch['label'])
-      found = evaluate(state, example_batch, jax.random.fold_in(rng, i))
+      batch = _as_trained(source.read(np.resize(blocks[i], size)), config)
+      found = evaluate(state, batch, jax.random.fold_in(rng, i))
       if stop is not None and not stop.wait_ready(found):
         return
       yield {name: np.asarray(value)[: len(blocks[i])] for name, value in found.items()}
 
-  found = scores.in_parts(folder, len(blocks), make, 'likelihood', stop)
+  found = scores.in_parts(folder, len(blocks), make, 'held-out examples', stop)
   if found is None:
     return None
-  terms, in_all = found['terms'].astype(np.float64), found['bits_per_dim']
-  columns = {
-    'bits_per_dim': ('bits/dim', in_all),
-    'L_0': ('L_0, bits/dim', terms[:, 0]),
-    'L_t': ('sum of L_1 to L_{T-1}, bits/dim', terms[:, 1:-1].sum(1)),
-    'L_T': ('L_T, bits/dim', terms[:, -1]),
-  }
-  how = contract.sampling(config, system)
   protocol = dict(
-    reference=f'{source.name} {config.eval.likelihood_split}, {number:,}',
+    reference=f'{source.name} {config.eval[SPLIT]}, {number:,}',
     data=scores.identity(source),
-    weights=how.weights,
-    sampler=how.likelihood,
+    weights=contract.sampling(config, system).weights,
     seed=config.eval.seed,
   )
-  made = [
-    Row(name, label, float(x.mean()), float(x.std(ddof=1) / math.sqrt(number)), **protocol)
-    for name, (label, x) in columns.items()
-  ]
-  return made, found
+  made = []
+  for name, measure in about.items():  # in the system's order
+    if (values := found[name].astype(np.float64)).ndim == 1:
+      spread = float(values.std(ddof=1) / math.sqrt(number))
+      how = measure.how and measure.how(config)
+      mean = float(values.mean())
+      made.append(Row(name, measure.label, mean, spread, measure.kind, sampler=how, **protocol))
+  return made, {name: values for name, values in found.items() if values.ndim == 2}
+
+
+def _as_trained(batch, config) -> dict:
+  """Examples of a source as a system is trained on them, without noise and flips."""
+  image = jnp.asarray(batch['image'])
+  if len(config.data.shape) == 3:
+    image = data.from_pixels(batch['image'], config.data.dequantize)
+  labels = {} if config.data.num_classes is None else {'label': jnp.asarray(batch['label'])}
+  return {'image': image} | labels
 
 
 # --- The verb -----------------------------------------------------------------------------------
@@ -187,7 +192,6 @@ def run(config, workdir, step: int | None = None, samples: str | None = None) ->
   with signals.exit_in_order():
     if samples is None:
       opened = _open_run(config, folder, step)
-      scorer = opened.scorer
       again += f', with --step={opened.manifest.step} if training has gone on' * (step is None)
       scored = functools.partial(_score_run, config, folder, opened)
     else:
@@ -202,8 +206,7 @@ def run(config, workdir, step: int | None = None, samples: str | None = None) ->
     raise UserError(f'{folder.path} cannot be written: {error.strerror}') from error
   with signals.Stop() as stop:
     try:
-      reference = scorer.reference(stop)
-      made = None if reference is None else scored(reference, stop)
+      made = scored(stop)
     except Diverged as error:
       print(f'error: {folder.path}: {error}', file=sys.stderr)
       return 1
@@ -221,36 +224,86 @@ class Opened(NamedTuple):
   system: Any
   manifest: checkpoint.Manifest
   state: Any
-  held_out: sources.Source | None  # for the likelihood
-  scorer: Scorer
+  held_out: sources.Source | None  # for the system's `evaluate`
+  scorer: Scorer | None  # None: the system generates no samples
 
 
 def _open_run(config, folder, step) -> Opened:
   system = contract.check(config)
   manifest, state = sampling.restore(config, system, folder, step)
-  likely = (
-    hasattr(system, 'evaluate')
-    and config.eval.likelihood_examples is not None
-    and len(config.data.shape) == 3
-  )
-  held_out = data.open_source(config, 'eval.likelihood_split') if likely else None
-  number = config.eval.num_samples
-  scorer = scores.open_scorer(config, number, f'config.eval.num_samples={number}')
+  measures = bool(contract.measures(system)) and config.eval[EXAMPLES] is not None
+  held_out = data.open_source(config, f'eval.{SPLIT}') if measures else None
+  scorer = None
+  if contract.has_samples(system):
+    number = config.eval.num_samples
+    scorer = scores.open_scorer(config, number, f'config.eval.num_samples={number}')
+  elif held_out is None:
+    raise UserError(
+      f'config.system={config.system!r} generates no samples'
+      + (
+        f', and with config.eval.{EXAMPLES}=None nothing else is evaluated; a number is needed'
+        if contract.measures(system)
+        else ' and has no `evaluate`: there is nothing to evaluate'
+      )
+    )
   return Opened(system, manifest, state, held_out, scorer)
 
 
-def _score_run(config, folder, opened, reference, stop) -> list[Row] | None:
-  system, manifest, state, held_out, scorer = opened
-  how = contract.sampling(config, system)
+def _score_run(config, folder, opened, stop) -> list[Row] | None:
+  """Rows of a run's samples, and of what its system measures of real examples."""
+  _, manifest, state, held_out, scorer = opened
+  network = ('', '') if scorer is None else (scorer.network.checksum, scorer.network.resize)
   name = sources.content_hash(
     manifest.sha256.encode(),
     json.dumps(configs.to_dict(config)['sample']).encode(),
-    repr((config.eval.seed, scorer.network.checksum, scorer.network.resize)).encode(),
+    repr((config.eval.seed, *network)).encode(),
   )
   parts = folder.evaluation / f'parts_{manifest.step:07d}_{name}'
+  made, values = [], {}
+  if scorer is not None:
+    rows = _score_samples(config, folder, opened, parts / 'samples', stop)
+    if rows is None:
+      return None
+    made += rows
+  if held_out is not None:
+    kept = (config.eval[EXAMPLES], held_out.fingerprint, held_out.content)
+    folder_of_it = parts / f'measured_{sources.content_hash(repr(kept).encode())[:8]}'
+    found = measured(config, opened.system, state, held_out, folder_of_it, stop)
+    if found is None:
+      return None
+    rows, values = found
+    made += rows
+  for name, array in values.items():
+    about = contract.measures(opened.system)[name]
+    path = folder.evaluation / f'{manifest.step:07d}_{name}'
+    scores.write_part(path.with_suffix('.npz'), {name: array})
+    title = f'{folder.path.name}, step {manifest.step}: {len(array):,} examples ({about.kind})'
+    writers.values_plot(
+      array,
+      path.with_suffix('.png'),
+      title=title,
+      label=about.label,
+      index=about.index,
+      log=about.log,
+    )
+  records.append(folder, manifest.step, made)
+  with tensorboardX.SummaryWriter(str(folder.tensorboard / 'evaluation')) as board:
+    for row in made:
+      board.add_scalar(f'evaluation/{row.metric}', row.value, manifest.step)
+  shutil.rmtree(parts, ignore_errors=True)
+  return made
+
+
+def _score_samples(config, folder, opened, parts, stop) -> list[Row] | None:
+  """Draws samples and scores them; writes a picture of the first ones."""
+  system, manifest, state, _, scorer = opened
+  reference = scorer.reference(stop)
+  if reference is None:
+    return None
+  how = contract.sampling(config, system)
   draw = batches(config, system, state)
   number = config.eval.num_samples
-  drawn = drawn_features(config, draw, scorer.network, number, parts / 'samples', stop)
+  drawn = drawn_features(config, draw, scorer.network, number, parts, stop)
   if drawn is None:
     return None
   drawing = dict(
@@ -267,35 +320,18 @@ def _score_run(config, folder, opened, reference, stop) -> list[Row] | None:
       **drawing,
     )
   )
-  terms = None
-  if held_out is not None:
-    kept = (config.eval.likelihood_examples, held_out.fingerprint, held_out.content)
-    bound = parts / f'bound_{sources.content_hash(repr(kept).encode())[:8]}'
-    found = likelihood(config, system, state, held_out, bound, stop)
-    if found is None:
-      return None
-    made += found[0]
-    terms = found[1]
-
-  prefix = f'{manifest.step:07d}'
+  path = folder.evaluation / f'{manifest.step:07d}_samples.png'
   if drawn.pictures.ndim == 2:
-    real = reference.features[:number]
-    writers.scatter_plot(real, drawn.seen.features, folder.evaluation / f'{prefix}_samples.png')
+    writers.scatter_plot(reference.features[:number], drawn.seen.features, path)
   else:
-    picture = writers.image_grid(drawn.pictures)
-    writers.save_png(folder.evaluation / f'{prefix}_samples.png', picture)
-  if terms is not None:
-    scores.write_part(folder.evaluation / f'{prefix}_likelihood.npz', terms)
-    writers.terms_plot(terms['terms'], folder.evaluation / f'{prefix}_likelihood.png')
-  records.append(folder, manifest.step, made)
-  with tensorboardX.SummaryWriter(str(folder.tensorboard / 'evaluation')) as board:
-    for row in made:
-      board.add_scalar(f'evaluation/{row.metric}', row.value, manifest.step)
-  shutil.rmtree(parts, ignore_errors=True)
+    writers.save_png(path, writers.image_grid(drawn.pictures))
   return made
 
 
-def _score_pictures(samples: str, folder, source, scorer, reference, stop) -> list[Row] | None:
+def _score_pictures(samples: str, folder, source, scorer, stop) -> list[Row] | None:
+  reference = scorer.reference(stop)
+  if reference is None:
+    return None
   key = (source.fingerprint, source.shape, scorer.network.checksum, scorer.network.resize)
   parts = cache_folder('references') / f'pictures_{sources.content_hash(repr(key).encode())}'
   seen = scores.seen_features(source, scorer.network, range(len(source)), parts, stop)

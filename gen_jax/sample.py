@@ -16,6 +16,7 @@ from gen_jax.errors import Diverged, UserError
 from gen_jax.run import checkpoint, writers
 from gen_jax.run.workdir import Workdir
 
+MOST_IN_GRID = 256  # images in a grid of --mode=sample
 SAMPLE_MODE = 0x5A3B1E  # any number but 0 to 3: those are the keys that a run splits from its seed
 
 
@@ -47,12 +48,8 @@ def make_sampler(config, system):
       if stop is not None and not stop.wait_ready(made):
         return None
       parts.append(jax.device_get(made))
-    # 'trajectory' is [steps, n, ...], everything else [n, ...].
-    axes = {name: int(name == 'trajectory') for name in parts[0]}
-    joined = {name: np.concatenate([p[name] for p in parts], axes[name]) for name in parts[0]}
-    return {
-      name: as_data(np.take(value, range(n), axes[name]), config) for name, value in joined.items()
-    }
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return {name: as_data(value[:n], config) for name, value in joined.items()}
 
   return draw
 
@@ -71,17 +68,18 @@ def as_data(images, config) -> np.ndarray:
 
 
 def write(writer, step: int, made: dict, source):
-  """Writes a picture of drawn examples through `Writers`; returns its path.
+  """Writes what was drawn through `Writers`; returns the path of the picture 'samples'.
 
-  Images become a grid, two-dimensional points a plot over real ones from `source`.
+  Images become a grid, two-dimensional points a plot over real ones from `source`. Every further
+  name of images in `made` becomes a grid of its own.
   """
   image = made['image']
   if image.ndim == 2:
     path = writer.image_path(step, 'samples')
     writers.scatter_plot(_points(source, len(image)), image, path)
     return writer.image(step, 'samples', path)
-  if 'trajectory' in made:
-    writer.image(step, 'trajectory', _trajectory_grid(made))
+  for name, grid in _further_grids(made).items():
+    writer.image(step, name, grid)
   return writer.image(step, 'samples', writers.image_grid(image))
 
 
@@ -90,10 +88,18 @@ def _points(source, n: int) -> np.ndarray:
   return source.read(range(min(n, len(source))))['image']
 
 
-def _trajectory_grid(made) -> np.ndarray:
-  """A grid with one row for each of the first 8 examples, from noise to data."""
-  rows = np.swapaxes(made['trajectory'], 0, 1)[:8]  # [8, steps, h, w, c]
-  return writers.image_grid(rows.reshape(-1, *rows.shape[2:]), columns=rows.shape[1])
+def _further_grids(made: dict) -> dict[str, np.ndarray]:
+  """A grid for every name but 'image': of images [n, h, w, c], or of sequences [n, m, h, w, c] of
+  the first 8 samples, a row for each.
+  """
+  grids = {}
+  for name, value in made.items():
+    if name != 'image' and value.ndim == 4:
+      grids[name] = writers.image_grid(value[:MOST_IN_GRID])
+    elif name != 'image':
+      rows = value[:8]
+      grids[name] = writers.image_grid(rows.reshape(-1, *rows.shape[2:]), columns=rows.shape[1])
+  return grids
 
 
 def restore(config, system, folder: Workdir, step: int | None = None):
@@ -135,7 +141,7 @@ def run(config, workdir, step: int | None = None) -> int:
 
   They go to `samples/step_<step>_seed_<config.sample.seed>/` in the workdir, one file each, or
   `points.npy` for two-dimensional points; a grid, or a plot, stands beside the folder, which thus
-  holds samples only.
+  holds samples only, and so do grids of the further images that the system returns.
 
   Args:
     config: checked config; it may differ from the run's in fields that are safe to change
@@ -147,9 +153,10 @@ def run(config, workdir, step: int | None = None) -> int:
     The exit status: 0, or 1 if the net draws values that are not finite.
 
   Raises:
-    UserError: no checkpoint, or one of another config.
+    UserError: no checkpoint, or one of another config; the system generates no samples.
   """
   system = contract.check(config)
+  contract.check_samples(config, system)
   folder = Workdir(workdir)
   with Watch():
     manifest, state = restore(config, system, folder, step)
@@ -171,7 +178,7 @@ def _write_files(made, config, folder: Workdir, step: int):
   out = folder.samples / f'step_{step:07d}_seed_{config.sample.seed}'
   try:
     out.mkdir(parents=True, exist_ok=True)
-    for stale in (*out.glob('[0-9]*.png'), _beside(out, 'trajectory')):  # of an earlier command
+    for stale in (*out.glob('[0-9]*.png'), *out.parent.glob(f'{out.name}_*.png')):  # earlier ones
       stale.unlink(missing_ok=True)
   except OSError as error:
     raise UserError(f'{out} cannot be written: {error.strerror}') from error
@@ -183,9 +190,9 @@ def _write_files(made, config, folder: Workdir, step: int):
     return _beside(out, 'plot')
   for i, picture in enumerate(image):
     writers.save_png(out / f'{i:05d}.png', picture)
-  writers.save_png(_beside(out, 'grid'), writers.image_grid(image[:256]))
-  if 'trajectory' in made:
-    writers.save_png(_beside(out, 'trajectory'), _trajectory_grid(made))
+  writers.save_png(_beside(out, 'grid'), writers.image_grid(image[:MOST_IN_GRID]))
+  for name, grid in _further_grids(made).items():
+    writers.save_png(_beside(out, name), grid)
   return _beside(out, 'grid')
 
 

@@ -195,11 +195,13 @@ def _train(
   processes.check_same({f'the newest intact checkpoint in {folder.checkpoints}': found})
   start = 0 if manifest is None else manifest.step
   _check_start(config, batches.source, manifest, folder)
+  draws = contract.has_samples(system)
   # The run may have been stopped between the checkpoint and the pictures, or the evaluation, of a
   # step.
   undrawn, unmeasured = processes.from_first(
     lambda: [
       start > 0
+      and draws
       and itstime(start, config.train.sample_steps, total)
       and not folder.image_path(start, 'samples').exists(),
       start > 0
@@ -210,8 +212,9 @@ def _train(
   )
   if start >= total and not undrawn and not unmeasured:
     _tell(
-      f'{folder.path} is finished: step {start} of {total}; pictures in {folder.samples}. '
-      f'{_to_go_on(config)} goes on.',
+      f'{folder.path} is finished: step {start} of {total}'
+      + f'; pictures in {folder.samples}' * draws
+      + f'. {_to_go_on(config)} goes on.',
       sys.stdout,
     )
     return 0
@@ -287,7 +290,7 @@ def _train(
   requests = processes.Requests(stop, mesh)
   # Of several processes none may leave a drawing, in which the others wait for it.
   leave = signals.Stop() if processes.several() else stop
-  draw = sampling.make_sampler(config, system)
+  draw = sampling.make_sampler(config, system) if draws else None
   writer = writers.Writers(
     folder,
     total_steps=total,
@@ -386,7 +389,7 @@ def _train(
         _tell(f'first step after {time.monotonic() - started:.1f} s')
 
       saves = itstime(done, config.train.checkpoint_steps, total)
-      shows = itstime(done, config.train.sample_steps, total)
+      shows = draws and itstime(done, config.train.sample_steps, total)
       measures = quick is not None and itstime(done, config.eval.every_steps, total)
       if (saves or shows or measures) and pending is not None:
         settle(*pending)
@@ -413,7 +416,8 @@ def _train(
     if hasattr(feed, 'close'):
       feed.close()
     writer.close()
-  _tell(f'{folder.path} is finished after {total} steps; pictures: {picture}', sys.stdout)
+  pictures = f'; pictures: {picture}' * draws
+  _tell(f'{folder.path} is finished after {total} steps{pictures}', sys.stdout)
   best = best_step()
   if best in saver.steps():
     _tell(f'best by {config.eval.best} of the quick evaluations: --step={best}', sys.stdout)

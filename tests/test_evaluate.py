@@ -28,6 +28,7 @@ from gen_jax import contract, data, evaluate, metrics, sample, train
 from gen_jax.data import toys
 from gen_jax.data.sources import ArraySource, digits
 from gen_jax.errors import UserError
+from gen_jax.fields import Measure
 from gen_jax.metrics import classifier, networks
 from gen_jax.metrics import scorer as scores
 from gen_jax.run import records
@@ -123,7 +124,12 @@ def test_every_number_says_what_it_is(run_of, capsys):
   assert (first['weights'], first['evaluations'], first['seed']) == ('ema', 5, 0)
   assert first['sampler'] == 'ddim, 5 uniform steps, eta 1'
   assert rows['kernel']['spread'] > 0 and first['spread'] is None
-  assert rows['bits_per_dim']['reference'] == 'digits train[80%:], 8'
+  bound = rows['bits_per_dim']
+  assert bound['reference'] == 'digits train[80%:], 8' and bound['label'] == 'bits/dim'
+  assert bound['sampler'] == 'variational bound, 40 steps, variance large, given the label'
+  assert (bound['kind'], bound['weights'], bound['seed']) == ('upper bound', 'ema', 0)
+  assert rows['L_t']['label'] == 'sum of L_1 to L_{T-1}, bits/dim'
+  assert rows['L_T']['kind'] == 'exact' and first['kind'] is None
   total = sum(rows[name]['value'] for name in ('L_0', 'L_t', 'L_T'))
   assert total == pytest.approx(rows['bits_per_dim']['value'], rel=1e-5) and total > 1
   assert rows['samples_per_second']['value'] > 0 and 'core' in rows['samples_per_second']['machine']
@@ -142,11 +148,13 @@ def test_every_number_says_what_it_is(run_of, capsys):
   ((step, value),) = points(folder / 'tensorboard/evaluation', 'evaluation/frechet')
   assert step == 20 and value == pytest.approx(first['value'], rel=1e-6)
   names = sorted(path.name for path in (folder / 'evaluation').iterdir())
-  assert names == ['0000020_likelihood.npz', '0000020_likelihood.png', '0000020_samples.png']
-  with np.load(folder / 'evaluation/0000020_likelihood.npz') as terms:
-    assert terms['terms'].shape == (8, 41)
-    mean = terms['bits_per_dim'].mean()
-  assert mean == pytest.approx(rows['bits_per_dim']['value'], rel=1e-6)
+  assert names == ['0000020_samples.png', '0000020_terms.npz', '0000020_terms.png']
+  with np.load(folder / 'evaluation/0000020_terms.npz') as file:
+    terms = file['terms'].astype(np.float64)
+  assert terms.shape == (8, 41)
+  assert bound['value'] == pytest.approx(terms.sum(1).mean(), rel=1e-6)
+  assert bound['spread'] == pytest.approx(terms.sum(1).std(ddof=1) / np.sqrt(8), rel=1e-5)
+  assert rows['L_t']['value'] == pytest.approx(terms[:, 1:-1].sum(1).mean(), rel=1e-6)
 
   # The same distance from pictures drawn and seen here.
   _, state = sample.restore(config, system, Workdir(folder))
@@ -202,30 +210,32 @@ def test_a_generator_of_the_training_data_loses_no_level(dequantize):
 
   def sample_data(state, batch, rng, *, config):
     found = data.preprocess(state, {'index': batch['index']}, rng, config=config)['image']
-    return {'image': found, 'trajectory': jnp.stack([found, found])}
+    return {'image': found, 'trajectory': jnp.stack([found, found], axis=1)}
 
   system = types.SimpleNamespace(sample=sample_data)
   made = sample.make_sampler(config, system)(jax.device_put(arrays), jax.random.key(0), 200)
   np.testing.assert_array_equal(made['image'], arrays['image'][:200])
-  np.testing.assert_array_equal(made['trajectory'][1], arrays['image'][:200])
+  np.testing.assert_array_equal(made['trajectory'][:, 1], arrays['image'][:200])
 
 
 @pytest.mark.parametrize('dequantize', ['none', 'uniform'])
-def test_the_likelihood_is_that_of_the_centres_of_the_bins(dequantize, tmp_path):
+def test_held_out_examples_are_the_centres_of_their_bins(dequantize, tmp_path):
   changes = {'data.dequantize': dequantize, 'eval.likelihood_examples': 20}
   config, _ = load(DIGITS, **changes)
   source = data.open_source(config)
 
   def corners(state, batch, rng, *, config):
     x = batch['image'].reshape(len(batch['image']), -1)
-    return {'bits_per_dim': x.max(1), 'terms': x}
+    return {'brightest': x.max(1), 'all': x}
 
-  system = types.SimpleNamespace(evaluate=corners)
+  about = {'brightest': Measure('brightest', 'exact'), 'all': Measure('all', 'exact')}
+  system = types.SimpleNamespace(evaluate=corners, MEASURES=about)
   state = jax.device_put({'step': jnp.zeros(())})
-  _, found = evaluate.likelihood(config, system, state, source, tmp_path, None)
+  (row,), found = evaluate.measured(config, system, state, source, tmp_path, None)
   levels = source.read(scores.chosen(len(source), 20))['image'].reshape(20, -1)
   wanted = levels / 127.5 - 1 if dequantize == 'none' else (2.0 * levels + 1) / 256 - 1
-  np.testing.assert_allclose(found['terms'], wanted, atol=1e-7)
+  np.testing.assert_allclose(found['all'], wanted, atol=1e-7)
+  assert row.value == pytest.approx(wanted.max(1).mean(), rel=1e-6)
 
 
 # --- Stopping -----------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ class Row:
   label: str  # the name for people, e.g. 'FID' or 'FD-classifier'
   value: float
   spread: float | None = None  # standard error; of the inception score, deviation over the splits
+  kind: str | None = None  # exact, lower bound, upper bound or estimate; of values of `evaluate`
   reference: str | None = None  # data set, split and number of examples
   data: str | None = None  # fingerprint of that set, and the shape that it has here
   samples: str | None = None  # how many, and from where if not from the run
@@ -118,6 +119,7 @@ def table(made: list[Row]) -> str:
     'label',
     'value',
     'spread',
+    'kind',
     'reference',
     'samples',
     'features',

@@ -222,27 +222,37 @@ def scatter_plot(real, generated, path, limit: float | None = None) -> None:
   save_figure(figure, path)
 
 
-def terms_plot(terms, path) -> None:
-  """Plots the terms of a variational bound against the time step; writes a PNG of 800 x 500 pixels.
+def values_plot(
+  values, path, *, title: str, label: str, index: str = 'index', log: bool = False
+) -> None:
+  """Plots the mean over examples of [n, k] values against their index 0 to k - 1, with the band
+  from the 10th to the 90th percentile; writes a PNG of 800 x 500 pixels.
 
   Args:
-    terms: bits per dimension [n, T + 1], the columns L_0, L_1, ..., L_T.
+    values: [n, k].
     path: the file.
+    title: of the figure.
+    label: of the vertical axis: the name of the values and their unit.
+    index: of the horizontal axis.
+    log: both axes are logarithmic; values below 1e-9 are drawn there.
   """
   from matplotlib.figure import Figure
 
-  terms = np.maximum(np.asarray(terms, np.float64), 1e-9)  # a logarithm shows nothing below
+  values = np.asarray(values, np.float64)
+  if log:
+    values = np.maximum(values, 1e-9)  # a logarithm shows nothing below
   figure = Figure(figsize=(8, 5), dpi=100, layout='tight')
   axes = figure.add_subplot()
-  t = np.arange(terms.shape[1])
-  low, high = np.quantile(terms, (0.1, 0.9), axis=0)
-  axes.fill_between(t, low, high, alpha=0.3, linewidth=0, label='10 to 90 % of the examples')
-  axes.plot(t, terms.mean(0), linewidth=1, label='mean')
-  axes.plot(t[:1], terms.mean(0)[:1], 'o', markersize=4, color='tab:orange', label='$L_0$')
-  axes.set(xlabel='term $L_t$, $t$ = 0 to T', ylabel='bits per dimension', yscale='log')
-  axes.set_xscale('symlog', linthresh=1)
-  axes.set_xlim(-0.1, terms.shape[1])
-  axes.legend(loc='upper right')
+  k = np.arange(values.shape[1])
+  low, high = np.quantile(values, (0.1, 0.9), axis=0)
+  axes.fill_between(k, low, high, alpha=0.3, linewidth=0, label='10 to 90 % of the examples')
+  axes.plot(k, values.mean(0), linewidth=1, marker='.', markersize=3, label='mean')
+  axes.set(title=title, xlabel=index, ylabel=label)
+  if log:
+    axes.set_yscale('log')
+    axes.set_xscale('symlog', linthresh=1)  # shows the index 0 too
+    axes.set_xlim(-0.1, values.shape[1])
+  axes.legend(loc='best')
   save_figure(figure, path)
 
 

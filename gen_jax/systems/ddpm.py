@@ -24,6 +24,7 @@ from gen_jax.diffusion import samplers
 from gen_jax.diffusion.bound import BIN_WIDTH, bound
 from gen_jax.diffusion.process import Process, make_betas, make_process, q_sample
 from gen_jax.errors import UserError
+from gen_jax.fields import Measure
 from gen_jax.state import (
   OPTIMIZER,
   Player,
@@ -92,8 +93,8 @@ def check(config) -> None:
   """Checks what no single field shows.
 
   Raises:
-    UserError: more sampling steps than the process has, or a conditional net for data without
-      labels.
+    UserError: more sampling steps than the process has, a conditional net for data without labels,
+      or a bound for points.
   """
   steps, total = config.sample.steps, config.diffusion.steps
   if steps > total:
@@ -111,6 +112,12 @@ def check(config) -> None:
     raise UserError(
       f'config.net.num_classes={classes} but config.data.num_classes={config.data.num_classes}; '
       'they must be equal, or config.net.num_classes None'
+    )
+  held_out = config.eval.likelihood_examples
+  if len(config.data.shape) == 1 and held_out is not None:
+    raise UserError(
+      f'config.eval.likelihood_examples={held_out}: the bound is that of 8-bit images; for points '
+      'None is needed'
     )
 
 
@@ -200,7 +207,7 @@ def sample(state, batch, rng, *, config) -> dict:
 
   Returns:
     {'image': float32 [n, ...] in [-1, 1]}, and with config.sample.intermediates = m also
-    'trajectory' [m, n, ...], evenly spaced pictures from noise to data.
+    'trajectory' [n, m, ...], evenly spaced images from noise to data.
   """
   model = build(config)
   noise_key, steps_key = jax.random.split(rng)
@@ -215,7 +222,9 @@ def sample(state, batch, rng, *, config) -> dict:
   clip = c.sampler == 'ancestral' if c.clip is None else c.clip
   x, kept = sampler(eps, x, steps_key, model.process, clip=clip, keep=c.intermediates)
   images = {'image': jnp.clip(x, -1, 1)}
-  return images | {'trajectory': jnp.clip(kept, -1, 1)} if c.intermediates else images
+  if c.intermediates:
+    images['trajectory'] = jnp.clip(jnp.swapaxes(kept, 0, 1), -1, 1)
+  return images
 
 
 def sampling(config) -> dict:
@@ -232,8 +241,6 @@ def sampling(config) -> dict:
     text=text + ', x_0 cut' * cut,
     evaluations=evaluations,
     weights=c.weights,
-    likelihood=f'variational bound, {config.diffusion.steps} steps, variance {c.variance}'
-    + ', given the label' * (config.net.get('num_classes') is not None),
   )
 
 
@@ -243,6 +250,24 @@ def quick(config):
   return rules.replace(
     config, {'sample.sampler': 'ddim', 'sample.steps': steps, 'sample.intermediates': 0}
   )
+
+
+def bound_settings(config) -> str:
+  """What the numbers of `evaluate` depend on."""
+  text = f'variational bound, {config.diffusion.steps} steps, variance {config.sample.variance}'
+  return text + ', given the label' * (config.net.get('num_classes') is not None)
+
+
+# One draw of x_t makes each term of the bound but L_T.
+MEASURES = {
+  'bits_per_dim': Measure('bits/dim', 'upper bound', bound_settings),
+  'L_0': Measure('L_0, bits/dim', 'estimate', bound_settings),
+  'L_t': Measure('sum of L_1 to L_{T-1}, bits/dim', 'estimate', bound_settings),
+  'L_T': Measure('L_T, bits/dim', 'exact', bound_settings),
+  'terms': Measure(
+    'L_t, bits/dim', 'estimate', bound_settings, index='term L_t, t = 0 to T', log=True
+  ),
+}
 
 
 def evaluate(state, batch, rng, *, config) -> dict:
@@ -257,7 +282,8 @@ def evaluate(state, batch, rng, *, config) -> dict:
     config: as for `train_step`.
 
   Returns:
-    'bits_per_dim' [b], the sum of L_0, L_1, ..., L_T, and 'terms' [b, T + 1], each of them.
+    In bits per dimension: 'bits_per_dim' [b], the bound; 'L_0', 'L_t' (the sum of L_1 to L_{T-1})
+    and 'L_T' [b], whose sum it is; and 'terms' [b, T + 1], L_0 to L_T.
   """
   model = build(config)
   eps = trained_eps(model, state, batch, config)
@@ -269,4 +295,11 @@ def evaluate(state, batch, rng, *, config) -> dict:
     variance=config.sample.variance,
     bin_width=BIN_WIDTH[config.data.dequantize],
   )
-  return {'bits_per_dim': nats.sum(0) / jnp.log(2), 'terms': nats.T / jnp.log(2)}
+  terms = nats / jnp.log(2)
+  return {
+    'bits_per_dim': nats.sum(0) / jnp.log(2),
+    'L_0': terms[0],
+    'L_t': terms[1:-1].sum(0),
+    'L_T': terms[-1],
+    'terms': terms.T,
+  }

@@ -226,8 +226,8 @@ def test_sampling_uses_the_weights_that_the_config_names():
 def test_samples_and_their_way(sampler):
   config = make_config(sample__sampler=sampler, sample__intermediates=3)
   made = sample(init(config), config)
-  assert made['image'].shape == (5, 3) and made['trajectory'].shape == (3, 5, 3)
-  np.testing.assert_array_equal(made['trajectory'][-1], made['image'])
+  assert made['image'].shape == (5, 3) and made['trajectory'].shape == (5, 3, 3)
+  np.testing.assert_array_equal(made['trajectory'][:, -1], made['image'])
   assert all(np.abs(v).max() <= 1 and v.dtype == np.float32 for v in made.values())
   again, other = (sample(init(config), config, key=key)['image'] for key in (0, 1))
   np.testing.assert_array_equal(made['image'], again)
@@ -274,6 +274,9 @@ def test_the_bound_uses_the_weights_and_the_variance_of_the_config():
     )
     assert out['bits_per_dim'].shape == (4,) and out['terms'].shape == (4, 13)
     np.testing.assert_allclose(out['terms'].sum(1), out['bits_per_dim'], rtol=1e-5)
+    np.testing.assert_array_equal(out['L_0'], out['terms'][:, 0])
+    np.testing.assert_allclose(out['L_t'], out['terms'][:, 1:12].sum(1), rtol=1e-6)
+    np.testing.assert_array_equal(out['L_T'], out['terms'][:, 12])
     return out['bits_per_dim']
 
   ema, raw = bits(), bits(sample__weights='raw')
