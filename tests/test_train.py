@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import types
 
@@ -167,6 +168,68 @@ def test_killed_and_resumed_equals_uninterrupted(name, tmp_path):
 @pytest.mark.parametrize('name', [name for name in ALL if ONE_PER_SYSTEM.get(name) != ()])
 def test_killed_and_resumed_equals_uninterrupted_everywhere(name, tmp_path):
   kill_and_resume(name, tmp_path)
+
+
+# Flags of a mode, and the devices that it is tried on.
+MODES = {
+  'jit': ((), (2,)),
+  'jit with fsdp': (('--config.parallel.data=1', '--config.parallel.fsdp=2'), (2,)),
+  'pmap': (('--config.parallel.mode=pmap',), (1, 2, 4)),
+}
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_every_mode_draws_evaluates_stops_and_resumes(mode, tmp_path, capsys):
+  """On the two devices of this process, through the whole loop."""
+  straight, broken = tmp_path / 'straight', tmp_path / 'broken'
+  flags = (f'--config={RING}', *MODES[mode][0], '--config.train.log_steps=1')
+  flags += ('--config.train.checkpoint_steps=20', '--config.train.sample_steps=20')
+  flags += ('--config.eval.every_steps=20', '--config.eval.num_reference=500')
+
+  ended = threading.Event()
+
+  def stop():
+    path = broken / 'metrics.jsonl'
+    while not ended.wait(0.01):
+      if path.exists() and '"step": 25,' in path.read_text():
+        return os.kill(os.getpid(), signal.SIGTERM)
+
+  thread = threading.Thread(target=stop)
+  thread.start()
+  try:  # so many steps that the signal comes before the end
+    status = main(*flags, '--config.train.steps=5000', f'--workdir={broken}')
+  finally:
+    ended.set()
+    thread.join()
+  assert status == 128 + signal.SIGTERM, capsys.readouterr().err
+  stopped_at, _ = final_state(broken)
+  total = (stopped_at // 20 + 1) * 20
+  flags += (f'--config.train.steps={total}',)
+  assert main(*flags, f'--workdir={broken}') == 0
+  assert f'step {stopped_at} of {total}' in capsys.readouterr().err
+  assert main(*flags, f'--workdir={straight}') == 0
+  assert_same_run(straight, broken)
+  steps = set(range(20, total + 1, 20))
+  assert set(pictures(broken)) == {f'{step:07d}_samples.png' for step in steps}
+  assert {line['step'] for line in quick_evaluations(broken)} == steps
+  for verb in ('sample', 'evaluate'):
+    assert main(f'--mode={verb}', f'--workdir={broken}') == 0
+  # The modes differ in rounding only.
+  plain = tuple(flag for flag in flags if '.parallel.' not in flag)
+  assert main(*plain, f'--workdir={tmp_path}/jit') == 0
+  for found, wanted in zip(metrics(broken), metrics(tmp_path / 'jit'), strict=True):
+    assert found == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['gan_ring', 'ddpm_digits'])
+@pytest.mark.parametrize(
+  'mode, devices', [(mode, n) for mode, (_, counts) in MODES.items() for n in counts]
+)
+def test_every_mode_is_killed_and_resumed(name, mode, devices, tmp_path, monkeypatch):
+  flags = f'{QUICK} --xla_force_host_platform_device_count={devices}'
+  monkeypatch.setattr(f'{__name__}.QUICK', flags)
+  kill_and_resume(name, tmp_path, *ONE_PER_SYSTEM[name], *MODES[mode][0])
 
 
 @pytest.mark.slow

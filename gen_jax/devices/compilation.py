@@ -162,7 +162,15 @@ def compile_step(
     return state, jax.tree.map(by_device, host_batch), device_data, rng
 
   compiled = compiler(mapped.lower(*split(*args)), compiler_options())
-  return lambda *args: compiled(*split(*args))
+  shardings = _shardings(args[0])
+
+  def call(*args):
+    state, metrics = compiled(*split(*args))
+    # pmap returns arrays on a mesh of its own, which has only the axis that it maps over. What
+    # follows (samplers, checkpoints) needs ours; the devices are the same, so nothing is copied.
+    return jax.device_put(state, shardings), metrics
+
+  return call
 
 
 def _one_by_one(step, state, host_batch, device_data, rng, *, axis_name):
