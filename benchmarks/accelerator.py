@@ -74,6 +74,7 @@ class Run:
     minibatches = contract.minibatches(config, system)
     self.batches = data.Batches(data.open_source(config), config, minibatches=minibatches)
     self.mesh, self.steps = sharding.make_mesh(config), steps_per_call
+    self.axes = sharding.BatchAxes(self.batches.shape, self.steps)
     whole = sharding.replicated(self.mesh)
     init_key, data_key, step_key = jax.random.split(jax.random.key(config.seed), 3)
     self.keys = sharding.put({'data': data_key, 'step': step_key}, whole)
@@ -102,16 +103,14 @@ class Run:
       self.device_data,
       self.keys,
       mode=config.parallel.mode,
-      leading=len(self.batches.shape) - 1 + (self.steps > 1),
-      steps=self.steps,
+      axes=self.axes,
     )
     self.compile_seconds = time.perf_counter() - start
     self.memory = self.call.memory_analysis().peak_memory_in_bytes
 
   def next(self):
-    """What a call is fed."""
-    fed = list(itertools.islice(self.feed, self.steps))
-    return jax.tree.map(lambda *x: np.stack(x), *fed) if self.steps > 1 else fed[0]
+    """The batch of the next call."""
+    return self.axes.batch(list(itertools.islice(self.feed, self.steps)), self.mesh)
 
   def calls(self, number: int) -> tuple[float, np.ndarray]:
     """Seconds of so many calls, and the loss of the last player in each of their steps."""

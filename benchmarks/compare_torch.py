@@ -137,8 +137,9 @@ def make_jax(case):
 
     return one_batch, parameters
 
+  axes = sharding.BatchAxes(tuple(shape[:-3]))
   train_step = compilation.compile_step(
-    one_step, mesh, state, batch, {}, step_key, mode='jit', leading=len(shape) - 4
+    one_step, mesh, state, batch, {}, step_key, mode='jit', axes=axes
   )
 
   def step():

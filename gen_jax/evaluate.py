@@ -24,7 +24,7 @@ from gen_jax import config as configs
 from gen_jax import contract, data
 from gen_jax import sample as sampling
 from gen_jax.data import sources
-from gen_jax.devices import compilation
+from gen_jax.devices import compilation, processes
 from gen_jax.errors import Diverged, UserError
 from gen_jax.metrics import networks
 from gen_jax.metrics import scorer as scores
@@ -187,6 +187,8 @@ def run(config, workdir, step: int | None = None, samples: str | None = None) ->
     UserError: before anything is drawn: no checkpoint, or one of another config; data or weights
       cannot be had; too few examples for a metric; pictures that are not like the data.
   """
+  if processes.several():
+    raise UserError('--mode=evaluate is for one process, which uses all devices of its host')
   folder = Workdir(workdir)
   again = 'the same command goes on'
   with signals.exit_in_order():

@@ -1,51 +1,88 @@
 """The loop that trains every system: `run(config, workdir)`.
 
-It restores the run in the workdir or starts one, compiles the step, and then steps, logs, samples,
-saves and evaluates, each on its own cadence, the last step always included. It knows systems by
-their contract only (gen_jax.contract).
+    Setup     what the parts share: config, system, mesh, data, folder, checkpoints
+    Start     where the run begins: at step 0, or at the newest intact checkpoint
+    Programs  the initialiser and the training step, compiled (gen_jax.devices.programs)
+    Events    what happens between steps: metrics, checkpoints, samples, evaluations
+    _loop     the loop itself
+
+It knows systems by their contract only (gen_jax.contract).
 """
 
 import contextlib
+import dataclasses
 import itertools
 import math
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from gen_jax import config as configs
 from gen_jax import contract, data, evaluate
 from gen_jax import sample as sampling
-from gen_jax.devices import compilation, processes, sharding
+from gen_jax.devices import processes, sharding
 from gen_jax.devices.heartbeat import Watch
-from gen_jax.devices.program_cache import Prefetch
+from gen_jax.devices.programs import Programs
 from gen_jax.errors import Diverged, UserError
-from gen_jax.run import checkpoint, records, signals, writers
+from gen_jax.run import cadences, checkpoint, records, signals, writers
+from gen_jax.run.metric_log import MetricLog
+from gen_jax.run.trace import Trace
 from gen_jax.run.workdir import Workdir, open_workdir
 
 
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """What the parts of a training run share."""
+
+  config: Any  # checked
+  system: Any  # module of gen_jax.systems
+  mesh: jax.sharding.Mesh
+  batches: data.Batches
+  quick: evaluate.Quick | None  # evaluates in training; None: config.eval.every_steps is None
+  folder: Workdir
+  saver: checkpoint.Checkpointer
+  stop: signals.Stop
+  watch: Watch
+  started: float  # `time.monotonic()` at the start of the program
+
+  @property
+  def draws(self) -> bool:
+    """Whether the system has samples."""
+    return contract.has_samples(self.system)
+
+  def due(self, done: int) -> list[str]:
+    """The events that are due after step `done`."""
+    return [name for name in cadences.due(self.config, done) if name != 'draw' or self.draws]
+
+  def keys(self) -> dict:
+    """The keys of the run, {purpose: key}. They are constant: a step folds its own number in, so
+    that resuming needs no saved key.
+    """
+    keys = jax.random.split(jax.random.key(self.config.seed), 4)
+    return dict(zip(('init', 'data', 'step', 'sample'), keys, strict=True))
+
+
 def run(config, workdir, started: float | None = None) -> int:
-  """Trains until config.train.steps, or until a signal; going on where the run in `workdir`
-  stopped.
+  """Trains until config.train.steps, or until a signal; resumes the run that is in `workdir`.
 
   Args:
     config: checked config (`gen_jax.config.check`).
-    workdir: folder of the run; made if need be.
-    started: `time.monotonic()` at the start of the program, from where the time to the first step
-      is told; None: now.
+    workdir: folder of the run; created if it does not exist.
+    started: `time.monotonic()` at the start of the program, from which the time to the first step
+      is counted; None: now.
 
   Returns:
     0: finished. 1: stopped by a loss that is not finite. 128 + n: saved and stopped by signal n.
 
   Raises:
-    UserError: something in the config, the data or the workdir has to be put right first.
+    UserError: something in the config, the data or the workdir has to be corrected first.
     SystemExit, KeyboardInterrupt: SIGTERM or Ctrl-C came before there was anything to save.
   """
   started = time.monotonic() if started is None else started
   mesh = sharding.make_mesh(config)
-  prefetch = Prefetch(config, mesh)  # as early as can be: it is what a later start waits for
   system = contract.check(config)
   contract.check_training(config)
   first = processes.is_first()
@@ -53,7 +90,7 @@ def run(config, workdir, started: float | None = None) -> int:
     Watch() as watch,
     open_workdir(workdir) if first else contextlib.nullcontext(Workdir(workdir)) as folder,
   ):
-    # What the checkpoint says counts, in `_train`; this one answers before data are fetched.
+    # The config that counts is the checkpoint's, see `Start.find`; this check needs no data yet.
     if any(folder.checkpoints.glob('[0-9]*')) and (earlier := folder.read_config()):
       configs.check_resumable(earlier, configs.to_dict(config), folder.path)
     with signals.exit_in_order():
@@ -76,7 +113,7 @@ def run(config, workdir, started: float | None = None) -> int:
     try:
       with signals.Stop() as stop:
         return _train(
-          config, system, mesh, prefetch, batches, quick, folder, saver, stop, watch, started
+          Setup(config, system, mesh, batches, quick, folder, saver, stop, watch, started)
         )
     except Diverged as error:
       _tell(f'error: {error}')
@@ -86,50 +123,264 @@ def run(config, workdir, started: float | None = None) -> int:
         saver.close()
 
 
+def _train(setup: Setup) -> int:
+  """Start, programs, events, loop; returns the exit status."""
+  folder, total = setup.folder, setup.config.train.steps
+  start = Start.find(setup)
+  if start.step >= total and not start.missing:
+    _tell(
+      f'{folder.path} is finished: step {start.step} of {total}'
+      + f'; samples in {folder.samples}' * setup.draws
+      + f'. {_to_train_further(setup.config)} trains it further.',
+      sys.stdout,
+    )
+    return 0
+  programs = make_programs(setup)
+  state = start.make_state(setup, programs)
+  if 0 < start.step < total:
+    _tell(f'{folder.path}: resuming from step {start.step} of {total}')
+  with contextlib.closing(Events(setup, start.step)) as events:
+    number = _loop(setup, start, programs, events, state)
+  if number is not None:
+    return 128 + number
+  samples = f'; samples: {events.picture}' * setup.draws
+  _tell(f'{folder.path} is finished after {total} steps{samples}', sys.stdout)
+  best = events.best_step()
+  if best in setup.saver.steps():
+    name = setup.config.eval.best
+    _tell(f'best by {name} of the quick evaluations: --step={best}', sys.stdout)
+  return 0
+
+
+def _loop(setup: Setup, start: 'Start', programs: Programs, events: 'Events', state) -> int | None:
+  """Trains from `start` to the end; returns the number of the signal that stops it, or None."""
+  config, folder, done = setup.config, setup.folder, start.step
+  requests = processes.Requests(setup.stop, setup.mesh)
+  trace = Trace(config.profile_steps, folder.tensorboard, done)
+  feed = setup.batches.iterate(done)
+  with contextlib.closing(feed), contextlib.closing(trace):
+    events.happen(start.missing, done, state)
+    if (number := requests.answer(requests.ask())) is not None:
+      return number  # the state is that of the checkpoint
+    while done < config.train.steps:
+      asked = requests.ask()
+      steps = cadences.call_length(config, done)
+      call = programs.of(steps)
+      with trace.call(done + 1):
+        state, metrics = call(state, list(itertools.islice(feed, steps)))
+      done += steps
+      if trace.end(done, state):
+        _tell(f'{folder.tensorboard}: steps {trace.first} to {done} are traced')
+      events.log.add(done, metrics)
+      if done == start.step + steps:
+        events.log.flush()
+        _tell(f'first step after {time.monotonic() - setup.started:.1f} s')
+      events.happen(setup.due(done), done, state)
+      # A signal may have come during any line above: the steps that are done are saved.
+      if (number := requests.answer(asked)) is not None:
+        events.happen(['save'], done, state)
+        with setup.watch.resting():
+          setup.saver.wait()
+        _tell(f'{folder.path}: saved at step {done} of {config.train.steps}')
+        return number
+    with setup.watch.resting():
+      setup.saver.wait()
+  return None
+
+
+class Start(NamedTuple):
+  """Where a run begins."""
+
+  step: int  # number of steps done
+  manifest: checkpoint.Manifest | None  # of the checkpoint to restore; None: there is none
+  missing: list[str]  # events of `step` that did not happen: the run was stopped before them
+
+  @classmethod
+  def find(cls, setup: Setup) -> 'Start':
+    """The newest intact checkpoint of the folder, or step 0.
+
+    Raises:
+      UserError: it was trained with another config or on other data.
+    """
+    config, folder = setup.config, setup.folder
+    manifest = setup.saver.latest()
+    found = 'none' if manifest is None else f'step {manifest.step}, sha256 {manifest.sha256[:16]}'
+    processes.check_same({f'the newest intact checkpoint in {folder.checkpoints}': found})
+    if manifest is None:
+      if folder.config.exists():
+        _tell(f'{folder.path}: no checkpoint is there, starting from step 0')
+      return cls(0, None, [])
+    configs.check_resumable(manifest.config, configs.to_dict(config), folder.path)
+    fingerprint = setup.batches.source.fingerprint
+    if manifest.data_fingerprint != fingerprint:
+      raise UserError(
+        f'config.data: the run in {folder.path} was trained on {manifest.data_fingerprint}, now '
+        f'the data are {fingerprint}; give it the same data or choose another --workdir'
+      )
+
+    def missing():
+      happened = dict(
+        save=True,
+        draw=folder.image_path(manifest.step, 'samples').exists(),
+        measure=records.is_measured(records.read(folder), manifest.step),
+      )
+      return [name for name in setup.due(manifest.step) if not happened[name]]
+
+    return cls(manifest.step, manifest, processes.from_first(missing))
+
+  def make_state(self, setup: Setup, programs: Programs):
+    """Restores or initialises the state while the first call is compiled, which takes most of the
+    time of a start.
+    """
+    config, resumes = setup.config, self.step < setup.config.train.steps
+    with ThreadPoolExecutor(1) as pool:
+      if self.manifest is None:
+        state = pool.submit(programs.initialiser())
+      else:
+        checkpoint.check_fits(self.manifest, programs.target)  # before a call is compiled for it
+        state = pool.submit(setup.saver.restore, self.manifest, programs.target)
+      if resumes:
+        programs.of(cadences.call_length(config, self.step))
+      state = state.result()
+    if resumes and processes.is_first():
+      setup.folder.write_config(configs.to_dict(config))
+    return state
+
+
+def make_programs(setup: Setup) -> Programs:
+  """The initialiser and the step of the system, with the batch preprocessed inside of them."""
+  config, system, batches, keys = setup.config, setup.system, setup.batches, setup.keys()
+
+  def init(host_batch, device_data):
+    key = jax.random.fold_in(keys['data'], 0)
+    batch = data.preprocess(device_data, host_batch, key, config=config)
+    batch = {name: batch[name] for name in contract.abstract_batch(config, system)}
+    return contract.initialiser(config, system)(keys['init'], batch)
+
+  def step(state, host_batch, device_data, keys, *, axis_name):
+    key = jax.random.fold_in(keys['data'], state.step)
+    batch = data.preprocess(device_data, host_batch, key, config=config, axis_name=axis_name)
+    return system.train_step(state, batch, keys['step'], config=config, axis_name=axis_name)
+
+  replicated = sharding.replicated(setup.mesh)
+  return Programs(
+    init,
+    step,
+    target=sharding.abstract_state(contract.abstract_state(config, system), setup.mesh),
+    mesh=setup.mesh,
+    example=batches.host_batch(0),
+    axes=batches.shape,
+    device_data=sharding.put(batches.device_data, replicated),
+    keys=sharding.put({name: keys[name] for name in ('data', 'step')}, replicated),
+    mode=config.parallel.mode,
+    compiling=setup.watch.resting,
+  )
+
+
+class Events:
+  """What happens between calls, each on its own cadence (`gen_jax.run.cadences`).
+
+  Attributes:
+    log: of the metrics.
+    picture: path of the last grid, or plot, of samples; at first, of their folder.
+  """
+
+  def __init__(self, setup: Setup, start: int):
+    config, folder, system = setup.config, setup.folder, setup.system
+    self._setup, self._start, self.picture = setup, start, folder.samples
+    if processes.is_first():
+      records.forget_quick(folder, start)
+    setup.saver.protect(self.best_step())
+    # One of several processes cannot leave `draw` alone: the others would wait for it.
+    self._leave = signals.Stop() if processes.several() else setup.stop
+    self._sample = sampling.make_sampler(config, system) if setup.draws else None
+    self._writer = writers.Writers(
+      folder,
+      total_steps=config.train.steps,
+      images_per_step=math.prod(setup.batches.shape),
+      start_step=start,
+      process_is_primary=processes.is_first(),
+    )
+
+    def saved():
+      steps = setup.saver.steps()
+      what = f'step {steps[-1]} is saved' if steps else 'nothing is saved yet'
+      return f'{what} in {folder.path}'
+
+    self.log = MetricLog(
+      config,
+      self._writer,
+      start,
+      players=vars(contract.abstract_state(config, system)),
+      fetched=setup.watch.beat,
+      saved=saved,
+    )
+
+  def happen(self, names: list[str], done: int, state) -> None:
+    """Runs the events of these names (`save`, `draw`, `measure`) after step `done`. Metrics up to
+    that step come first: a state whose metrics are not finite is neither saved nor drawn from.
+    """
+    if names:
+      self.log.flush()
+    for name in names:
+      getattr(self, name)(done, state)
+
+  def save(self, done: int, state) -> None:
+    """Saves a checkpoint of step `done`, in the background."""
+    try:
+      with self._setup.watch.resting():
+        self._setup.saver.save(done, state)
+    except ValueError as error:  # names the leaf that is not finite
+      raise Diverged(f'after step {done} the state cannot be saved: {error}') from error
+
+  def draw(self, done: int, state) -> None:
+    """Writes samples of step `done`, unless a stop is requested first."""
+    setup = self._setup
+    with setup.watch.resting():
+      count = setup.config.sample.num_images
+      samples = self._sample(state, setup.keys()['sample'], count, self._leave)
+    if samples is not None and processes.is_first():
+      self.picture = sampling.write(self._writer, done, samples, setup.batches.source)
+
+  def measure(self, done: int, state) -> None:
+    """Writes the quick evaluation of step `done`, unless a stop is requested first, and keeps the
+    checkpoint of the best one.
+    """
+    setup = self._setup
+    with setup.watch.resting():
+      rows = setup.quick(state, self._leave)
+    if rows is None:
+      return
+    if processes.is_first():
+      records.append(setup.folder, done, rows)
+    self._writer.evaluation(done, {row.metric: row.value for row in rows})
+    best = self.best_step()
+    if best == done and done > self._start:  # the start has a checkpoint already
+      self.save(done, state)
+    with setup.watch.resting():
+      setup.saver.protect(best)  # waits for `save`; only then is the checkpoint before released
+
+  def best_step(self) -> int | None:
+    """The step of the best quick evaluation so far; None: there is none."""
+    folder, name = self._setup.folder, self._setup.config.eval.best
+    return processes.from_first(lambda: records.best_step(records.read(folder), name))
+
+  def close(self) -> None:
+    """Flushes what was written."""
+    self._writer.close()
+
+
 def _of_all_processes(config, source) -> dict:
-  """What the processes of a run must have in common, by name: the config, but for what each of them
-  may have its own, and the data.
+  """What must be the same in all processes of a run: the data, and the config except for fields
+  that each process may set for itself.
   """
   own = ('compilation_cache', 'data.path', 'data.read_threads', 'data.prefetch')
   fields = {f'config.{path}': value for path, value in configs.leaves(config) if path not in own}
   return fields | {'config.data': source.fingerprint}
 
 
-def _tell(text: str, file=None) -> None:
-  """Prints a line, to stderr by default, once for all processes of the run."""
-  if processes.is_first():
-    print(text, file=file or sys.stderr)
-
-
-def itstime(step: int, every: int, total: int) -> bool:
-  """Whether a cadence of `every` steps is due after `step` of `total` steps;
-  the last one always is.
-  """
-  return step % every == 0 or step == total
-
-
-def call_length(config, done: int) -> int:
-  """Steps of the call after `done` steps: config.train.steps_per_call, and never beyond the next
-  multiple of it, the next checkpoint, pictures or evaluation, an end of a trace, or the last step.
-
-  A function of the config and `done` only, so that a resumed run has the calls of an uninterrupted
-  one. (Steps of one call are compiled together, and may differ from others in the last bits.)
-  """
-  most = config.train.steps_per_call
-  if most is None:
-    most = 1 if jax.default_backend() == 'cpu' else 10
-  cadences = (most, config.train.checkpoint_steps, config.train.sample_steps)
-  if config.eval.every_steps is not None:
-    cadences += (config.eval.every_steps,)
-  first, last = config.profile_steps or (1, config.train.steps)
-  ends = (first - 1, last, config.train.steps)
-  return min(
-    *(every - done % every for every in cadences), *(end - done for end in ends if end > done)
-  )
-
-
-def _to_go_on(config) -> str:
-  """What a finished run needs to train further."""
+def _to_train_further(config) -> str:
+  """The fields that a finished run needs larger values of."""
   ends = [
     f'--config.{path}'
     for path, value in configs.leaves(config)
@@ -138,287 +389,7 @@ def _to_go_on(config) -> str:
   return f'A larger {" and ".join(reversed(ends))}'
 
 
-def _check_start(config, source, manifest, folder) -> None:
-  """Refuses to go on with another config or other data, and tells of a start from step 0 where a
-  run has been.
-  """
-  if manifest is None:
-    if folder.config.exists():
-      _tell(f'{folder.path}: no checkpoint is there, starting from step 0')
-    return
-  configs.check_resumable(manifest.config, configs.to_dict(config), folder.path)
-  if manifest.data_fingerprint != source.fingerprint:
-    raise UserError(
-      f'config.data: the run in {folder.path} was trained on {manifest.data_fingerprint}, '
-      f'now the data are {source.fingerprint}; give it the same data or choose another --workdir'
-    )
-
-
-class _Trace:
-  """The trace of config.profile_steps by `jax.profiler`, in `tensorboard/` of the run."""
-
-  def __init__(self, config, folder, start: int):
-    first, self.last = config.profile_steps or (0, 0)
-    self.first = max(first, start + 1)
-    self._folder, self._running = folder.tensorboard, False
-
-  @contextlib.contextmanager
-  def step(self, number: int):
-    """Around a call whose first step is `number`; it is traced from the first one on."""
-    if self.first <= number <= self.last and not self._running:
-      jax.profiler.start_trace(str(self._folder))
-      self._running = True
-    mark = jax.profiler.StepTraceAnnotation('train', step_num=number)
-    with mark if self._running else contextlib.nullcontext():
-      yield
-
-  def end(self, number: int, state) -> None:
-    """After a step that leaves `state`: writes the trace if it was the last one."""
-    if self._running and number >= self.last:
-      jax.block_until_ready(state)
-      self.close()
-      _tell(f'{self._folder}: steps {self.first} to {number} are traced')
-
-  def close(self) -> None:
-    """Writes what is traced so far."""
-    if self._running:
-      self._running = False
-      jax.profiler.stop_trace()
-
-
-def _train(
-  config, system, mesh, prefetch, batches, quick, folder, saver, stop, watch, started
-) -> int:
-  total = config.train.steps
-  manifest = saver.latest()
-  found = 'none' if manifest is None else f'step {manifest.step}, sha256 {manifest.sha256[:16]}'
-  processes.check_same({f'the newest intact checkpoint in {folder.checkpoints}': found})
-  start = 0 if manifest is None else manifest.step
-  _check_start(config, batches.source, manifest, folder)
-  draws = contract.has_samples(system)
-  # The run may have been stopped between the checkpoint and the pictures, or the evaluation, of a
-  # step.
-  undrawn, unmeasured = processes.from_first(
-    lambda: [
-      start > 0
-      and draws
-      and itstime(start, config.train.sample_steps, total)
-      and not folder.image_path(start, 'samples').exists(),
-      start > 0
-      and quick is not None
-      and itstime(start, config.eval.every_steps, total)
-      and not records.is_measured(records.read(folder), start),
-    ]
-  )
-  if start >= total and not undrawn and not unmeasured:
-    _tell(
-      f'{folder.path} is finished: step {start} of {total}'
-      + f'; pictures in {folder.samples}' * draws
-      + f'. {_to_go_on(config)} goes on.',
-      sys.stdout,
-    )
-    return 0
-
-  whole = sharding.replicated(mesh)
-  # The run key is constant: a step folds its own number in, so that resuming needs no saved key.
-  init_key, data_key, step_key, sample_key = jax.random.split(jax.random.key(config.seed), 4)
-  keys = sharding.put({'data': data_key, 'step': step_key}, whole)
-  device_data = sharding.put(batches.device_data, whole)
-
-  def init(host_batch, device_data):
-    batch = data.preprocess(device_data, host_batch, jax.random.fold_in(data_key, 0), config=config)
-    batch = {name: batch[name] for name in contract.abstract_batch(config, system)}
-    return contract.initialiser(config, system)(init_key, batch)
-
-  def step(state, host_batch, device_data, keys, *, axis_name):
-    key = jax.random.fold_in(keys['data'], state.step)
-    batch = data.preprocess(device_data, host_batch, key, config=config, axis_name=axis_name)
-    return system.train_step(state, batch, keys['step'], config=config, axis_name=axis_name)
-
-  def spread(host_batch):
-    """What one call takes, of what the host feeds for each of its steps."""
-    if len(host_batch) == 1:
-      return sharding.shard_batch(host_batch[0], mesh, batches.shape)
-    host_batch = jax.tree.map(lambda *leaves: np.stack(leaves), *host_batch)
-    return sharding.shard_batch(
-      host_batch, mesh, (len(jax.tree.leaves(host_batch)[0]), *batches.shape)
-    )
-
-  def compile_call(length, **how):
-    """The program of so many steps."""
-    return compilation.compile_step(
-      step,
-      mesh,
-      target,
-      spread([batches.host_batch(0)] * length),
-      device_data,
-      keys,
-      mode=config.parallel.mode,
-      leading=len(batches.shape) - 1 + (length > 1),
-      steps=length,
-      **how,
-    )
-
-  # Restore or initialise. A start is mostly compilation: that of the initialiser, or reading the
-  # checkpoint, goes on while the step is traced and compiled.
-  host_batch = spread([batches.host_batch(0)])
-  target = sharding.abstract_state(contract.abstract_state(config, system), mesh)
-  calls = {}  # compiled, by length; few, most often one
-  with ThreadPoolExecutor(1) as pool:
-    if manifest is None:
-      lowered = compilation.compile_once(init, target).lower(host_batch, device_data)
-      begun = pool.submit(lambda: lowered.compile()(host_batch, device_data))
-    else:
-      checkpoint.check_fits(manifest, target)  # at once, rather than when the step is compiled
-      begun = pool.submit(saver.restore, manifest, target)
-    if start < total:
-      length = call_length(config, start)
-      calls[length] = compile_call(length, compiler=prefetch.compile)
-    state = begun.result()
-  if start < total and processes.is_first():
-    folder.write_config(configs.to_dict(config))
-  if 0 < start < total:
-    _tell(f'{folder.path}: going on from step {start} of {total}')
-
+def _tell(text: str, file=None) -> None:
+  """Prints a line, to stderr by default, once for all processes of the run."""
   if processes.is_first():
-    records.forget_quick(folder, start)
-
-  def best_step():
-    return processes.from_first(lambda: records.best_step(records.read(folder), config.eval.best))
-
-  saver.protect(best_step())
-  requests = processes.Requests(stop, mesh)
-  # Of several processes none may leave a drawing, in which the others wait for it.
-  leave = signals.Stop() if processes.several() else stop
-  draw = sampling.make_sampler(config, system) if draws else None
-  writer = writers.Writers(
-    folder,
-    total_steps=total,
-    images_per_step=math.prod(batches.shape),
-    start_step=start,
-    process_is_primary=processes.is_first(),
-  )
-  trace = _Trace(config, folder, start)
-  picture = None
-
-  def settle(done, metrics):
-    """Waits for the metrics of the call that ended with step `done`, stops the run if one is not
-    finite, logs those of its steps whose time it is.
-    """
-    metrics = {name: np.atleast_1d(values) for name, values in jax.device_get(metrics).items()}
-    watch.beat(done)
-    length = len(next(iter(metrics.values())))
-    for i in range(length):
-      note(done - length + 1 + i, {name: float(values[i]) for name, values in metrics.items()})
-
-  def note(done, metrics):
-    for name, value in metrics.items():
-      if not math.isfinite(value):
-        player, _, what = name.partition('/')
-        net = {field.lower(): field for field in vars(state)}.get(player, player)
-        last = saver.steps()
-        saved = f'step {last[-1]} is saved' if last else 'nothing is saved yet'
-        raise Diverged(
-          f'{what} of {net} is {value} at step {done}: training has diverged and is stopped '
-          f'({saved} in {folder.path}); a smaller learning rate is the usual cure'
-        )
-    if itstime(done, config.train.log_steps, total):
-      writer.scalars(done, metrics)
-    if done == start + 1 or itstime(done, config.train.log_steps, total):
-      writer.progress(done, metrics)
-
-  def show(done, state):
-    """Draws and writes the pictures of step `done`, unless a stop is requested first."""
-    with watch.resting():
-      images = draw(state, sample_key, config.sample.num_images, leave)
-    if images is None or not processes.is_first():
-      return None
-    return sampling.write(writer, done, images, batches.source)
-
-  def measure(done, state):
-    """Writes the quick evaluation of step `done`, unless a stop is requested first, and keeps the
-    checkpoint of the best.
-    """
-    with watch.resting():
-      made = quick(state, leave)
-    if made is None:
-      return
-    if processes.is_first():
-      records.append(folder, done, made)
-    writer.evaluation(done, {row.metric: row.value for row in made})
-    best = best_step()
-    if best == done and done > start:  # that of `start` is there
-      save(done, state)
-    with watch.resting():
-      saver.protect(best)  # waits for it: the best before goes when this one is safe
-
-  def save(done, state):
-    try:
-      with watch.resting():
-        saver.save(done, state)
-    except ValueError as error:  # names the leaf that is not finite
-      raise Diverged(f'after step {done} the state cannot be saved: {error}') from error
-
-  feed = batches.iterate(start)
-  try:
-    if undrawn:
-      picture = show(start, state)
-    if unmeasured:
-      measure(start, state)
-    if (number := requests.answer(requests.ask())) is not None:
-      return 128 + number  # the state is the checkpoint's
-    pending, done = None, start
-    while done < total:
-      asked = requests.ask()
-      length = call_length(config, done)
-      if length not in calls:
-        with watch.resting():
-          calls[length] = compile_call(length)
-      with trace.step(done + 1):
-        host_batch = spread(list(itertools.islice(feed, length)))
-        state, metrics = calls[length](state, host_batch, device_data, keys)
-      is_first, done = done == start, done + length
-      trace.end(done, state)
-      # The metrics of the call before are fetched while this one runs.
-      if pending is not None:
-        settle(*pending)
-      pending = (done, metrics)
-      if is_first:
-        settle(*pending)
-        pending = None
-        _tell(f'first step after {time.monotonic() - started:.1f} s')
-
-      saves = itstime(done, config.train.checkpoint_steps, total)
-      shows = draws and itstime(done, config.train.sample_steps, total)
-      measures = quick is not None and itstime(done, config.eval.every_steps, total)
-      if (saves or shows or measures) and pending is not None:
-        settle(*pending)
-        pending = None
-      if saves:
-        save(done, state)
-      if shows:
-        picture = show(done, state)
-      if measures:
-        measure(done, state)
-      # The stop may have come in any line above: these steps are done, and no later one starts.
-      if (number := requests.answer(asked)) is not None:
-        if pending is not None:
-          settle(*pending)
-        save(done, state)
-        with watch.resting():
-          saver.wait()
-        _tell(f'{folder.path}: saved at step {done} of {total}')
-        return 128 + number
-    with watch.resting():
-      saver.wait()
-  finally:
-    trace.close()
-    if hasattr(feed, 'close'):
-      feed.close()
-    writer.close()
-  pictures = f'; pictures: {picture}' * draws
-  _tell(f'{folder.path} is finished after {total} steps{pictures}', sys.stdout)
-  best = best_step()
-  if best in saver.steps():
-    _tell(f'best by {config.eval.best} of the quick evaluations: --step={best}', sys.stdout)
-  return 0
+    print(text, file=file or sys.stderr)

@@ -222,10 +222,9 @@ def run_steps(case, mode, devices, steps=2, fsdp=1):
     jax.tree.map(np.asarray, make_batch(config, system, jax.random.fold_in(BATCH_KEY, i)))
     for i in range(steps)
   ]
-  leading = 0 if contract.minibatches(config, system) is None else 1
-  compiled = compilation.compile_step(
-    step, mesh, state, batches[0], {}, key, mode=mode, leading=leading
-  )
+  k, b = contract.minibatches(config, system), config.train.batch_size
+  axes = sharding.BatchAxes((b,) if k is None else (k, b))
+  compiled = compilation.compile_step(step, mesh, state, batches[0], {}, key, mode=mode, axes=axes)
   history = []
   for batch in batches:
     state, metrics = compiled(state, batch, {}, key)

@@ -171,8 +171,13 @@ def test_dry_run_prints_and_does_nothing(calls, capsys):
     (['configs/tiny_ring.py'], 'unknown argument configs/tiny_ring.py'),
     (['--config'], 'argument --config: expected one argument'),
     (['--step=x'], "argument --step: invalid int value: 'x'"),
-    (['--config=configs/tiny_ring.py', '--step=3'], '--step is for the checkpoints of '),
-    (['--mode=evaluate', '--workdir=r', '--samples=x', '--step=3'], '--step is for the check'),
+    (['--config=configs/tiny_ring.py', '--step=3'], '--step is for --mode=sample and --mode='),
+    (
+      ['--mode=evaluate', '--workdir=r', '--samples=x', '--step=3'],
+      '--step is for checkpoints of a',
+    ),
+    (['--mode=evaluate', '--workdir=r', '--samples='], '--samples= names nothing; a folder of '),
+    (['--mode=compare', '--workdir=a,b', '--step=3'], '--step is for --mode=sample and --mode='),
     (['--config=configs/tiny_ring.py', '--samples=x'], '--samples is for --mode=evaluate'),
     (['--mode=compare'], '--mode=compare needs --workdir=FOLDER,FOLDER,...'),
     (['--mode=compare', '--workdir=a', '--config=x.py'], '--mode=compare needs --workdir='),
@@ -191,7 +196,7 @@ def test_dry_run_prints_and_does_nothing(calls, capsys):
     (['--config=configs/tiny_ring.py', '--config.system=tyny'], "config.system='tyny': one of "),
   ],
 )
-def test_a_mistake_is_one_line_and_status_2(calls, capsys, argv, message):
+def test_a_user_error_is_one_line_and_status_2(calls, capsys, argv, message):
   assert launch.main(argv) == 2
   out, err = capsys.readouterr()
   assert out == '' and err.count('\n') == 1
@@ -262,7 +267,7 @@ def test_ctrl_c_before_the_loop_is_quiet(tmp_path):
   assert (process.returncode, out, err) == (130, '', '')
 
 
-def test_a_mistake_ends_the_process_with_status_2(tmp_path):
+def test_a_user_error_ends_the_process_with_status_2(tmp_path):
   process = start(f'--config={tmp_path}/none.py')
   out, err = process.communicate(timeout=20)
   assert (process.returncode, out) == (2, '')

@@ -23,7 +23,7 @@ ALLOWED = {
   'systems': {'nets', 'diffusion', 'state', 'draws', 'ops'} | LEAVES,
   'data': {'draws', 'errors'},
   'devices': {'ops', 'run'} | LEAVES,
-  'run': {'errors'},
+  'run': LEAVES,
   'metrics': {'data', 'devices', 'nets', 'ops', 'run'} | LEAVES,
   'contract': {'systems', 'nets'} | LEAVES,
   'sample': {'contract', 'data', 'devices', 'run'} | LEAVES,

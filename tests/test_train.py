@@ -23,6 +23,7 @@ from PIL import Image
 import launch
 from gen_jax import config as configs
 from gen_jax import contract, sample, train
+from gen_jax.devices import compilation
 from gen_jax.errors import Diverged
 from gen_jax.run import checkpoint, records
 from gen_jax.run.workdir import Workdir
@@ -253,7 +254,7 @@ def test_a_run_leaves_what_a_person_looks_for(tmp_path, capsys):
   status, output = main(f'--config={RING}', f'--workdir={tmp_path}/run', capsys=capsys)
   assert status == 0
   picture = tmp_path / 'run/samples/0000020_samples.png'
-  assert output.out.strip().endswith(f'pictures: {picture}')
+  assert output.out.strip().endswith(f'samples: {picture}')
   assert 'step 20/20' in output.err and 'img/s' in output.err and 'g/loss' in output.err
   with Image.open(picture) as image:
     assert len(np.unique(np.asarray(image.convert('RGB')).reshape(-1, 3), axis=0)) > 10
@@ -262,12 +263,12 @@ def test_a_run_leaves_what_a_person_looks_for(tmp_path, capsys):
   saved = json.loads((tmp_path / 'run/config.json').read_text())
   assert saved['train']['batch_size'] == 16
 
-  # Again: it says that it is finished, and a longer run goes on.
+  # Again: it says that it is finished, and a longer run resumes.
   status, output = main(f'--config={RING}', f'--workdir={tmp_path}/run', capsys=capsys)
   assert status == 0 and 'is finished: step 20 of 20' in output.out
   longer = (f'--config={RING}', f'--workdir={tmp_path}/run', '--config.train.steps=25')
   status, output = main(*longer, capsys=capsys)
-  assert status == 0 and 'going on from step 20 of 25' in output.err
+  assert status == 0 and 'resuming from step 20 of 25' in output.err
   assert metrics(tmp_path / 'run')[-1]['step'] == 25
 
   # Pictures from the finished run, other ones for another seed.
@@ -308,29 +309,6 @@ def test_steps_are_traced_for_the_profiler_of_tensorboard(tmp_path, capsys):
   )
 
 
-def call_lengths(changes, start=0):
-  """Of the calls of a run of 25 steps, with a checkpoint every 10."""
-  common = {'train.steps': 25, 'train.checkpoint_steps': 10, 'train.sample_steps': 100}
-  config = configs.replace(configs.load(RING), common | {'eval.every_steps': None} | changes)
-  lengths = []
-  while start + sum(lengths) < config.train.steps:
-    lengths.append(train.call_length(config, start + sum(lengths)))
-  return lengths
-
-
-def test_calls_of_several_steps_end_where_the_state_is_looked_at(monkeypatch):
-  four = {'train.steps_per_call': 4}
-  assert call_lengths(four) == [4, 4, 2, 2, 4, 4, 4, 1]
-  assert call_lengths(four, start=13) == [3, 4, 4, 1]
-  assert call_lengths(four | {'train.sample_steps': 7}) == [4, 3, 1, 2, 2, 2, 2, 4, 1, 3, 1]
-  assert call_lengths(four | {'eval.every_steps': 5}) == [4, 1, 3, 2, 2, 3, 1, 4, 4, 1]
-  assert call_lengths(four | {'profile_steps': (7, 9)}) == [4, 2, 2, 1, 1, 2, 4, 4, 4, 1]
-  by_backend = {'train.steps_per_call': None}
-  assert call_lengths(by_backend) == [1] * 25
-  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-  assert call_lengths(by_backend) == [10, 10, 5]
-
-
 def test_several_steps_in_a_call_are_the_same_steps(tmp_path):
   flags = (f'--config={RING}', '--config.train.log_steps=1', '--config.train.checkpoint_steps=10')
   assert main(*flags, f'--workdir={tmp_path}/one') == 0
@@ -347,9 +325,9 @@ def test_several_steps_in_a_call_are_the_same_steps(tmp_path):
     np.testing.assert_array_equal(x, y)
 
 
-def test_what_a_finished_run_needs_to_go_on():
+def test_what_a_finished_run_needs_to_train_further():
   def told(**optim):
-    return train._to_go_on(FrozenConfigDict(dict(train=dict(steps=5), optim=optim)))
+    return train._to_train_further(FrozenConfigDict(dict(train=dict(steps=5), optim=optim)))
 
   assert told(decay_steps=None) == 'A larger --config.train.steps'
   decay = dict(decay_steps=5)
@@ -454,7 +432,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, caps
   capsys.readouterr()
   status, output = main(*flags, '--config.train.steps=21', capsys=capsys)
   assert status == 0
-  assert 'going on from step 10 of 21' in output.err
+  assert 'resuming from step 10 of 21' in output.err
   assert '0000000020' in caplog.text and victim.name in caplog.text
   assert final_state(tmp_path)[0] == 21
 
@@ -467,7 +445,7 @@ def test_a_picture_that_a_stop_prevented_is_drawn_by_the_next_start(tmp_path, ca
   (tmp_path / 'samples/0000020_samples.png').unlink()
   capsys.readouterr()
   status, output = main(*flags, capsys=capsys)
-  assert status == 0 and 'is finished' in output.out and 'going on' not in output.err
+  assert status == 0 and 'is finished' in output.out and 'resuming' not in output.err
   assert pictures(tmp_path) == drawn
 
 
@@ -505,8 +483,8 @@ def test_wrong_input_is_answered_in_one_line_before_anything_compiles(
   def no_compile(*args, **kwargs):
     raise AssertionError('compiled')
 
-  monkeypatch.setattr(train.parallel, 'compile_step', no_compile)
-  monkeypatch.setattr(train.parallel, 'compile_once', no_compile)
+  monkeypatch.setattr(compilation, 'compile_step', no_compile)
+  monkeypatch.setattr(compilation, 'compile_once', no_compile)
   blocked = tmp_path / 'file'
   blocked.write_text('')
   (tmp_path / 'empty').mkdir()

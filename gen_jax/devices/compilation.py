@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 from jax.sharding import Mesh
 
-from gen_jax.devices.sharding import AXIS, by_rows, put, replicated
+from gen_jax.devices.sharding import AXIS, BatchAxes, by_rows, put, replicated
 from gen_jax.errors import UserError
 from gen_jax.ops.compiler import compiler_options, options_for_one_run
 from gen_jax.ops.scan import scan
@@ -112,9 +112,7 @@ def compile_step(
   mesh: Mesh,
   *args,
   mode: str,
-  leading: int = 0,
-  steps: int = 1,
-  compiler: Callable = jax.stages.Lowered.compile,
+  axes: BatchAxes,
 ) -> Callable:
   """Compiles `step(state, host_batch, device_data, rng, *, axis_name) -> (state, metrics)` for the
   mesh.
@@ -126,15 +124,13 @@ def compile_step(
     *args: state, host_batch, device_data and rng, or their shapes and dtypes: what the step is
       compiled for. The state is sharded, before and after, as its leaves' shardings say.
     mode: 'jit', one program on global arrays, or 'pmap', one program per device on its own rows.
-    leading: axes that leaves of `host_batch` have before the batch axis.
-    steps: done in one call, in sequence. Of several, `host_batch` and the metrics have a leading
-      axis of steps.
-    compiler: of a lowered program and options, such as that of `gen_jax.devices.program_cache`.
+    axes: the leading axes of `host_batch`. If the call does several steps, metrics have a leading
+      axis of steps, too.
   """
-  if steps > 1:
+  if axes.steps > 1:
     step = functools.partial(_one_by_one, step)
   if mode == 'jit':
-    whole, rows = replicated(mesh), by_rows(mesh, leading=leading)
+    whole, rows = replicated(mesh), axes.sharding(mesh)
     state = _shardings(args[0])
     jitted = jax.jit(
       functools.partial(step, axis_name=None),
@@ -143,25 +139,20 @@ def compile_step(
       donate_argnums=0,
     )
     with jax.set_mesh(mesh):
-      return compiler(jitted.lower(*args), compiler_options())
+      return jitted.lower(*args).compile(compiler_options())
 
-  devices = mesh.size
   mapped = jax.pmap(
     functools.partial(step, axis_name=AXIS),
     axis_name=AXIS,
-    in_axes=(None, leading, None, None),
+    in_axes=(None, axes.row_axis, None, None),
     out_axes=(None, None),
     devices=list(mesh.devices.flat),
   )
 
   def split(state, host_batch, device_data, rng):
-    def by_device(leaf):
-      before, (rows, *after) = leaf.shape[:leading], leaf.shape[leading:]
-      return leaf.reshape(*before, devices, rows // devices, *after)
+    return state, axes.by_device(host_batch, mesh.size), device_data, rng
 
-    return state, jax.tree.map(by_device, host_batch), device_data, rng
-
-  compiled = compiler(mapped.lower(*split(*args)), compiler_options())
+  compiled = mapped.lower(*split(*args)).compile(compiler_options())
   shardings = _shardings(args[0])
 
   def call(*args):

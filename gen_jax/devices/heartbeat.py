@@ -28,7 +28,7 @@ class Watch:
   """Ends this process when another one of the run is dead or stuck: one line, status `LOST`.
 
   A context manager; alone, a process watches nothing. `beat(step)` after every step says that it
-  goes on. From the second one on, a run may stand still for `STUCK_SECONDS`, or for five times its
+  is alive. From the second one on, a run may stand still for `STUCK_SECONDS`, or for five times its
   longest step, and as long as any process is within `resting()`. Processes that leave it in order
   leave it together. One that leaves it with a UserError ends the others with that.
   """
@@ -143,7 +143,7 @@ class Watch:
         self._end(text, line.word['status'], lines)
     for line, fault in faults:
       if fault:
-        text = f'process {line.process} {fault}: the run ends here; the same command goes on'
+        text = f'process {line.process} {fault}: the run ends here; the same command resumes it'
         self._end(text, LOST, lines)
     words = {line.process: line.word for line in lines if line.word and not line.bye}
     if not processes.is_first():
@@ -158,7 +158,7 @@ class Watch:
       text = (
         f'process {last} has stood at step {words[last]["step"]} for {words[last]["still"]:.0f}'
       )
-      self._end(f'{text} s: the run ends here; the same command goes on', LOST, lines)
+      self._end(f'{text} s: the run ends here; the same command resumes it', LOST, lines)
 
   def _end(self, text: str, status: int, lines) -> None:
     if processes.is_first():

@@ -1,7 +1,9 @@
 """The mesh of devices, and how arrays are sharded over it."""
 
+import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -44,8 +46,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def by_rows(mesh: Mesh, *, leading: int = 0) -> NamedSharding:
-  """The batch axis, which comes after `leading` axes of steps and minibatches, is spread over the
-  devices of both axes.
+  """The axis of rows, which comes after `leading` others, is divided over the devices of both mesh
+  axes.
   """
   return NamedSharding(mesh, PartitionSpec(*(None,) * leading, (AXIS, fsdp.AXIS)))
 
@@ -58,21 +60,62 @@ def own_rows(mesh: Mesh, batch: int) -> np.ndarray | None:
   return np.unique(np.concatenate([np.arange(batch)[rows] for (rows,) in slices]))
 
 
-def shard_batch(host_batch, mesh: Mesh, shape: tuple[int, ...]):
-  """What the host feeds, as a step takes it.
+@dataclasses.dataclass(frozen=True)
+class BatchAxes:
+  """The axes that a batch on its way into a call has before those of an example:
+  [steps, minibatches, rows]. This class is the one place that knows their order.
 
-  Args:
-    host_batch: host arrays; of several processes, each has its `own_rows`.
-    mesh: where the step runs.
-    shape: leading axes of the whole batch: (steps, minibatches, rows) or the last of them.
+  Attributes:
+    step: axes of the batch of one step, (rows,) or (minibatches, rows); rows of all devices.
+    steps: number of steps that the call does in sequence; 1 has no axis of its own.
   """
-  if jax.process_count() == 1:
-    return host_batch
-  sharding = by_rows(mesh, leading=len(shape) - 1)
-  return jax.tree.map(
-    lambda x: jax.make_array_from_process_local_data(sharding, x, shape + x.shape[len(shape) :]),
-    host_batch,
-  )
+
+  step: tuple[int, ...]
+  steps: int = 1
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """All of them."""
+    return self.step if self.steps == 1 else (self.steps, *self.step)
+
+  @property
+  def row_axis(self) -> int:
+    """The index of the axis of rows."""
+    return len(self.shape) - 1
+
+  def sharding(self, mesh: Mesh) -> NamedSharding:
+    """The rows are divided over the devices of both mesh axes."""
+    return by_rows(mesh, leading=self.row_axis)
+
+  def batch(self, host_batches: Sequence, mesh: Mesh):
+    """What a call takes: a tree of arrays [*shape, ...].
+
+    Args:
+      host_batches: a tree of host arrays for each step; of several processes, each has its
+        `own_rows`.
+      mesh: where the call runs.
+    """
+    batch = host_batches[0]
+    if self.steps > 1:
+      batch = jax.tree.map(lambda *leaves: np.stack(leaves), *host_batches)
+    if jax.process_count() == 1:
+      return batch
+    sharding, axes = self.sharding(mesh), len(self.shape)
+    return jax.tree.map(
+      lambda x: jax.make_array_from_process_local_data(sharding, x, self.shape + x.shape[axes:]),
+      batch,
+    )
+
+  def by_device(self, batch, devices: int):
+    """Arrays [..., rows, ...] as [..., devices, rows / devices, ...], for `jax.pmap` over the axis
+    `rows`.
+    """
+    axis = self.row_axis
+
+    def split(leaf):
+      return leaf.reshape(*leaf.shape[:axis], devices, -1, *leaf.shape[axis + 1 :])
+
+    return jax.tree.map(split, batch)
 
 
 def put(tree, shardings):

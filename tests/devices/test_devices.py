@@ -107,7 +107,7 @@ def test_losses_are_the_same_on_any_devices(name, tmp_path):
 @pytest.mark.parametrize('name', ['ddpm_digits', 'dcgan_fashion_mnist'])
 @pytest.mark.parametrize('layout', [('jit', 2, 4), ('pmap', 4, 1)], ids=str)
 def test_a_checkpoint_goes_to_any_devices(name, layout, tmp_path):
-  """The same bits on each, and the run goes on there with the data that follow."""
+  """The same bits on each, and the run resumes there with the data that follow."""
   flags = ('train.log_steps=1', 'train.checkpoint_steps=10', 'eval.every_steps=None')
   folder = '_'.join(map(str, layout))
   run(TRAIN, name, tmp_path, [layout], 'train.steps=10', *flags)

@@ -126,7 +126,7 @@ def test_two_processes_train_as_one(uninterrupted, tmp_path):
 
 @pytest.mark.xdist_group('distributed')
 @pytest.mark.parametrize('victim', [0, 1])
-def test_a_killed_process_ends_the_run_which_then_goes_on(uninterrupted, tmp_path, victim):
+def test_a_killed_process_ends_the_run_which_then_resumes(uninterrupted, tmp_path, victim):
   workdir = tmp_path / 'run'
   with two(workdir, *RING) as processes:
     wait_for_step(workdir, 30)
@@ -138,13 +138,13 @@ def test_a_killed_process_ends_the_run_which_then_goes_on(uninterrupted, tmp_pat
   assert status == heartbeat.LOST, said
   errors = re.findall('^error: .*', said, re.MULTILINE)
   assert errors == [
-    f'error: process {victim} has ended: the run ends here; the same command goes on'
+    f'error: process {victim} has ended: the run ends here; the same command resumes it'
   ]
   assert 'Traceback' not in said
   with two(workdir, *RING) as processes:
     statuses, said = finish(processes)
   assert statuses == [0, 0], said
-  assert 'going on from step' in said[0]
+  assert 'resuming from step' in said[0]
   assert_identical(workdir, uninterrupted[0])
 
 
@@ -246,8 +246,8 @@ except UserError as error:
   status = 2
 processes.leave(status)
 """
-LOST_2 = 'error: process 2 has ended: the run ends here; the same command goes on'
-STOOD = 'error: process 1 has stood at step 2 for . s: the run ends here; the same command goes on'
+LOST_2 = 'error: process 2 has ended: the run ends here; the same command resumes it'
+STOOD = LOST_2.replace('2 has ended', '1 has stood at step 2 for . s')
 
 
 @pytest.mark.xdist_group('distributed')

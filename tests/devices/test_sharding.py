@@ -124,7 +124,8 @@ def compiled():
 
     key = jax.eval_shape(lambda: jax.random.key(0))
     args = (state, batch, {}, key)
-    made[parts] = compilation.compile_step(step, mesh, *args, mode='jit'), state
+    axes = sharding.BatchAxes((b,))
+    made[parts] = compilation.compile_step(step, mesh, *args, mode='jit', axes=axes), state
   return made
 
 

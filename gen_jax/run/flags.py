@@ -1,0 +1,57 @@
+"""The flags of the command line, and which verb takes which."""
+
+import argparse
+import itertools
+
+from gen_jax import config as configs
+from gen_jax.errors import UserError
+
+# The verbs, and the flags that each takes besides --config and --workdir.
+MODES = dict(train=(), sample=('step',), evaluate=('step', 'samples'), compare=())
+
+
+class _Parser(argparse.ArgumentParser):  # whose own answer to a user error is the whole usage
+  def error(self, message):
+    raise UserError(message)
+
+
+def parse(argv: list[str], description: str) -> argparse.Namespace:
+  """Parses the flags that are not `--config.FIELD=VALUE`.
+
+  Raises:
+    UserError: an unknown flag, a wrong value, or a flag that the mode does not take.
+    SystemExit: after `--help`.
+  """
+  layout = argparse.RawDescriptionHelpFormatter
+  parser = _Parser(description=description, formatter_class=layout, allow_abbrev=False)
+  add = parser.add_argument
+  add('--config', metavar='FILE[:ARG]', help='config file; :smoke is the same, small and quick')
+  add('--config.FIELD', metavar='VALUE', help='set one field, e.g. --config.train.steps=1000')
+  add('--workdir', metavar='FOLDER', help='of the run (default: runs/CONFIG_ARG)')
+  add('--mode', choices=MODES, default='train', help='default: train')
+  add('--step', type=int, help='sample, evaluate: which checkpoint (default: the newest)')
+  add('--samples', metavar='PATH', help='evaluate: a folder of images, .npz or .npy, not a run')
+  add('--coordinator', metavar='HOST:PORT', help='of several processes, the same for all')
+  add('--num_processes', type=int, metavar='N', help='how many (Slurm and TPU VMs need none')
+  add('--process_id', type=int, metavar='I', help='of these flags), and which one this is')
+  add('--dry_run', action='store_true', help='print config and parameters, and do nothing')
+  add('--list', action='store_true', help='list the configs')
+  flags, unknown = parser.parse_known_args(argv)
+  if unknown:
+    known = [f'--{name}' for name in (*vars(flags), *(f'config.{f}' for f in configs.SHARED))]
+    hint = configs.did_you_mean(unknown[0].partition('=')[0], known)
+    raise UserError(f'unknown argument {unknown[0]}{hint or "; --help names the flags"}')
+  for name in itertools.chain(*MODES.values()):
+    if getattr(flags, name) is not None and name not in MODES[flags.mode]:
+      takers = ' and '.join(f'--mode={mode}' for mode, own in MODES.items() if name in own)
+      raise UserError(f'--{name} is for {takers}')
+  if flags.step is not None and flags.samples is not None:
+    raise UserError('--step is for checkpoints of a run, not for --samples')
+  if flags.samples == '':
+    raise UserError('--samples= names nothing; a folder of images, .npz or .npy is needed')
+  return flags
+
+
+def of_the_mode(flags: argparse.Namespace) -> dict:
+  """The arguments that the verb takes besides config and workdir."""
+  return {name: getattr(flags, name) for name in MODES[flags.mode]}

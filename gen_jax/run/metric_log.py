@@ -1,0 +1,74 @@
+"""The metrics of training steps, on their way from the device to what people read."""
+
+import math
+from collections.abc import Callable, Iterable
+
+import jax
+import numpy as np
+
+from gen_jax.errors import Diverged
+from gen_jax.run import cadences
+
+
+class MetricLog:
+  """Checks the metrics of every step, and logs those of some.
+
+  Metrics of a call are fetched while the next one runs: `add` holds them back until then, or until
+  `flush`.
+
+  Args:
+    config: of the run.
+    writer: `Writers` of the run.
+    start: number of steps done before.
+    players: names of the nets, as a state has them.
+    fetched: called with the number of the last step whenever metrics have been fetched.
+    saved: returns which checkpoint there is, in words.
+  """
+
+  def __init__(
+    self,
+    config,
+    writer,
+    start: int,
+    *,
+    players: Iterable[str],
+    fetched: Callable[[int], None],
+    saved: Callable[[], str],
+  ):
+    self._config, self._writer, self._start = config, writer, start
+    self._players = {name.lower(): name for name in players}
+    self._fetched, self._saved = fetched, saved
+    self._pending = None
+
+  def add(self, last: int, metrics: dict) -> None:
+    """Takes the metrics of the call that ends with step `last`, scalars or arrays [steps]."""
+    self.flush()
+    self._pending = last, metrics
+
+  def flush(self) -> None:
+    """Waits for the metrics that are held back, if any.
+
+    Raises:
+      Diverged: one is not finite.
+    """
+    if self._pending is None:
+      return
+    (last, metrics), self._pending = self._pending, None
+    metrics = {name: np.atleast_1d(values) for name, values in jax.device_get(metrics).items()}
+    self._fetched(last)
+    steps = len(next(iter(metrics.values())))
+    for i in range(steps):
+      self._log(last - steps + 1 + i, {name: float(x[i]) for name, x in metrics.items()})
+
+  def _log(self, step: int, metrics: dict[str, float]) -> None:
+    for name, value in metrics.items():
+      if not math.isfinite(value):
+        player, _, what = name.partition('/')
+        raise Diverged(
+          f'{what} of {self._players.get(player, player)} is {value} at step {step}: training has '
+          f'diverged and is stopped ({self._saved()}); a smaller learning rate is the usual cure'
+        )
+    if cadences.is_logged(self._config, step):
+      self._writer.scalars(step, metrics)
+    if cadences.is_logged(self._config, step) or step == self._start + 1:
+      self._writer.progress(step, metrics)
