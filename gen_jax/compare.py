@@ -77,7 +77,9 @@ def read_run(path) -> Run:
     player, _, rest = leaf.partition('/')
     if rest.startswith('params/'):
       parameters[player] += math.prod(shape)
-  minibatches = contract.minibatches(config, find_system(config.system)) or 1
+  minibatches = (
+    contract.minibatches(config, find_system(config.system), config.train.steps - 1) or 1
+  )
   per_step, seconds = training_time(folder)
   rows = [line for line in records.read(folder) if line['version'] == 'full' and line['step']]
   step = max((row['step'] for row in rows), default=None)

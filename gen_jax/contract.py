@@ -7,10 +7,10 @@ A system is a module in gen_jax.systems with
     train_step(state, batch, rng, *, config, axis_name=None)  -> (State, {'player/name': scalar})
     sample(state, batch, rng, *, config)                      -> {'image': float32 [n, ...]}
 
-with images in [-1, 1], and, where it needs them, `minibatches(config) -> int` (leaves of the batch
-are then [k, b, ...]) and `check(config)`, which raises a UserError for fields that contradict one
-another. Where it can, `evaluate(state, batch, rng, *, config)` gives values for each example of a
-batch, e.g. bits per dimension; its FIELDS then hold `eval.likelihood_split` and
+with images in [-1, 1], and, where it needs them, `minibatches(config, step) -> int` (leaves of the
+batch are then [k, b, ...]) and `check(config)`, which raises a UserError for fields that contradict
+one another. Where it can, `evaluate(state, batch, rng, *, config)` gives values for each example of
+a batch, e.g. bits per dimension; its FIELDS then hold `eval.likelihood_split` and
 `eval.likelihood_examples`. A system that takes more than one evaluation of a net per example
 says so by `sampling(config) -> dict` (fields of `Sampling`), and how it does with fewer by
 `quick(config) -> config`.
@@ -153,9 +153,11 @@ def initialiser(config, system):
   return jax.jit(functools.partial(system.init_state, config=config))
 
 
-def minibatches(config, system) -> int | None:
-  """Minibatches that one step takes; None: batches have no minibatch axis."""
-  return system.minibatches(config) if hasattr(system, 'minibatches') else None
+def minibatches(config, system, step: int = 0) -> int | None:
+  """Minibatches that a step takes; None: batches have no minibatch axis. A step is compiled for
+  each number.
+  """
+  return system.minibatches(config, step) if hasattr(system, 'minibatches') else None
 
 
 def conditions(config, n: int, start: int = 0) -> dict:
