@@ -78,7 +78,7 @@ def read_run(path) -> Run:
     if rest.startswith('params/'):
       parameters[player] += math.prod(shape)
   system = find_system(config.system)
-  minibatches = contract.minibatches(config, system) or 1
+  minibatches = contract.minibatches(config, system, config.train.steps - 1) or 1
   per_step, seconds = training_time(folder)
   rows = [line for line in records.read(folder) if line['version'] == 'full' and line['step']]
   step = max((row['step'] for row in rows), default=None)

@@ -20,8 +20,8 @@ its own. A system without `sample`, such as a classifier, is trained and evaluat
 the module, says what each is; the first one stands for the system in comparisons. Values [b] become
 a row with mean and standard error; values [b, k] a file and a plot of their means over k.
 
-Where they are needed: `minibatches(config) -> int`, minibatches of a step (leaves of the batch are
-then [k, b, ...]); `check(config)`, which raises a UserError for fields that contradict one another.
+Where they are needed: `minibatches(config, step) -> int`, minibatches of a step (leaves of the
+batch are then [k, b, ...]); `check(config)`, which raises a UserError for fields that contradict one another.
 A system with `evaluate` has `eval.likelihood_split` and `eval.likelihood_examples` in its FIELDS. A
 system that takes more than one evaluation of a net per sample says so by `sampling(config) -> dict`
 (fields of `Sampling`), and how it does with fewer by `quick(config) -> config`.
@@ -197,9 +197,11 @@ def initialiser(config, system):
   return jax.jit(functools.partial(system.init_state, config=config))
 
 
-def minibatches(config, system) -> int | None:
-  """Minibatches that one step takes; None: batches have no minibatch axis."""
-  return system.minibatches(config) if hasattr(system, 'minibatches') else None
+def minibatches(config, system, step: int = 0) -> int | None:
+  """Minibatches that a step takes; None: batches have no minibatch axis. A step is compiled for
+  each number.
+  """
+  return system.minibatches(config, step) if hasattr(system, 'minibatches') else None
 
 
 def conditions(config, n: int, start: int = 0) -> dict:

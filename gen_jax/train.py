@@ -11,6 +11,7 @@ It knows systems by their contract only (gen_jax.contract).
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import math
 import sys
@@ -57,6 +58,13 @@ class Setup:
     """The events that are due after step `done`."""
     return [name for name in cadences.due(self.config, done) if name != 'draw' or self.draws]
 
+  def call_length(self, done: int) -> int:
+    """Steps of the call after `done` steps: all of them have batches of one shape."""
+    longest = cadences.call_length(self.config, done)
+    shapes = (self.batches.shape(step) for step in range(done, done + longest))
+    first = next(shapes)
+    return 1 + sum(1 for _ in itertools.takewhile(first.__eq__, shapes))
+
   def keys(self) -> dict:
     """The keys of the run, {purpose: key}. They are constant: a step folds its own number in, so
     that resuming needs no saved key.
@@ -101,7 +109,7 @@ def run(config, workdir, started: float | None = None) -> int:
       batches = data.Batches(
         source,
         config,
-        minibatches=contract.minibatches(config, system),
+        minibatches=functools.partial(contract.minibatches, config, system),
         rows=sharding.own_rows(mesh, config.train.batch_size),
       )
     saver = checkpoint.Checkpointer(
@@ -164,8 +172,8 @@ def _loop(setup: Setup, start: 'Start', programs: Programs, events: 'Events', st
       return number  # the state is that of the checkpoint
     while done < config.train.steps:
       asked = requests.ask()
-      steps = cadences.call_length(config, done)
-      call = programs.of(steps)
+      steps = setup.call_length(done)
+      call = programs.of(done, steps)
       with trace.call(done + 1):
         state, metrics = call(state, list(itertools.islice(feed, steps)))
       done += steps
@@ -240,7 +248,7 @@ class Start(NamedTuple):
         checkpoint.check_fits(self.manifest, programs.target)  # before a call is compiled for it
         state = pool.submit(setup.saver.restore, self.manifest, programs.target)
       if resumes:
-        programs.of(cadences.call_length(config, self.step))
+        programs.of(self.step, setup.call_length(self.step))
       state = state.result()
     if resumes and processes.is_first():
       setup.folder.write_config(configs.to_dict(config))
@@ -268,7 +276,7 @@ def make_programs(setup: Setup) -> Programs:
     step,
     target=sharding.abstract_state(contract.abstract_state(config, system), setup.mesh),
     mesh=setup.mesh,
-    example=batches.host_batch(0),
+    example=batches.host_batch,
     axes=batches.shape,
     device_data=sharding.put(batches.device_data, replicated),
     keys=sharding.put({name: keys[name] for name in ('data', 'step')}, replicated),
@@ -297,7 +305,7 @@ class Events:
     self._writer = writers.Writers(
       folder,
       total_steps=config.train.steps,
-      images_per_step=math.prod(setup.batches.shape),
+      images_per_step=math.prod(setup.batches.shape(config.train.steps - 1)),
       start_step=start,
       process_is_primary=processes.is_first(),
     )

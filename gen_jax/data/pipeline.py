@@ -1,7 +1,7 @@
 """From a source to the batches of a training run.
 
 A batch is a pure function of `(config.seed, step)`. The examples stand in one endless order, epoch
-after epoch, each a permutation of its own; step n takes the n-th run of `minibatches * batch_size`
+after epoch, each a permutation of its own; step n takes the next `minibatches * batch_size`
 of them, so that resuming needs the step and nothing else. Both storages share this order. With
 `device` the whole set lies on the device and the host feeds indices; with `stream` Grain's threads
 read uint8 batches ahead. `preprocess` does the rest inside the compiled step.
@@ -14,7 +14,8 @@ s + 1 the epochs of seed s, one epoch later.
 import functools
 import itertools
 import math
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 
 import grain
 import jax
@@ -45,16 +46,23 @@ class Batches:
 
   Attributes:
     source: where the examples come from.
-    shape: leading axes of the leaves, `(batch_size,)` or `(minibatches, batch_size)`.
     storage: `device` or `stream`; `config.data.storage='auto'` chooses by size.
     device_data: host arrays that belong on the device for the whole run; `{}` with `stream`.
   """
 
-  def __init__(self, source: Source, config, *, minibatches: int | None, rows=None):
+  def __init__(
+    self,
+    source: Source,
+    config,
+    *,
+    minibatches: int | None | Callable[[int], int | None],
+    rows=None,
+  ):
     """Args:
       source: where the examples come from.
       config: the whole config.
-      minibatches: leaves are `[minibatches, batch_size, ...]`; `None`: `[batch_size, ...]`.
+      minibatches: leaves are `[minibatches, batch_size, ...]`; `None`: `[batch_size, ...]`. A
+        function of the step where their number varies.
       rows: the rows of each batch that this process feeds, of several; `None`: all of them.
 
     Raises:
@@ -68,7 +76,9 @@ class Batches:
       )
     self.source = source
     self._seed = config.seed
-    self.shape = (batch_size,) if minibatches is None else (minibatches, batch_size)
+    self._batch_size = batch_size
+    self._minibatches = minibatches if callable(minibatches) else lambda step: minibatches
+    self._before, self._lock = [0], threading.Lock()
     self._rows = slice(None) if rows is None else rows
     self._threads = config.data.read_threads
     self._prefetch = config.data.prefetch
@@ -78,9 +88,20 @@ class Batches:
     self.storage = 'device' if fits_on_device(source.nbytes, storage) else 'stream'
     self.device_data = source.arrays() if self.storage == 'device' else {}
 
+  def shape(self, step: int) -> tuple[int, ...]:
+    """Leading axes of the leaves at a step: `(batch_size,)` or `(minibatches, batch_size)`."""
+    k = self._minibatches(step)
+    return (self._batch_size,) if k is None else (k, self._batch_size)
+
+  def _examples_before(self, step: int) -> int:
+    with self._lock:  # threads read ahead
+      while len(self._before) <= step:
+        self._before.append(self._before[-1] + math.prod(self.shape(len(self._before) - 1)))
+      return self._before[step]
+
   def _indices(self, step: int) -> np.ndarray:
-    n, count = len(self.source), math.prod(self.shape)
-    epoch, start = divmod(step * count, n)
+    n, count = len(self.source), math.prod(self.shape(step))
+    epoch, start = divmod(self._examples_before(step), n)
     parts = []
     while count:
       parts.append(permutation(self._seed, epoch, n)[start : start + count])
@@ -90,7 +111,8 @@ class Batches:
 
   def host_batch(self, step: int) -> dict[str, np.ndarray]:
     """Returns what the host feeds: `index` int32 (`device`) or `image`, `label` (`stream`)."""
-    indices = self._indices(int(step)).reshape(self.shape)[..., self._rows]
+    step = int(step)
+    indices = self._indices(step).reshape(self.shape(step))[..., self._rows]
     shape, indices = indices.shape, indices.ravel()
     batch = {'index': indices} if self.storage == 'device' else self.source.read(indices)
     return {key: value.reshape(shape + value.shape[1:]) for key, value in batch.items()}

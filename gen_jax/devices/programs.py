@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
+from typing import Any
 
 from jax.sharding import Mesh
 
@@ -10,15 +11,15 @@ from gen_jax.devices.sharding import BatchAxes
 
 
 class Programs:
-  """The initialiser, and a call for each number of steps (few, most often one).
+  """The initialiser, and a call for each number of steps and shape of a batch (few, most often one).
 
   Args:
     init: `init(host_batch, device_data) -> state`.
     step: `step(state, host_batch, device_data, keys, *, axis_name) -> (state, metrics)`.
     target: the abstract state, with shardings.
     mesh: where they run.
-    example: a batch of one step, as the host has it: a tree of arrays [*axes, ...].
-    axes: its leading axes, (rows,) or (minibatches, rows); rows of all devices.
+    example: `example(step)`, the batch of a step as the host has it: a tree of arrays [*axes, ...].
+    axes: `axes(step)`, its leading axes, (rows,) or (minibatches, rows); rows of all devices.
     device_data: replicated arrays.
     keys: replicated keys.
     mode: config.parallel.mode.
@@ -32,8 +33,8 @@ class Programs:
     *,
     target,
     mesh: Mesh,
-    example,
-    axes: tuple[int, ...],
+    example: Callable[[int], Any],
+    axes: Callable[[int], tuple[int, ...]],
     device_data,
     keys,
     mode: str,
@@ -47,24 +48,26 @@ class Programs:
 
   def initialiser(self) -> Callable:
     """Lowers the initialiser; returns a function that compiles it and returns the state."""
-    batch = BatchAxes(self._axes).batch([self._example], self._mesh)
+    batch = BatchAxes(self._axes(0)).batch([self._example(0)], self._mesh)
     lowered = compilation.compile_once(self._init, self.target).lower(batch, self._device_data)
     return lambda: lowered.compile()(batch, self._device_data)
 
-  def of(self, steps: int) -> Callable:
-    """The call of so many steps, compiled when it is first asked for.
+  def of(self, done: int, steps: int) -> Callable:
+    """The call of so many steps after `done` steps, compiled when one like it is first asked for.
 
     It takes a state, which is donated, and the batch of each step as the host has it; it returns
     the new state and the metrics, which are arrays [steps] if there are several steps.
     """
-    if steps not in self._calls:
+    key = self._axes(done), steps
+    if key not in self._calls:
       with self._compiling():
-        self._calls[steps] = self._compile(steps)
-    return self._calls[steps]
+        self._calls[key] = self._compile(done, steps)
+    return self._calls[key]
 
-  def _compile(self, steps: int) -> Callable:
-    axes, mesh, fixed = BatchAxes(self._axes, steps), self._mesh, (self._device_data, self._keys)
-    batch = axes.batch([self._example] * steps, mesh)
+  def _compile(self, done: int, steps: int) -> Callable:
+    axes, mesh = BatchAxes(self._axes(done), steps), self._mesh
+    fixed = self._device_data, self._keys
+    batch = axes.batch([self._example(done)] * steps, mesh)
     program = compilation.compile_step(
       self._step, mesh, self.target, batch, *fixed, mode=self._mode, axes=axes
     )

@@ -82,6 +82,16 @@ def generate(G: nets.Net, player: Player, z, params=None, *, train: bool = True)
   return x, updates.get('batch_stats', {})
 
 
+def score(D: nets.Net, player: Player, x, key, params=None):
+  """D(x) [n] in training for x [n, ...], with dropout by `key`, and the batch statistics that this
+  pass leaves.
+  """
+  y, updates = D.apply(
+    player.variables(params), x, train=True, rngs={'dropout': key}, mutable=['batch_stats']
+  )
+  return y, updates.get('batch_stats', {})
+
+
 def sample(state, given, rng, game: Game, config) -> dict:
   """Generated examples, one for each row of `given`: {'image': float32 [n, ...] in [-1, 1]}."""
   z = latents(rng, batch_size(given), config)

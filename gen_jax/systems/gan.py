@@ -22,7 +22,7 @@ from gen_jax import config as rules
 from gen_jax.ops.scan import scan
 from gen_jax.state import step_keys, update
 from gen_jax.systems import _two_nets as two_nets
-from gen_jax.systems._two_nets import State, generate, latents
+from gen_jax.systems._two_nets import State, generate, latents, score
 
 FIELDS = two_nets.FIELDS | {
   'discriminator': rules.NET,
@@ -33,8 +33,8 @@ FIELDS = two_nets.FIELDS | {
 build = functools.partial(two_nets.build, d_field='discriminator')
 
 
-def minibatches(config) -> int:
-  """Minibatches that one step takes: leaves of the batch are [k, b, ...]."""
+def minibatches(config, step: int) -> int:
+  """Minibatches that a step takes: leaves of the batch are [k, b, ...]."""
   return config.loss.d_steps
 
 
@@ -69,17 +69,9 @@ def d_loss(params, rows, keys, *, player, game, config):
   also its metrics and new batch statistics.
   """
   x, x_fake = rows
-
-  def logits(stats, x, key):
-    variables = {'params': params, 'batch_stats': stats}
-    out, updates = game.D.apply(
-      variables, x, train=True, rngs={'dropout': key}, mutable=['batch_stats']
-    )
-    return out, updates.get('batch_stats', {})
-
   # Two passes, so that batch norm sees real and generated examples apart (Radford et al. 2016).
-  real, stats = logits(player.stats, x, keys['real'])
-  fake, stats = logits(stats, x_fake, keys['fake'])
+  real, stats = score(game.D, player, x, keys['real'], params)
+  fake, stats = score(game.D, player.replace(stats=stats), x_fake, keys['fake'], params)
   loss = discriminator_loss(real, fake, config.loss.real_target)
   metrics = {
     'd/loss': loss,
@@ -96,9 +88,7 @@ def g_loss(params, z, key, *, state, game, config):
   """G's loss on latents z [b, d]; also its metrics and new batch statistics."""
   x_fake, stats = generate(game.G, state.G, z, params)
   # D as it is trained, dropout included; the statistics it would record are not kept.
-  fake, _ = game.D.apply(
-    state.D.variables(), x_fake, train=True, rngs={'dropout': key}, mutable=['batch_stats']
-  )
+  fake, _ = score(game.D, state.D, x_fake, key)
   loss = GENERATOR_LOSSES[config.loss.generator](fake)
   return loss, ({'g/loss': loss}, stats)
 

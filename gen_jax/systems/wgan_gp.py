@@ -35,8 +35,8 @@ FIELDS = two_nets.FIELDS | {
 build = functools.partial(two_nets.build, d_field='critic')
 
 
-def minibatches(config) -> int:
-  """Minibatches that one step takes: leaves of the batch are [n_critic, b, ...]."""
+def minibatches(config, step: int) -> int:
+  """Minibatches that a step takes: leaves of the batch are [n_critic, b, ...]."""
   return config.loss.n_critic
 
 

@@ -41,6 +41,19 @@ def assert_same(a, b):
     np.testing.assert_array_equal(a[key], b[key])
 
 
+def test_the_number_of_minibatches_may_vary_by_step(make_config):
+  """As for a critic that is trained more at the start: no example is skipped."""
+  batches = open_batches(make_config(100), lambda step: 4 if step % 3 == 0 else 1)
+  sizes = [batches.host_batch(step)['index'].size for step in range(7)]
+  assert sizes == [400, 100, 100, 400, 100, 100, 400]
+  order = np.concatenate([batches.host_batch(step)['index'].ravel() for step in range(12)])
+  constant = open_batches(make_config(100))
+  steps = [constant.host_batch(step)['index'] for step in range(len(order) // 100)]
+  np.testing.assert_array_equal(order, np.concatenate(steps))
+  fresh = open_batches(make_config(100), lambda step: 4 if step % 3 == 0 else 1)
+  np.testing.assert_array_equal(fresh.host_batch(5)['index'], batches.host_batch(5)['index'])
+
+
 @pytest.mark.parametrize('minibatches', [None, 3])
 def test_every_epoch_is_a_permutation(make_config, minibatches):
   batches = open_batches(make_config(100), minibatches)

@@ -336,7 +336,7 @@ def test_every_minibatch_counts():
     changed = images.copy()
     changed[j] += 1
     assert np.abs(step(state, changed)[0].D.params['w'] - reference).max() > 1e-5
-  assert gan.minibatches(make_config(loss__d_steps=3)) == 3
+  assert gan.minibatches(make_config(loss__d_steps=3), step=0) == 3
 
 
 # --- Latents, samples -----------------------------------------------------------------------------

@@ -238,7 +238,7 @@ def test_every_minibatch_counts():
     changed = images.copy()
     changed[j] += 1
     assert np.abs(step(state, changed)[0].D.params['w'] - reference).max() > 1e-5
-  assert wgan_gp.minibatches(make_config(loss__n_critic=3)) == 3
+  assert wgan_gp.minibatches(make_config(loss__n_critic=3), step=0) == 3
 
 
 def test_gs_batch_is_a_multiple_and_only_its_step_records_statistics():

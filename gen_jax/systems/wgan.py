@@ -1,0 +1,110 @@
+r"""Wasserstein GAN with weight clipping (Arjovsky, Chintala and Bottou 2017, arXiv 1701.07875).
+
+The Wasserstein-1 distance of data and generator is W = sup over 1-Lipschitz f of E f(x) - E f(G(z))
+(Eq. 2). The critic D looks for f among nets with weights in [-c, c], which are K-Lipschitz for some
+K: max_D E D(x) - E D(G(z)) = K W (Eq. 3). G minimises -E D(G(z)) (Thm. 3); as the gradient does not
+vanish near the best critic, that is trained far, most of all at the start.
+
+One step is Algorithm 1: n_critic updates of D, each on a minibatch of its own and with its weights
+clipped before it, as in the released code, then one of G.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from gen_jax import config as rules
+from gen_jax.ops.scan import scan
+from gen_jax.state import step_keys, update
+from gen_jax.systems import _two_nets as two_nets
+from gen_jax.systems._two_nets import State, generate, latents, score
+
+FIELDS = two_nets.FIELDS | {
+  'critic': rules.NET,
+  'loss.clip': rules.number(above=0),  # c: weights of D are clipped to [-c, c]
+  'loss.n_critic': rules.integer(low=1),  # updates of D per update of G
+  'loss.n_critic_start': rules.integer(low=1),  # the same, at the start and every start_every steps
+  'loss.start_steps': rules.integer(low=0),  # steps that are the start
+  'loss.start_every': rules.integer(low=1),
+}
+build = functools.partial(two_nets.build, d_field='critic')
+
+
+def minibatches(config, step: int) -> int:
+  """Minibatches that a step takes, one for each critic update: leaves are [k, b, ...]."""
+  many = step < config.loss.start_steps or step % config.loss.start_every == 0
+  return config.loss.n_critic_start if many else config.loss.n_critic
+
+
+# --- The losses ---------------------------------------------------------------------------------
+
+
+def d_loss(params, rows, keys, *, player, game):
+  """The critic's loss on rows (x, x_fake), each [b, ...]; also metrics and new batch statistics."""
+  x, x_fake = rows
+  # Two passes, so that batch norm sees real and generated examples apart, as in the released code.
+  real, stats = score(game.D, player, x, keys['real'], params)
+  fake, stats = score(game.D, player.replace(stats=stats), x_fake, keys['fake'], params)
+  wasserstein = jnp.mean(real) - jnp.mean(fake)
+  return -wasserstein, ({'d/loss': -wasserstein, 'd/wasserstein': wasserstein}, stats)
+
+
+def g_loss(params, z, key, *, state, game):
+  """-E D(G(z)) on latents z [b, d]; also its metrics and new batch statistics."""
+  x_fake, stats = generate(game.G, state.G, z, params)
+  fake, _ = score(game.D, state.D, x_fake, key)
+  loss = -jnp.mean(fake)
+  return loss, ({'g/loss': loss}, stats)
+
+
+# --- The contract -------------------------------------------------------------------------------
+
+
+def init_state(rng, batch, *, config) -> State:
+  """Fresh nets for data like batch['image'] [k, b, ...]."""
+  return two_nets.init_state(rng, batch, build(config), config)
+
+
+def train_step(state, batch, rng, *, config, axis_name=None):
+  """Algorithm 1: k critic updates with clipped weights, then one of the generator.
+
+  Args:
+    state: the `State`.
+    batch: `image` float32 [k, b, ...] in [-1, 1], k = minibatches(config, state.step).
+    rng: the constant run key; the step number is folded in here.
+    config: hashable config with the groups of `FIELDS`.
+    axis_name: `pmap` axis, or None.
+
+  Returns:
+    The new state, and metrics, float32 scalars: losses, gradient norms and the estimate of K W. D's
+    are those of its last update.
+  """
+  game = build(config, axis_name=axis_name)
+  k, b = batch['image'].shape[:2]
+  keys = step_keys(rng, state.step, 'D', 'z', 'dropout')
+  how = dict(step=state.step, accumulate=config.train.accumulate, axis_name=axis_name)
+  c = config.loss.clip
+
+  def d_step(D, inputs):
+    x, key = inputs
+    z_key, real_key, fake_key = jax.random.split(key, 3)
+    D = D.replace(params=jax.tree.map(lambda w: jnp.clip(w, -c, c), D.params))
+    x_fake, _ = generate(game.G, state.G, latents(z_key, b, config, axis_name))
+    loss = functools.partial(d_loss, player=D, game=game)
+    dropout = {'real': real_key, 'fake': fake_key}
+    return update(D, loss, (x, x_fake), dropout, name='d', optimizer=game.d_optimizer, **how)
+
+  D, d_metrics = scan(d_step, state.D, (batch['image'], jax.random.split(keys['D'], k)))
+
+  z = latents(keys['z'], b, config, axis_name)
+  loss = functools.partial(g_loss, state=state.replace(D=D), game=game)
+  G, g_metrics = update(
+    state.G, loss, z, keys['dropout'], name='g', optimizer=game.g_optimizer, **how
+  )
+  return State(state.step + 1, G, D), jax.tree.map(lambda m: m[-1], d_metrics) | g_metrics
+
+
+def sample(state, given, rng, *, config) -> dict:
+  """Generated examples, one for each row of `given`: {'image': float32 [n, ...] in [-1, 1]}."""
+  return two_nets.sample(state, given, rng, build(config), config)
