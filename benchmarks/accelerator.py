@@ -74,7 +74,7 @@ class Run:
     minibatches = contract.minibatches(config, system)
     self.batches = data.Batches(data.open_source(config), config, minibatches=minibatches)
     self.mesh, self.steps = sharding.make_mesh(config), steps_per_call
-    self.axes = sharding.BatchAxes(self.batches.shape, self.steps)
+    self.axes = sharding.BatchAxes(self.batches.shape(1), self.steps)
     whole = sharding.replicated(self.mesh)
     init_key, data_key, step_key = jax.random.split(jax.random.key(config.seed), 3)
     self.keys = sharding.put({'data': data_key, 'step': step_key}, whole)
@@ -155,7 +155,7 @@ def main():
       assert np.isfinite(losses).all(), (batch, precision)
       curves[batch, precision] = losses
       steps = number * run.steps
-      images = steps * int(np.prod(run.batches.shape)) / seconds
+      images = steps * int(np.prod(run.batches.shape(1))) / seconds
       share = run.operations * steps / seconds / len(devices) / most
       cells = [
         f'{batch}',

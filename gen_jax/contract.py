@@ -21,7 +21,8 @@ the module, says what each is; the first one stands for the system in comparison
 a row with mean and standard error; values [b, k] a file and a plot of their means over k.
 
 Where they are needed: `minibatches(config, step) -> int`, minibatches of a step (leaves of the
-batch are then [k, b, ...]); `check(config)`, which raises a UserError for fields that contradict one another.
+batch are then [k, b, ...]); `check(config)`, which raises a UserError for fields that contradict
+one another.
 A system with `evaluate` has `eval.likelihood_split` and `eval.likelihood_examples` in its FIELDS. A
 system that takes more than one evaluation of a net per sample says so by `sampling(config) -> dict`
 (fields of `Sampling`), and how it does with fewer by `quick(config) -> config`.

@@ -11,7 +11,7 @@ from gen_jax.devices.sharding import BatchAxes
 
 
 class Programs:
-  """The initialiser, and a call for each number of steps and shape of a batch (few, most often one).
+  """The initialiser, and a call for each number of steps and shape of a batch: most often one.
 
   Args:
     init: `init(host_batch, device_data) -> state`.
