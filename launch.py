@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 
 from gen_jax import config as configs
-from gen_jax import systems
 from gen_jax.devices import startup
 from gen_jax.errors import UserError
 from gen_jax.run import flags as command_line
@@ -41,16 +40,15 @@ def run(argv):
   saved = flags.mode != 'train' and flags.workdir and f'{flags.workdir}/config.json'
   if not (spec := flags.config or saved):
     raise UserError('--config=FILE is needed (--list names the configs)')
-  config = configs.load(spec, overrides)
+  config, origins = configs.resolve(spec, overrides)
   workdir = Path(flags.workdir or configs.default_workdir(spec))
-  config = configs.check(config, systems.find_system(config.get('system')).FIELDS)
   # These import jax: after the quick answers.
   from gen_jax import contract, evaluate, sample, train
   from gen_jax.devices import compilation, processes
 
   processes.initialize(flags.coordinator, flags.num_processes, flags.process_id)
   if flags.dry_run:
-    print(configs.describe(config), contract.describe(config), sep='\n\n')
+    print(configs.describe(config, origins), contract.describe(config), sep='\n\n')
     return 0
   compilation.keep_programs(config)
   if flags.mode == 'train':

@@ -61,15 +61,14 @@ class Run:
   """The training of a config with a batch size and a precision."""
 
   def __init__(self, path: str, batch: int, precision: str, steps_per_call: int):
-    loaded = configs.load(path)
-    system = find_system(loaded.system)
-    config = configs.check(loaded, system.FIELDS)
+    config = configs.load(path)
+    system = find_system(config.system)
     changes = {'train.batch_size': batch, 'precision': precision, 'parallel.mode': 'jit'}
     changes |= {'data.name': 'shapes', 'data.split': 'train', 'data.path': None}
     changes |= {'data.storage': 'device'}
     if config.data.num_classes is not None:
       changes |= {'data.num_classes': 2, 'net.num_classes': 2}
-    config = configs.check(configs.replace(config, changes), system.FIELDS)
+    config = configs.check(configs.replace(config, changes))
     configs.check_devices(config, jax.device_count())
     minibatches = contract.minibatches(config, system)
     self.batches = data.Batches(data.open_source(config), config, minibatches=minibatches)

@@ -88,10 +88,9 @@ def load(case):
 
   fields = {'train.batch_size': case.batch, 'sample.batch_size': case.batch}
   fields |= case.sampling or {}
-  loaded = configs.load(
+  config = configs.load(
     str(ROOT / 'configs' / f'{case.config}.py'), [(k, str(v)) for k, v in fields.items()]
   )
-  config = configs.check(loaded, find_system(loaded.system).FIELDS)
   k = contract.minibatches(config, find_system(config.system))
   return config, (*(() if k is None else (k,)), case.batch, *config.data.shape)
 

@@ -30,7 +30,6 @@ flags = parser.parse_args()
 
 config = configs.load(f'{flags.workdir}/config.json')
 system = find_system(config.system)
-config = configs.check(config, system.FIELDS)
 _, state = sample.restore(config, system, Workdir(flags.workdir))
 network = networks.open_network(
   config.eval.network, path=config.eval.weights, source=data.open_source(config)

@@ -20,11 +20,15 @@ class EpsNet(nn.Module):  # x_t [b, 2], t [b] -> predicted noise [b, 2]
     return nn.Dense(2)(h)
 
 
-config = configs.load('configs/ddpm_digits.py', [('data.shape', '(2,)')])
-config.sample.update(steps=50, eta=0.0)
-config.data.num_classes = None  # the points have no labels
-config.net = dict(name=EpsNet)  # or the dotted path of an importable class
-config = configs.check(config, ddpm.FIELDS)
+values = {
+  'data.shape': (2,),
+  'net.name': EpsNet,  # or the dotted path of an importable class
+  'diffusion.schedule': 'cosine',
+  'ema_decay': 0.995,
+  'optim': dict(name='adam', lr=2e-3, schedule='linear', decay_steps=3000, clip_norm=1.0),
+  'sample': dict(sampler='ddim', steps=50),
+}
+config = configs.make('ddpm', values)
 
 init_key, run_key, sample_key = jax.random.split(jax.random.key(0), 3)
 angle = jnp.linspace(0, 2 * jnp.pi, 256, endpoint=False)

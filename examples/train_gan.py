@@ -22,10 +22,17 @@ class Discriminator(nn.Module):  # x [b, 2] -> logits [b]
     return nn.Dense(1)(nn.relu(nn.Dense(64)(x)))[:, 0]
 
 
-config = configs.load('configs/gan_ring.py')
-config.generator = dict(name=Generator)  # or the dotted path of an importable class
-config.discriminator = dict(name=Discriminator)
-config = configs.check(config, gan.FIELDS)
+adam = dict(name='adam', lr=2e-4, b1=0.5)
+config = configs.make(
+  'gan',
+  {
+    'data.shape': (2,),
+    'generator.name': Generator,  # or the dotted path of an importable class
+    'discriminator.name': Discriminator,
+    'latent.dim': 2,
+    'optim': dict(G=adam, D=adam),
+  },
+)
 
 init_key, run_key, sample_key = jax.random.split(jax.random.key(0), 3)
 angle = jnp.linspace(0, 2 * jnp.pi, 256)

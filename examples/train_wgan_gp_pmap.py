@@ -16,9 +16,14 @@ class Critic(nn.Module):  # x [b, 28, 28, 1] -> [b]
     return nn.Dense(1)(nn.leaky_relu(nn.Dense(64)(x.reshape(len(x), -1))))[:, 0]
 
 
-config = configs.load('configs/wgan_gp_mnist.py:smoke')
-config.critic = dict(name=Critic)
-config = configs.check(config, wgan_gp.FIELDS)
+adam = dict(name='adam', lr=1e-4, b1=0.5, b2=0.9)
+values = {
+  'data.shape': (28, 28, 1),
+  'generator': dict(name='wgan_gp.Generator28', features=4),
+  'critic.name': Critic,
+  'optim': dict(G=adam, D=adam),
+}
+config = configs.make('wgan_gp', values)
 k, devices, b = config.loss.n_critic, jax.local_device_count(), 8
 
 init_key, run_key, data_key, sample_key = jax.random.split(jax.random.key(0), 4)

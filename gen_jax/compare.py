@@ -62,7 +62,7 @@ def read_run(path) -> Run:
   """
   folder = Workdir(path)
   try:
-    config = configs.from_json(folder.config.read_text())
+    config = configs.from_json(folder.config.read_text(), folder.config)
   except OSError as error:
     raise UserError(f'--workdir: no run in {path} ({folder.config}: {error.strerror})') from error
   saver = checkpoint.Checkpointer(folder.checkpoints, config={}, data_fingerprint='', keep=1)

@@ -1,222 +1,41 @@
-"""Reading, checking, saving and comparing configs.
+"""Reading, checking, completing, saving and comparing configs.
 
-A config file is a Python file with `get_config(arg='') -> ConfigDict`. Rules (`Field`) say what its
-fields may hold. Those of the groups that every system shares stand here (`SHARED`), a system adds
-its own (`FIELDS` in its file), and `check` holds a config against both before any device or data
-work. JAX is not imported here, so that a typo is answered at once.
+A config file is a Python file with `get_config() -> ConfigDict`, which holds what an experiment
+sets, and `SMOKE`, {dotted path: value}, which shrinks its nets. Rules (`gen_jax.fields`) hold the
+default of every other field. They are applied in this order: defaults, the file, `:smoke`, the
+command line. JAX is imported only once a file has named its system.
 
 (`ml_collections.config_flags` answers an unknown field by a traceback of 30 lines and accepts nan.)
 """
 
 import ast
-import dataclasses
 import difflib
 import fnmatch
 import json
 import math
-import numbers as abstract_numbers
 import re
 import reprlib
 import traceback
 import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from gen_jax import __version__, systems
 from gen_jax.errors import UserError
+from gen_jax.fields import REQUIRED, SHARED, Field, did_you_mean
 
-
-@dataclasses.dataclass(frozen=True)
-class Field:
-  """What one field may hold. Made by the functions below, `integer` to `numbers`, and `NET`."""
-
-  type: str  # 'integer', 'number', 'text', 'choice' or 'net'
-  many: bool = False  # a non-empty tuple of them
-  low: float | None = None  # inclusive, as is `high`
-  high: float | None = None
-  above: float | None = None  # exclusive, as is `below`
-  below: float | None = None
-  choices: tuple = ()
-  length: tuple[int, ...] = ()  # the lengths allowed for a tuple; empty: any
-  optional: bool = False  # None is allowed
-
-  def accept(self, value: Any) -> Any:
-    """Returns `value` in the type of the field: a list as a tuple, an int as a float for a number.
-
-    Raises:
-      ValueError: the field cannot hold this value.
-    """
-    if value is None and self.optional:
-      return None
-    if not self.many:
-      return self._accept_one(value)
-    if not isinstance(value, list | tuple) or not value:
-      raise ValueError
-    if self.length and len(value) not in self.length:
-      raise ValueError
-    return tuple(map(self._accept_one, value))
-
-  def _accept_one(self, value):
-    if self.type == 'choice':
-      if not any(type(value) is type(c) and value == c for c in self.choices):
-        raise ValueError
-      return value
-    if self.type == 'text':
-      if not isinstance(value, str) or not value.strip():
-        raise ValueError
-      return value
-    kind = abstract_numbers.Integral if self.type == 'integer' else abstract_numbers.Real
-    if not isinstance(value, kind) or isinstance(value, bool):
-      raise ValueError
-    try:
-      value = int(value) if self.type == 'integer' else float(value)
-      finite = math.isfinite(value)
-    except OverflowError as e:
-      raise ValueError from e
-    inside = (
-      finite
-      and (self.low is None or value >= self.low)
-      and (self.high is None or value <= self.high)
-      and (self.above is None or value > self.above)
-      and (self.below is None or value < self.below)
-    )
-    if not inside:
-      raise ValueError
-    return value
-
-  def __str__(self) -> str:
-    """The values allowed, in words: 'an integer of at least 1 or None'."""
-    low, high, above, below = self.low, self.high, self.above, self.below
-    if low is not None and high is not None:
-      bounds = f' from {low} to {high}'
-    else:
-      named = {'of at least': low, 'above': above, 'of at most': high, 'below': below}
-      bounds = ' and'.join(f' {word} {v}' for word, v in named.items() if v is not None)
-    if self.type == 'choice':
-      words = 'a tuple of ' * self.many + ' or '.join(map(repr, self.choices))
-    elif self.type == 'net':
-      words = "a group such as dict(name='module.Class', ...)"
-    elif self.many:
-      count = ' or '.join(map(str, self.length)) + ' ' if self.length else ''
-      words = f'a tuple of {count}{self.type}s{bounds}'
-    else:
-      kind = {'integer': 'an integer', 'number': 'a number', 'text': 'a non-empty text'}[self.type]
-      words = kind + bounds
-    return words + ' or None' * self.optional
-
-
-def integer(low=None, high=None, optional=False) -> Field:
-  """An int in [low, high]."""
-  return Field('integer', low=low, high=high, optional=optional)
-
-
-def number(low=None, high=None, above=None, below=None, optional=False) -> Field:
-  """A finite float (or int) in [low, high] and in (above, below)."""
-  return Field('number', low=low, high=high, above=above, below=below, optional=optional)
-
-
-def text(optional=False) -> Field:
-  """A non-empty string."""
-  return Field('text', optional=optional)
-
-
-def one_of(*choices, optional=False) -> Field:
-  """One of these values, of the same type; `one_of(True, False)` is a switch."""
-  return Field('choice', choices=choices, optional=optional)
-
-
-def some_of(*choices, optional=False) -> Field:
-  """A non-empty tuple of these values."""
-  return Field('choice', many=True, choices=choices, optional=optional)
-
-
-def integers(low=1, high=None, length=(), optional=False) -> Field:
-  """A non-empty tuple of ints in [low, high]; `length` is the tuple of lengths allowed."""
-  return Field('integer', many=True, low=low, high=high, length=length, optional=optional)
-
-
-def numbers(low=None, high=None, above=None, below=None, length=(), optional=False) -> Field:
-  """A non-empty tuple of finite floats, bounded as in `number`, of a length in `length`."""
-  return Field(
-    'number',
-    many=True,
-    low=low,
-    high=high,
-    above=above,
-    below=below,
-    length=length,
-    optional=optional,
-  )
-
-
-# dict(name=..., **kwargs), where name is 'module.Class' in gen_jax.nets, the dotted path of any
-# importable Flax module or, in a script, the class itself.
-NET = Field('net')
-
-SHARED = {
-  'system': text(),
-  'seed': integer(0, 2**32 - 1),
-  'precision': one_of('float32', 'bfloat16'),  # in which the nets compute
-  'compilation_cache': text(optional=True),  # auto, a folder, or None
-  'profile_steps': integers(length=(2,), optional=True),  # the first and the last one
-  'data.name': text(),
-  'data.path': text(optional=True),
-  'data.split': text(),
-  'data.shape': integers(length=(1, 3)),
-  'data.num_classes': integer(1, optional=True),
-  'data.flip': number(0, 1),
-  'data.dequantize': one_of('none', 'uniform'),
-  'data.storage': one_of('auto', 'device', 'stream'),
-  'data.bad_files': one_of('error', 'skip'),
-  'data.fit': one_of('exact', 'crop'),
-  'data.read_threads': integer(1),
-  'data.prefetch': integer(1),
-  'train.steps': integer(1, 2**31 - 1),  # the step is an int32 on the device
-  'train.batch_size': integer(1),
-  'train.accumulate': integer(1),
-  'train.steps_per_call': integer(1, optional=True),  # None: 1 on CPU, 10 on accelerators
-  'train.log_steps': integer(1),
-  'train.sample_steps': integer(1),
-  'train.checkpoint_steps': integer(1),
-  'train.keep_checkpoints': integer(1),
-  'sample.num_images': integer(1),
-  'sample.batch_size': integer(1),
-  'sample.seed': integer(0, 2**32 - 1),
-  'eval.network': one_of('auto', 'inception', 'efficientnet_lite0', 'classifier'),
-  'eval.weights': text(optional=True),
-  'eval.metrics': some_of(
-    'frechet',
-    'kernel',
-    'precision_recall',
-    'density_coverage',
-    'inception_score',
-    'modes',
-    optional=True,
-  ),
-  'eval.split': text(),
-  'eval.num_reference': integer(2, optional=True),
-  'eval.num_samples': integer(2),
-  'eval.seed': integer(0, 2**32 - 1),
-  'eval.every_steps': integer(1, optional=True),
-  'eval.quick_samples': integer(2),
-  'eval.best': one_of(
-    'frechet',
-    'kernel',
-    'precision',
-    'recall',
-    'density',
-    'coverage',
-    'inception_score',
-    'modes',
-  ),
-  'parallel.mode': one_of('jit', 'pmap'),
-  'parallel.data': integer(1, optional=True),
-  'parallel.fsdp': integer(1),
+# What `:smoke` shrinks stands in the rules (`smoke`); for two-dimensional points it is this.
+SMOKE_OF_POINTS = {
+  'train.batch_size': 16,
+  'sample.num_images': 64,
+  'sample.batch_size': 64,
+  'eval.num_reference': 500,
 }
 
-# A run may be continued with these fields changed (fnmatch patterns): they say how long it trains,
+# A run may be resumed with these fields changed (fnmatch patterns): they say how long it trains,
 # what it writes and where it runs.
 SAFE_TO_CHANGE = (
   'compilation_cache',
@@ -238,40 +57,78 @@ SAFE_TO_CHANGE = (
   'parallel.*',
 )
 
-# Fields that came later, with what was done before them: a run of an earlier version goes on.
-ADDED = {
-  'precision': 'float32',
-  'compilation_cache': 'auto',
-  'profile_steps': None,
-  'parallel.fsdp': 1,
-  'train.accumulate': 1,
-  'train.steps_per_call': None,
-}
-
 
 # --- Checking -----------------------------------------------------------------------------------
 
 
-def check(config: Mapping | ConfigDict, fields: Mapping[str, Field]) -> FrozenConfigDict:
-  """Returns `config` with every field in its own type, frozen and hashable.
+def check(
+  config: Mapping | ConfigDict, fields: Mapping[str, Field] | None = None
+) -> FrozenConfigDict:
+  """Returns the complete config: every field in its own type and, where `config` lacks it, with its
+  default; frozen and hashable.
 
   Args:
-    config: the whole config.
-    fields: dotted path -> rule, for the groups that are the system's own.
+    config: the whole config, or a part of it with all fields that have no default.
+    fields: dotted path -> rule, for the groups that are the system's own; None: the `FIELDS` of
+      config.system.
 
   Raises:
-    UserError: a field is unknown, missing, of the wrong type or out of range.
+    UserError: a field is unknown, missing, of the wrong type or out of range, or a net has no such
+      name or attribute.
   """
-  rules = SHARED | dict(fields)
   given = _plain(config)
-  values = dict(_fields(given, rules))
-  for path, rule in rules.items():
-    if path not in values:
+  if fields is None:
+    fields = systems.find_system(given.get('system')).FIELDS
+  rules = SHARED | dict(fields)
+  present = dict(_fields(given, rules))
+  values = {}
+  for path, rule in sorted(rules.items(), key=lambda item: item[1].when is not None):
+    if rule.strict and not rule.matters(path, values.get):
+      values[path] = present.get(path)
+      if values[path] is not None:
+        switch = rule.switch(path)
+        raise UserError(
+          f'config.{path}={_short(values[path])}, but config.{switch}={values[switch]!r} does not '
+          'use it: None is needed'
+        )
+      continue
+    value = present.get(path, rule.default)
+    if value is REQUIRED:
       raise UserError(f'config.{path} is missing: {rule} is needed')
-    _put(given, path, _accept(path, values[path], rule))
-  if given['data']['name'] == 'folder' and given['data']['path'] is None:
+    values[path] = _accept(path, value, rule)
+  if values['data.name'] == 'folder' and values['data.path'] is None:
     raise UserError("config.data.path=None: config.data.name='folder' needs the folder of images")
-  return FrozenConfigDict(given)
+  complete = {}
+  for path in rules:
+    _put(complete, path, values[path])
+  return FrozenConfigDict(complete)
+
+
+def make(system: str, values: Mapping[str, Any]) -> FrozenConfigDict:
+  """Returns a checked config without a file, as in `make('gan', {'data.shape': (2,), ...})`.
+
+  Args:
+    system: a file of gen_jax/systems.
+    values: nested groups or dotted paths; what is left out has its default.
+
+  Raises:
+    UserError: as `check`.
+  """
+  tree = {'system': system}
+  _merge(tree, _plain(values))
+  return check(tree)
+
+
+def _merge(tree: dict, values: dict):
+  for path, value in values.items():
+    *groups, key = str(path).split('.')
+    group = tree
+    for name in groups:
+      group = group.setdefault(name, {})
+    if isinstance(value, dict) and isinstance(group.setdefault(key, {}), dict):
+      _merge(group[key], value)
+    else:
+      group[key] = value
 
 
 def mesh_shape(config: ConfigDict, devices: int) -> tuple[int, int]:
@@ -325,36 +182,86 @@ def check_devices(config: ConfigDict, devices: int) -> None:
 # --- Files and command lines --------------------------------------------------------------------
 
 
-def load(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
-  """Reads a config and sets fields of it. What the fields hold is for `check` to judge.
+class Resolved(NamedTuple):
+  """A complete config, and where its fields were set."""
+
+  config: FrozenConfigDict
+  origins: dict[str, str]  # dotted path -> 'file', ':smoke' or 'command line'; absent: the default
+
+
+def load(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> FrozenConfigDict:
+  """Reads, completes and checks a config: `resolve` without the origins of the fields."""
+  return resolve(spec, overrides).config
+
+
+def resolve(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> Resolved:
+  """Reads a config, sets fields of it, completes it by the defaults, and checks it.
 
   Args:
-    spec: 'configs/ddpm_cifar.py' or, with an argument to get_config, 'configs/ddpm_cifar.py:smoke'.
-      A `.json` file is one that `to_json` wrote; nothing in it is executed, and fields that came
-      later are as in `ADDED`.
+    spec: 'configs/ddpm_cifar.py', or 'configs/ddpm_cifar.py:smoke' for a small and quick version.
+      A `.json` file is one that `to_json` wrote; nothing in it is executed.
     overrides: (dotted path, value as text), e.g. ('train.steps', '1000'). The text is read in the
-      type of the field. A group that names a net takes new keys too: the arguments of the net.
+      type of the field. A net takes any of its attributes. `:smoke` leaves these fields alone.
 
   Raises:
     UserError: no such file, a fault in the file (told with its line), an unknown argument or field,
-      or text that the field cannot hold.
+      text that the field cannot hold, or what `check` refuses.
   """
   path, arg = split_spec(spec)
   if not path.is_file():
     raise UserError(f'{path}: no such config file{_similar_file(path)}')
+  if arg not in ('', 'smoke') or (arg and path.suffix == '.json'):
+    allowed = "is 'smoke' or left out" if path.suffix == '.py' else 'is for .py files'
+    raise UserError(f'{path}:{arg}: unknown argument {arg!r}; the argument {allowed}')
   if path.suffix == '.json':
-    config = _plain(_read_json(path))
-    known = dict(_flatten(config))
-    for added, value in ADDED.items():
-      if added not in known:
-        _put(config, added, value)
+    tree, smoke = _plain(_read_json(path)), {}
   elif path.suffix == '.py':
-    config = _run_file(path, arg)
+    tree, smoke = _run_file(path)
   else:
     raise UserError(f'{path}: a config file ends in .py (or is the config.json of a run)')
-  for name, value in overrides:
-    _override(config, name, value)
-  return ConfigDict(config)
+  overrides = list(overrides)
+  said = dict(overrides)
+  named = tree.get('system')
+  if 'system' in said:
+    named = _parse('system', said['system'], SHARED['system'])
+  fields = systems.find_system(named).FIELDS
+  rules = SHARED | dict(fields)
+  in_file = dict(_fields(tree, rules))
+  origins = {name: 'file' for name, _ in _flatten(tree)}
+  if arg:
+    shrunk = {p: v for p, v in _smoke(in_file, rules, said, smoke).items() if p not in said}
+    for name, value in shrunk.items():
+      _put(tree, name, value)
+    origins |= dict.fromkeys(shrunk, ':smoke')
+  for name, text in overrides:
+    _override(tree, name, text, rules)
+  origins |= dict.fromkeys(said, 'command line')
+  values = dict(_fields(tree, rules))
+  for name, rule in rules.items():
+    # The command line chose another optimiser: the file's settings of the old one do not count.
+    if rule.strict and rule.switch(name) in said and name not in said and name in values:
+      if values[name] is None or not rule.matters(name, values.get):
+        _drop(tree, name)
+        origins.pop(name, None)
+  return Resolved(check(tree, fields), origins)
+
+
+def _smoke(values, rules, said, own) -> dict[str, Any]:
+  """The fields that `:smoke` sets: {dotted path: value}; `own` are those that the file names."""
+  shrunk = {path: rule.smoke for path, rule in rules.items() if rule.smoke is not REQUIRED}
+  if len(values.get('data.shape') or ()) == 1:
+    shrunk |= SMOKE_OF_POINTS
+  elif values.get('data.name') not in ('digits', 'shapes') and not {'data.name', 'data.path'} & {
+    *said
+  }:
+    # Synthetic images need no download; they have one split.
+    shrunk |= {'data.name': 'shapes', 'eval.network': 'classifier'}
+    shrunk |= {path: 'train' for path in rules if path.endswith('split')}
+  nets = [path for path, rule in rules.items() if rule.type == 'net']
+  for path in own:
+    if path not in rules and not any(path.startswith(f'{net}.') for net in nets):
+      raise _unknown(path, rules)
+  return shrunk | own
 
 
 def split_spec(spec: str) -> tuple[Path, str]:
@@ -406,12 +313,6 @@ def summaries(folder: Path) -> str:
   return '\n'.join(lines)
 
 
-def did_you_mean(word: str, known: Iterable[str], prefix='', cutoff=0.6) -> str:
-  """Returns '; did you mean train?' for 'trian', or '' where nothing known is similar."""
-  close = difflib.get_close_matches(word, list(known), 1, cutoff)
-  return f'; did you mean {prefix}{close[0]}?' if close else ''
-
-
 # --- Other forms: dict, JSON, text --------------------------------------------------------------
 
 
@@ -427,11 +328,32 @@ def leaves(config: Mapping | ConfigDict):
   return _flatten(to_dict(config))
 
 
-def describe(config: Mapping | ConfigDict) -> str:
-  """Returns one aligned line for each field, in the form that the command line takes."""
-  fields = sorted(leaves(config), key=lambda field: '.' in field[0])
-  width = max((len(path) for path, _ in fields), default=0)
-  return '\n'.join(f'config.{path:{width}} = {value!r}' for path, value in fields)
+def describe(config: Mapping | ConfigDict, origins: Mapping[str, str] | None = None) -> str:
+  """Returns one aligned line for each field: path and value in the form that the command line
+  takes, where it was set (blank: the default), its meaning, and the values allowed.
+  """
+  from gen_jax import nets  # imports JAX
+
+  values = dict(sorted(leaves(config), key=lambda field: '.' in field[0]))
+  rules = SHARED | systems.find_system(config['system']).FIELDS
+  rows = []
+  for path, value in values.items():
+    if path in rules:
+      rule = rules[path]
+      about = f'{rule.meaning or path} ({rule})'
+      if not rule.matters(path, values.get):
+        switch = rule.switch(path)
+        about += f'; not used with {switch.rpartition(".")[2]}={values[switch]!r}'
+    else:
+      net = next(p for p, rule in rules.items() if rule.type == 'net' and path.startswith(f'{p}.'))
+      attribute, name = path.removeprefix(f'{net}.'), values[f'{net}.name']
+      about = rules[net].meaning if attribute == 'name' else nets.about(name, attribute)
+    rows.append((f'config.{path}', repr(value), (origins or {}).get(path, ''), about))
+  name, said, origin = (max(len(row[i]) for row in rows) for i in range(3))
+  said = min(said, 24)
+  return '\n'.join(
+    f'{path:{name}} = {value:{said}} {mark:{origin}}  {about}' for path, value, mark, about in rows
+  )
 
 
 def to_json(config: Mapping | ConfigDict) -> str:
@@ -449,25 +371,37 @@ def to_json(config: Mapping | ConfigDict) -> str:
         f'config.{path}={_short(value)} cannot be saved: numbers, text, True, False, None and '
         'tuples of them can, and a class by its name'
       ) from e
-  return json.dumps(values, indent=2) + '\n'
+  return json.dumps({'gen_jax': __version__} | values, indent=2) + '\n'
 
 
-def from_json(text: str) -> FrozenConfigDict:
+def from_json(text: str, path: Path | None = None) -> FrozenConfigDict:
   """Returns the config that `to_json` wrote. Nothing is executed.
 
+  Args:
+    text: the JSON.
+    path: the file that held it, for messages.
+
   Raises:
-    UserError: the text is not JSON, or not a config.
+    UserError: the text is not JSON, not a config, or that of a version before 0.2.
   """
+  place = '' if path is None else f'{path}: '
   try:
     values = json.loads(text)
     if not isinstance(values, dict):
       raise ValueError('a JSON object is needed')
-    return FrozenConfigDict(_plain(values))
+    version = values.pop('gen_jax', None)
+    config = FrozenConfigDict(_plain(values))
   except (ValueError, KeyError, RecursionError) as e:
-    raise UserError(f'not a config as JSON: {e}') from e
+    raise UserError(f'{place}not a config as JSON: {e}') from e
+  if version is None:
+    raise UserError(
+      f'{place}a config of a version before 0.2, which gen_jax {__version__} does not read: train '
+      'again, or use the version that wrote it'
+    )
+  return config
 
 
-# --- Continuing a run ---------------------------------------------------------------------------
+# --- Resuming a run -----------------------------------------------------------------------------
 
 
 def replace(config: Mapping | ConfigDict, values: Mapping[str, Any]) -> FrozenConfigDict:
@@ -481,10 +415,9 @@ def replace(config: Mapping | ConfigDict, values: Mapping[str, Any]) -> FrozenCo
 def difference(old: Mapping, new: Mapping) -> tuple[str, Any, Any] | None:
   """Returns (dotted path, old value, new value) of the first field that differs, or `None`.
 
-  Fields in `SAFE_TO_CHANGE` do not count. A field that one config lacks is '(absent)' there, or as
-  in `ADDED`.
+  Fields in `SAFE_TO_CHANGE` do not count. A field that one config lacks is '(absent)' there.
   """
-  old, new = ADDED | dict(leaves(old)), ADDED | dict(leaves(new))
+  old, new = dict(leaves(old)), dict(leaves(new))
   for path in [*new, *(p for p in old if p not in new)]:
     a, b = old.get(path, '(absent)'), new.get(path, '(absent)')
     if a != b and not is_safe_to_change(path):
@@ -498,7 +431,7 @@ def is_safe_to_change(path: str) -> bool:
 
 
 def check_resumable(old: Mapping, new: Mapping, workdir: str | Path) -> None:
-  """Checks that a run in `workdir`, started with the config `old`, may be continued with `new`.
+  """Checks that a run in `workdir`, started with the config `old`, may be resumed with `new`.
 
   Raises:
     UserError: a field differs that changes what is learnt.
@@ -546,6 +479,13 @@ def _put(tree: dict, path: str, value):
   tree[key] = value
 
 
+def _drop(tree: dict, path: str):
+  *groups, key = path.split('.')
+  for group in groups:
+    tree = tree[group]
+  del tree[key]
+
+
 def _groups(paths: Iterable[str]) -> set[str]:
   return {'.'.join(path.split('.')[:i]) for path in paths for i in range(1, path.count('.') + 1)}
 
@@ -582,7 +522,9 @@ def _unknown(path: str, known: Iterable[str]) -> UserError:
 def _accept(path: str, value, rule: Field):
   if rule.type == 'net' and not (value is None and rule.optional):
     _check_net(path, value, rule)
-    return value
+    from gen_jax import nets  # imports JAX
+
+    return nets.complete(value, f'config.{path}')
   try:
     return rule.accept(value)
   except ValueError as e:
@@ -643,27 +585,30 @@ def _similar_file(path: Path) -> str:
 
 def _read_json(path: Path) -> FrozenConfigDict:
   try:
-    return from_json(path.read_text(encoding='utf-8'))
-  except (OSError, UnicodeDecodeError, UserError) as e:
+    text = path.read_text(encoding='utf-8')
+  except (OSError, UnicodeDecodeError) as e:
     raise UserError(f'{path}: {e}') from e
+  return from_json(text, path)
 
 
-def _run_file(path: Path, arg: str) -> dict:
+def _run_file(path: Path) -> tuple[dict, dict]:
+  """What `get_config` of a file returns, and its `SMOKE`."""
   module = types.ModuleType(path.stem)
   module.__file__ = str(path)
   try:
     exec(compile(path.read_bytes(), str(path), 'exec'), module.__dict__)
     if not callable(getattr(module, 'get_config', None)):
-      raise UserError(f"{path} has no function get_config(arg='')")
-    config = module.get_config(arg) if arg else module.get_config()
+      raise UserError(f'{path} has no function get_config()')
+    config = module.get_config()
     if not isinstance(config, ConfigDict | Mapping):
       raise UserError(f'{path}: get_config returned {_short(config)}; a ConfigDict is needed')
-    return _plain(config)
+    smoke = getattr(module, 'SMOKE', {})
+    if not isinstance(smoke, Mapping) or not all(isinstance(name, str) for name in smoke):
+      raise UserError(f'{path}: SMOKE={_short(smoke)}; {{dotted path: value}} is needed')
+    return _plain(config), _plain(smoke)
   except UserError:
     raise
   except Exception as e:
-    if isinstance(e, ValueError) and arg not in ('', 'smoke'):
-      raise UserError(f"{path}:{arg}: {e}; the argument is 'smoke' or left out") from e
     lines = [
       frame.lineno for frame in traceback.extract_tb(e.__traceback__) if frame.filename == str(path)
     ]
@@ -673,49 +618,62 @@ def _run_file(path: Path, arg: str) -> dict:
     raise UserError(f'{place}: {type(e).__name__}: {e}') from e
 
 
-def _override(config: dict, path: str, value: str):
+def _override(tree: dict, path: str, text: str, rules: Mapping[str, Field]):
+  rule = rules.get(path)
+  if rule is not None and rule.type != 'net':
+    return _put(tree, path, _parse(path, text, rule))
   *groups, key = path.split('.')
-  parent, in_net = config, False
-  for i, group in enumerate(groups):
-    parent = parent.get(group, {} if in_net else None)
-    if not isinstance(parent, dict):
-      break
-    # Only the system's rules tell a net from another group with a name: `check` has the last word.
-    in_net = in_net or ('name' in parent and '.'.join(groups[: i + 1]) not in _groups(SHARED))
-  else:
-    if isinstance(parent.get(key), dict):
-      inside = next((p for p, _ in _flatten(parent[key])), None)
-      example = f', such as config.{path}.{inside}' if inside else ''
+  in_net = any(r.type == 'net' and path.startswith(f'{p}.') for p, r in rules.items())
+  parent = tree
+  for group in groups:
+    parent = parent.get(group, {}) if isinstance(parent, dict) else None
+  if isinstance(parent, dict):
+    current = parent.get(key)
+    if rule is not None or path in _groups(rules) or isinstance(current, dict):
+      inside = [p for p in rules if p.startswith(f'{path}.')]
+      inside += [f'{path}.{p}' for p, _ in _flatten(current)] if isinstance(current, dict) else []
+      example = f', such as config.{inside[0]}' if inside else ''
       raise UserError(f'config.{path} is a group of fields: set one of them{example}')
-    if key in parent or path in SHARED or (in_net and all(map(_is_name, [*groups, key]))):
-      rule = SHARED.get(path)
-      parsed = _parse(path, value, parent.get(key), rule)
-      return _put(config, path, _accept(path, parsed, rule) if rule else parsed)
-  raise _unknown(path, {*SHARED, *(p for p, _ in _flatten(config))})
+    if in_net and all(map(_is_name, [*groups, key])):
+      return _put(tree, path, _parse_attribute(path, text, current))
+  raise _unknown(path, {*rules, *(p for p, _ in _flatten(tree))})
 
 
-def _parse(path: str, text: str, current, rule: Field | None):
-  """Reads `text` in the type of the rule, or else in that of the current value."""
+def _parse(path: str, text: str, rule: Field):
+  """Reads `text` in the type of the rule."""
   value = _literal(text)
-  if rule and rule.many and rule.type == 'choice' and isinstance(value, str):
-    value = tuple(text.split(','))  # a,b
-  elif rule.type in ('text', 'choice') and not rule.many if rule else isinstance(current, str):
-    if isinstance(value, str) or (value is None and (rule is None or rule.optional)):
-      return value
-    return text
-  # Of None the type is not known here; a field for numbers takes an int, too.
-  integral = rule.type == 'integer' if rule else current is None or type(current) is int
-  if integral and isinstance(value, float) and value.is_integer():
+  if rule.many and rule.type == 'choice' and isinstance(value, str):
+    return tuple(text.split(','))  # a,b
+  if rule.type in ('text', 'choice') and not rule.many:
+    if value is None and not (rule.optional or rule.strict):
+      return text
+    if rule.type == 'text' or all(isinstance(choice, str) for choice in rule.choices):
+      return value if isinstance(value, str | None) else text
+    if rule.choices[0] in (True, False) and isinstance(rule.choices[0], bool):
+      return bool(value) if type(value) is int and value in (0, 1) else value
+    return value
+  if rule.type == 'integer' and isinstance(value, float) and value.is_integer():
     value = int(value)  # 1e6
-  if isinstance(value, int | float) and (rule.many if rule else isinstance(current, tuple)):
+  if isinstance(value, int | float) and rule.many:
+    value = (value,)
+  return value
+
+
+def _parse_attribute(path: str, text: str, current):
+  """Reads `text` in the type of the current value of a net's attribute."""
+  value = _literal(text)
+  if isinstance(current, str):
+    return value if isinstance(value, str | None) else text
+  # Of None the type is not known here; a module that asks for a number takes an int, too.
+  if (current is None or type(current) is int) and isinstance(value, float) and value.is_integer():
+    value = int(value)  # 1e6
+  if isinstance(value, int | float) and isinstance(current, tuple):
     value = (value,)
   if isinstance(current, bool) and type(value) is int and value in (0, 1):
     value = bool(value)
   bare = isinstance(value, str) and value == text
-  if (
-    rule is None
-    and current is not None
-    and (bare or (isinstance(current, bool) and not isinstance(value, bool | None)))
+  if current is not None and (
+    bare or (isinstance(current, bool) and not isinstance(value, bool | None))
   ):
     raise UserError(f'config.{path}={_short(text)}: a value such as {_short(current)} is needed')
   return value

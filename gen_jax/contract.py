@@ -24,8 +24,8 @@ Where they are needed: `minibatches(config, step) -> int`, minibatches of a step
 batch are then [k, b, ...]); `check(config)`, which raises a UserError for fields that contradict
 one another.
 A system with `evaluate` has `eval.likelihood_split` and `eval.likelihood_examples` in its FIELDS. A
-system that takes more than one evaluation of a net per sample says so by `sampling(config) -> dict`
-(fields of `Sampling`), and how it does with fewer by `quick(config) -> config`.
+system that takes more than one pass of a net per sample says how many by `evaluations(config)`. Its
+fields `eval.quick.<name>` stand for `sample.<name>` in evaluations in training.
 """
 
 import functools
@@ -149,8 +149,15 @@ def check_training(config) -> None:
     if path.endswith('.decay_steps') and value is not None and value < config.train.steps:
       raise UserError(
         f'config.{path}={value} makes the learning rate 0 before '
-        f'config.train.steps={config.train.steps}: at least that many, or None, is needed'
+        f'config.train.steps={config.train.steps}: at least that many, or '
+        f"config.{path.replace('decay_steps', 'schedule')}='constant', is needed"
       )
+    if path.endswith('.constant_steps') and value is not None:
+      decay = path.replace('constant_steps', 'decay_steps')
+      if value >= config[decay]:
+        raise UserError(
+          f'config.{path}={value}: fewer than config.{decay}={config[decay]} are needed'
+        )
 
 
 def describe(config) -> str:
@@ -216,7 +223,7 @@ def conditions(config, n: int, start: int = 0) -> dict:
 
 
 class Sampling(NamedTuple):
-  """How a system draws: part of the protocol of every number about its samples."""
+  """How a system samples: part of the protocol of every number about its samples."""
 
   text: str  # the sampler and its settings
   evaluations: int  # of a net, per example
@@ -224,15 +231,31 @@ class Sampling(NamedTuple):
 
 
 def sampling(config, system) -> Sampling:
-  """How `system.sample` draws with this config."""
-  how = Sampling('one pass', 1, 'raw')
-  if hasattr(system, 'sampling'):
-    how = Sampling(**system.sampling(config))
+  """How `system.sample` samples with this config: the system's own fields of `config.sample` that
+  matter.
+  """
+  settings = [
+    f'{path.removeprefix("sample.")} {_text(config[path])}'
+    for path, rule in system.FIELDS.items()
+    if path.startswith('sample.')
+    and path != 'sample.weights'
+    and rule.protocol
+    and rule.matters(path, lambda other: config[other])
+  ]
   if config.precision != 'float32':
-    how = how._replace(text=f'{how.text}, {config.precision}')
-  return how
+    settings.append(config.precision)
+  return Sampling(
+    text=', '.join(settings) or 'one pass',
+    evaluations=system.evaluations(config) if hasattr(system, 'evaluations') else 1,
+    weights=config.sample.get('weights', 'raw'),
+  )
 
 
-def quick(config, system):
-  """The config whose sampling is cheap, for evaluations in training."""
-  return system.quick(config) if hasattr(system, 'quick') else config
+def _text(value) -> str:
+  return f'{value:g}' if isinstance(value, float) else str(value)
+
+
+def quick(config):
+  """The config of evaluations in training: `eval.quick.<name>` stands for `sample.<name>`."""
+  own = config.eval.get('quick', {})
+  return configs.replace(config, {f'sample.{name}': value for name, value in own.items()})

@@ -26,6 +26,7 @@ from gen_jax import sample as sampling
 from gen_jax.data import sources
 from gen_jax.devices import compilation, processes
 from gen_jax.errors import Diverged, UserError
+from gen_jax.fields import METRICS
 from gen_jax.metrics import networks
 from gen_jax.metrics import scorer as scores
 from gen_jax.metrics.scorer import Features, Scorer
@@ -420,8 +421,8 @@ class Quick:
   """
 
   def __init__(self, config, system):
-    self.config = contract.quick(config, system)
-    names = config.eval.metrics or configs.SHARED['eval.metrics'].choices
+    self.config = contract.quick(config)
+    names = config.eval.metrics or METRICS
     best = config.eval.best
     if not any(best in name for name in names):
       raise UserError(f'config.eval.best={best!r} is none of config.eval.metrics={tuple(names)}')

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gen_jax import config as rules
+from gen_jax import fields
 from gen_jax.ops.optim import global_norm, scale_by_adam
 from gen_jax.ops.scan import after, scan
 
@@ -30,36 +30,106 @@ class Player:
     return {'params': self.params if params is None else params, 'batch_stats': self.stats}
 
 
+_SCHEDULED = ('.schedule', ('linear', 'cosine', 'constant_then_linear'))
+
+
+def _of(*names):
+  return dict(when=('.name', names), strict=True)
+
+
 # One optimiser as a config writes it; a system puts these under `optim`, or `optim.G` and
-# `optim.D`.
+# `optim.D`. Fields that belong to other optimisers or schedules are None.
 OPTIMIZER = {
-  'lr': rules.number(above=0),  # learning rate of Adam
-  'b1': rules.number(low=0, below=1),  # decay of Adam's first moment
-  'b2': rules.number(low=0, below=1),  # decay of Adam's second moment
-  'eps': rules.number(above=0),  # added to the root of the second moment
-  'warmup_steps': rules.integer(low=0),  # the rate grows linearly from 0 to lr over so many steps
-  'decay_steps': rules.integer(
-    low=1, optional=True
-  ),  # times a line from 1 at step 0 to 0 at this one; None: no line
-  'l2': rules.number(low=0),  # added to the gradient as l2 * params (not decoupled)
-  'clip_norm': rules.number(
-    above=0, optional=True
-  ),  # global norm that gradients are cut to; None: never
+  'name': fields.one_of(
+    'adam', 'adamw', 'adamax', 'rmsprop', 'sgd', default='adam', meaning='optimiser'
+  ),
+  'lr': fields.number(above=0, meaning='learning rate'),
+  'b1': fields.number(
+    0, below=1, default=0.9, meaning='decay of the first moment', **_of('adam', 'adamw', 'adamax')
+  ),
+  'b2': fields.number(
+    0,
+    below=1,
+    default=0.999,
+    meaning='decay of the second moment (adamax: of the infinity norm)',
+    **_of('adam', 'adamw', 'adamax'),
+  ),
+  'eps': fields.number(
+    above=0,
+    default=1e-8,
+    meaning='added to the root of the second moment, outside of it (adamax: to |gradient|)',
+    **_of('adam', 'adamw', 'adamax', 'rmsprop'),
+  ),
+  'decay': fields.number(
+    0, below=1, default=0.99, meaning="decay of the gradient's squares", **_of('rmsprop')
+  ),
+  'momentum': fields.number(
+    0, below=1, default=0.0, meaning='decay of the sum of gradients; 0: none', **_of('sgd')
+  ),
+  'weight_decay': fields.number(
+    0, default=1e-4, meaning='decoupled: lr * weight_decay * params is subtracted', **_of('adamw')
+  ),
+  'schedule': fields.one_of(
+    'constant', *_SCHEDULED[1], default='constant', meaning='of the learning rate over the steps'
+  ),
+  'warmup_steps': fields.integer(
+    0, default=0, smoke=0, meaning='the rate is multiplied by step / warmup_steps in these steps'
+  ),
+  'constant_steps': fields.integer(
+    0,
+    meaning='steps before the linear decay',
+    when=('.schedule', ('constant_then_linear',)),
+    strict=True,
+  ),
+  'decay_steps': fields.integer(
+    1, meaning='the step at which the rate reaches 0', when=_SCHEDULED, strict=True
+  ),
+  'l2': fields.number(0, default=0.0, meaning='l2 * params is added to the gradient'),
+  'clip_norm': fields.number(
+    above=0, optional=True, default=None, meaning='global norm that gradients are clipped to'
+  ),
+}
+
+OPTIMIZERS = {
+  'adam': lambda c: scale_by_adam(c.b1, c.b2, c.eps),
+  'adamw': lambda c: optax.chain(
+    scale_by_adam(c.b1, c.b2, c.eps), optax.add_decayed_weights(c.weight_decay)
+  ),
+  'adamax': lambda c: optax.scale_by_adamax(c.b1, c.b2, c.eps),
+  # eps outside the root, as in the papers' code; optax.rmsprop has it inside by default.
+  'rmsprop': lambda c: optax.scale_by_rms(c.decay, c.eps, eps_in_sqrt=False),
+  'sgd': lambda c: optax.trace(c.momentum) if c.momentum else optax.identity(),
+}
+
+# The factor of the learning rate at a step, without warm-up.
+SCHEDULES = {
+  'constant': lambda c: lambda step: 1.0,
+  'linear': lambda c: lambda step: jnp.maximum(0, 1 - step / c.decay_steps),
+  'cosine': lambda c: optax.cosine_decay_schedule(1.0, c.decay_steps),
+  'constant_then_linear': lambda c: optax.linear_schedule(
+    1.0, 0.0, c.decay_steps - c.constant_steps, c.constant_steps
+  ),
 }
 
 
+def make_schedule(config):
+  """step int32 [] -> learning rate float32 [], as the group `OPTIMIZER` describes."""
+  schedule = SCHEDULES[config.schedule](config)
+
+  def rate(step):
+    factor = jnp.minimum(step / config.warmup_steps, 1) if config.warmup_steps else 1.0
+    return config.lr * (factor * schedule(step))
+
+  return rate
+
+
 def make_optimizer(config) -> optax.GradientTransformationExtraArgs:
-  """Adam with warm-up, linear decay, L2 and clipping, as the group `OPTIMIZER` describes.
+  """The optimiser that the group `OPTIMIZER` describes.
 
   The learning rate is a function of the training step, which its `update` takes as `step`: a player
   that is updated several times in a step counts no faster.
   """
-
-  def rate(step):
-    factor = jnp.minimum(step / config.warmup_steps, 1) if config.warmup_steps else 1.0
-    if config.decay_steps is not None:
-      factor *= jnp.maximum(0, 1 - step / config.decay_steps)
-    return config.lr * factor
+  rate = make_schedule(config)
 
   def scale_by_rate(updates, state, params=None, *, step, **_):
     factor = -rate(step)
@@ -77,7 +147,7 @@ def make_optimizer(config) -> optax.GradientTransformationExtraArgs:
   return optax.chain(
     optax.identity() if config.clip_norm is None else stateless(clip),
     optax.add_decayed_weights(config.l2) if config.l2 else optax.identity(),
-    scale_by_adam(config.b1, config.b2, config.eps),
+    OPTIMIZERS[config.name](config),
     stateless(scale_by_rate),
   )
 

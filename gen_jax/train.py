@@ -100,6 +100,7 @@ def run(config, workdir, started: float | None = None) -> int:
   ):
     # The config that counts is the checkpoint's, see `Start.find`; this check needs no data yet.
     if any(folder.checkpoints.glob('[0-9]*')) and (earlier := folder.read_config()):
+      earlier = configs.from_json(earlier, folder.config)
       configs.check_resumable(earlier, configs.to_dict(config), folder.path)
     with signals.exit_in_order():
       with processes.first_alone():  # may download and prepare the data, or train a classifier
@@ -251,7 +252,7 @@ class Start(NamedTuple):
         programs.of(self.step, setup.call_length(self.step))
       state = state.result()
     if resumes and processes.is_first():
-      setup.folder.write_config(configs.to_dict(config))
+      setup.folder.write_config(configs.to_json(config))
     return state
 
 

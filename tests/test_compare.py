@@ -13,7 +13,6 @@ from gen_jax import compare, evaluate, train
 from gen_jax import config as configs
 from gen_jax.run import records
 from gen_jax.run.workdir import Workdir
-from gen_jax.systems import find_system
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -22,9 +21,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 def runs(tmp_path_factory):
   """A GAN on the ring, evaluated; and the same without an evaluation."""
   folder = tmp_path_factory.mktemp('runs')
-  config = configs.load(str(ROOT / 'configs/gan_ring.py:smoke'))
-  config.eval.update(num_reference=500, metrics=('frechet', 'modes'))
-  config = configs.check(config, find_system(config.system).FIELDS)
+  metrics = [('eval.metrics', 'frechet,modes')]
+  config = configs.load(str(ROOT / 'configs/gan_ring.py:smoke'), metrics)
   assert train.run(config, folder / 'a') == 0
   shutil.copytree(folder / 'a', folder / 'b')
   assert evaluate.run(config, folder / 'a') == 0

@@ -1,25 +1,43 @@
 """Configs: a mistake is answered by one line that names the field, no good config is refused."""
 
 import copy
+import dataclasses
 import json
 import math
 import random
+import re
 import string
 import subprocess
 import sys
+import types
 from pathlib import Path
+from typing import Any
 
+import flax.linen as nn
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict, FrozenConfigDict
 
+import gen_jax
 from gen_jax import config as configs
-from gen_jax.config import NET, SHARED, integer, integers, number, numbers, one_of, some_of, text
+from gen_jax import fields, systems
 from gen_jax.errors import UserError
+from gen_jax.fields import (
+  REQUIRED,
+  SHARED,
+  integer,
+  integers,
+  net,
+  number,
+  numbers,
+  one_of,
+  some_of,
+  text,
+)
 
 FIELDS = {
-  'net': NET,
+  'net': net(),
   'optim.lr': number(above=0),
   'optim.betas': numbers(low=0, below=1, length=(2,)),
   'optim.clip': number(above=0, optional=True),
@@ -32,15 +50,37 @@ FIELDS = {
   'loss.terms': some_of('pixels', 'features'),
   'loss.comment': text(optional=True),
   'loss.weights': numbers(optional=True),
+  'loss.margin': number(0, default=0.5, when=('.name', ('minimax',)), strict=True),
   'sample.steps': integer(1, 1000, optional=True),
   'sample.sizes': integers(),
 }
 RULES = SHARED | FIELDS
+
+
+class Net(nn.Module):
+  """A net with attributes of every kind."""
+
+  channels: int = 16  # how wide
+  mults: Any = (1, 2)
+  norm: str = 'layer'
+  residual: bool = False
+  dropout: float = 0.0
+  attention: Any = dataclasses.field(default_factory=dict)
+  act: Any = None
+  opts: Any = None
+  shape: Any = None  # what systems offer
+  function: Any = abs  # what JSON cannot hold
+
+
+class Other(Net):
+  pass
+
+
 GROUPS = ['data', 'train', 'sample', 'eval', 'parallel', 'optim', 'optim.G', 'loss']
 OWN_GROUPS = [g for g in GROUPS if g != 'optim.G']
 
 GOOD = {
-  'system': 'ddpm',
+  'system': 'tiny',
   'seed': 0,
   'data': {
     'name': 'digits',
@@ -83,7 +123,16 @@ GOOD = {
   'compilation_cache': 'auto',
   'profile_steps': None,
   'parallel': {'mode': 'jit', 'data': None, 'fsdp': 1},
-  'net': {'name': 'unet.UNet', 'channels': 32, 'mults': [1, 2], 'norm': 'group', 'residual': True},
+  'net': {
+    'name': 'test_config.Net',
+    'channels': 32,
+    'mults': [1, 2],
+    'norm': 'group',
+    'residual': True,
+    'dropout': 0.0,
+    'act': None,
+    'opts': None,
+  },
   'optim': {
     'lr': 1,
     'betas': (0.9, 0.999),
@@ -98,6 +147,7 @@ GOOD = {
     'terms': ['pixels'],
     'comment': None,
     'weights': None,
+    'margin': 0.5,
   },
 }
 
@@ -131,7 +181,7 @@ def values_of(rule):
   """Strategy: the values that a rule allows, said anew from its words."""
   if rule.many:
     one = values_of(
-      configs.Field(rule.type, low=rule.low, high=rule.high, below=rule.below, choices=rule.choices)
+      fields.Field(rule.type, low=rule.low, high=rule.high, below=rule.below, choices=rule.choices)
     )
     low, high = (rule.length[0], rule.length[-1]) if rule.length else (1, 4)
     lists = st.lists(one, min_size=low, max_size=high)
@@ -156,10 +206,10 @@ def values_of(rule):
   elif rule.type == 'text':
     found = st.text(min_size=1).filter(str.strip)
   else:
-    names = st.sampled_from(['unet.UNet', 'dcgan.Generator', 'my_lab.nets.MLP'])
+    names = st.sampled_from(['test_config.Net', 'test_config.Other'])
     leaf = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
     leaf = leaf | st.lists(leaf, max_size=3) | st.lists(leaf, max_size=3).map(tuple)
-    keys = st.sampled_from(['channels', 'mults', 'dropout', 'act', 'opts'])
+    keys = st.sampled_from(['channels', 'mults', 'norm', 'act', 'opts'])
     kwargs = st.dictionaries(keys, leaf | st.dictionaries(keys, leaf, max_size=2), max_size=3)
     found = st.builds(lambda name, kw: {'name': name, **kw}, names, kwargs)
   return found | st.none() if rule.optional else found
@@ -173,6 +223,8 @@ def good_configs(draw):
     (get(config, '.'.join(groups)) if groups else config)[key] = draw(values_of(rule))
   if config['data']['name'] == 'folder':
     config['data']['path'] = 'pictures'
+  if config['loss']['name'] != 'minimax':
+    config['loss']['margin'] = None
   return config
 
 
@@ -185,7 +237,7 @@ def test_good_configs_are_accepted_and_survive_json(config):
   assert again == checked and hash(again) == hash(checked)
   assert configs.check(ConfigDict(config), FIELDS) == checked
   assert configs.check(again, FIELDS) == checked
-  assert configs.difference(configs.to_dict(checked), json.loads(configs.to_json(checked))) is None
+  assert configs.difference(configs.to_dict(checked), again) is None
   for path, rule in RULES.items():
     value, before = get(checked, path), get(config, path)
     if rule.many and value is not None:
@@ -205,26 +257,89 @@ def test_the_types_of_a_checked_config():
 
 
 def test_a_class_may_name_a_net():
-  class Net:
-    pass
-
-  checked = configs.check(changed('net', {'name': Net, 'width': 3}), FIELDS)
+  checked = configs.check(changed('net', {'name': Net, 'channels': 3}), FIELDS)
   assert checked.net.name is Net
   assert configs.to_dict(checked)['net']['name'].endswith('Net')
-  assert configs.from_json(configs.to_json(checked)).net.width == 3
+  assert configs.from_json(configs.to_json(checked)).net.channels == 3
+
+
+def test_a_net_is_completed_by_its_own_defaults():
+  checked = configs.check(changed('net', {'name': 'test_config.Net', 'channels': 3}), FIELDS)
+  found = configs.to_dict(checked)['net']
+  assert found == GOOD['net'] | {'channels': 3, 'mults': (1, 2), 'norm': 'layer', 'residual': False}
+  message = error_of(configs.check, changed('net', {'name': Net, 'chanels': 3}), FIELDS)
+  assert message.startswith('config.net.chanels is no attribute of ')
+  assert message.endswith('did you mean config.net.channels?')
+  message = error_of(configs.check, changed('net', {'name': 'unet.Unet'}), FIELDS)
+  assert message.startswith("config.net.name='unet.Unet' cannot be imported")
+
+
+def without(*paths):
+  config = copy.deepcopy(GOOD)
+  for path in paths:
+    head, _, name = path.rpartition('.')
+    del (get(config, head) if head else config)[name]
+  return config
+
+
+def test_what_is_left_out_has_its_default():
+  shared = [group for group in ('data', 'train', 'sample', 'eval', 'parallel')]
+  given = without('seed', 'precision', *shared, 'loss.margin')
+  given |= {'data': {'shape': (2,)}, 'sample': {'steps': None, 'sizes': (8,)}}
+  checked = configs.check(given, FIELDS)
+  for path, rule in RULES.items():
+    if rule.default is not REQUIRED and path != 'data.shape':
+      assert get(checked, path) == rule.default, path
+  again = configs.check(checked, FIELDS)
+  assert again == checked and hash(again) == hash(checked)
+
+
+def test_every_default_is_one_that_its_rule_accepts():
+  rules = dict(SHARED)
+  for name in systems.names():
+    rules |= systems.find_system(name).FIELDS
+  for path, rule in rules.items():
+    assert rule.meaning and '\n' not in rule.meaning, path
+    for value in (rule.default, rule.smoke):
+      if value is not REQUIRED:
+        accepted = rule.accept(value)
+        assert accepted == value and type(accepted) is type(value), path
+
+
+def test_a_field_that_another_one_switches_off_is_none():
+  other = changed('loss.name', 'non_saturating')
+  message = error_of(configs.check, other, FIELDS)
+  assert message == (
+    "config.loss.margin=0.5, but config.loss.name='non_saturating' does not use it: None is needed"
+  )
+  other['loss']['margin'] = None
+  assert configs.check(other, FIELDS).loss.margin is None
+  del other['loss']['margin']
+  assert configs.check(other, FIELDS).loss.margin is None
+  assert error_of(configs.check, changed('loss.margin', None), FIELDS).startswith(
+    'config.loss.margin=None: a number of at least 0 is needed'
+  )
 
 
 def test_what_json_cannot_hold_is_named():
-  config = configs.check(changed('net', {'name': 'a.B', 'act': abs}), FIELDS)
+  config = configs.check(changed('net', {'name': Net, 'act': abs}), FIELDS)
   assert error_of(configs.to_json, config).startswith('config.net.act=')
 
 
 @pytest.mark.parametrize(
   'damaged',
-  ['', '{', '[1]', '3', '{"a.b": 1}', '{"a": [{"b": 1}]}', '[' * 100_000],
+  ['', '{', '[1]', '3', '{"gen_jax": "0.2.0", "a.b": 1}', '{"a": [{"b": 1}]}', '[' * 100_000],
 )
 def test_text_that_is_no_config(damaged):
   assert error_of(configs.from_json, damaged).startswith('not a config as JSON')
+  assert error_of(configs.from_json, damaged, Path('a/b')).startswith('a/b: not a config as JSON')
+
+
+def test_a_config_of_before_names_the_version():
+  old = json.loads(configs.to_json(configs.check(GOOD, FIELDS)))
+  assert old.pop('gen_jax') == gen_jax.__version__
+  message = error_of(configs.from_json, json.dumps(old), Path('runs/x/config.json'))
+  assert message.startswith('runs/x/config.json: a config of a version before 0.2, which gen_jax ')
 
 
 # Mutators: each draws (a bad config, the dotted path that the error must begin with).
@@ -344,7 +459,8 @@ def none(draw):
 
 @st.composite
 def missing(draw):
-  path = draw(st.sampled_from([*RULES, *OWN_GROUPS, 'optim.G', 'net.name']))
+  needed = [path for path, rule in RULES.items() if rule.default is REQUIRED]
+  path = draw(st.sampled_from([*needed, 'data', 'optim', 'loss', 'optim.G', 'net.name']))
   config = copy.deepcopy(GOOD)
   head, _, name = path.rpartition('.')
   del (get(config, head) if head else config)[name]
@@ -515,24 +631,112 @@ def written(folder, body, name='ddpm_digits.py'):
 SOURCE = f"""
 from ml_collections import ConfigDict
 
-def get_config(arg=''):
-  if arg not in ('', 'smoke'):
-    raise ValueError(f'unknown argument {{arg!r}}')
-  config = ConfigDict({GOOD!r})
-  if arg == 'smoke':
-    config.train.steps = 3
-  return config
+def get_config():
+  return ConfigDict({GOOD!r})
+
+SMOKE = {{'net.channels': 4, 'optim.lr': 2}}
 """
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+  """A system of the name that `GOOD` has, with `FIELDS`."""
+  find = systems.find_system
+  module = types.SimpleNamespace(FIELDS=FIELDS)
+  monkeypatch.setattr(systems, 'find_system', lambda n: module if n == 'tiny' else find(n))
 
 
 def test_load_a_file_and_its_argument(tmp_path):
   spec = written(tmp_path, SOURCE)
-  assert configs.load(spec).train.steps == 100
-  assert configs.load(f'{spec}:smoke').train.steps == 3
+  assert configs.load(spec) == configs.check(GOOD, FIELDS)
+  small = configs.load(f'{spec}:smoke')
+  assert small.train.steps == SHARED['train.steps'].smoke and small.net.channels == 4
+  assert small.optim.lr == 2.0
   assert configs.load(f'{spec}:smoke', [('train.steps', '7')]).train.steps == 7
-  assert configs.check(configs.load(spec), FIELDS) == configs.check(GOOD, FIELDS)
   assert configs.load(saved(tmp_path)).train.steps == 100
   assert not list(tmp_path.rglob('*.pyc'))
+
+
+def sourced(folder, config=GOOD, smoke='{}'):
+  body = f'def get_config():\n  return {config!r}\n\nSMOKE = {smoke}\n'
+  return written(folder, body, 'mine.py')
+
+
+@pytest.mark.parametrize(
+  ('name', 'shape', 'said', 'found'),
+  [
+    ('mnist', (28, 28, 1), {}, 'shapes'),
+    ('folder', (64, 64, 3), {}, 'shapes'),
+    ('folder', (64, 64, 3), {'data.path': 'pics'}, 'folder'),
+    ('folder', (64, 64, 3), {'data.name': 'digits'}, 'digits'),
+    ('digits', (8, 8, 1), {}, 'digits'),
+    ('ring', (2,), {}, 'ring'),
+  ],
+)
+def test_smoke_needs_no_download_and_keeps_what_the_command_line_says(
+  tmp_path, name, shape, said, found
+):
+  config = changed('data', {'name': name, 'shape': shape, 'split': 'train[:80%]'})
+  spec = sourced(tmp_path, config, "{'net.channels': 2, 'net.mults': (1,)}")
+  said = said | {'train.batch_size': '5', 'net.channels': '3'}
+  small, origins = configs.resolve(f'{spec}:smoke', said.items())
+  assert small.data.name == found
+  assert small.data.split == ('train' if found == 'shapes' else 'train[:80%]')
+  assert small.eval.network == ('classifier' if found == 'shapes' else 'auto')
+  assert (small.data.path, small.train.batch_size) == (said.get('data.path'), 5)
+  assert (small.net.channels, small.net.mults) == (3, (1,))
+  assert small.sample.num_images == (64 if shape == (2,) else 8)
+  assert origins['train.batch_size'] == origins['net.channels'] == 'command line'
+  assert origins['train.steps'] == origins['net.mults'] == ':smoke'
+  assert origins['data.shape'] == origins['net.norm'] == 'file'
+  assert 'data.flip' not in origins
+
+
+def test_a_fault_in_smoke_is_told(tmp_path):
+  spec = sourced(tmp_path, GOOD, "{'nett.channels': 2}")
+  assert error_of(configs.load, f'{spec}:smoke').startswith('config.nett.channels is not a field')
+  spec = sourced(tmp_path, GOOD, '3')
+  assert error_of(configs.load, f'{spec}:smoke') == (
+    f'{spec}: SMOKE=3; {{dotted path: value}} is needed'
+  )
+
+
+def test_a_choice_on_the_command_line_clears_what_belonged_to_the_other(tmp_path):
+  spec = sourced(tmp_path, changed('loss.margin', 0.25))
+  assert configs.load(spec).loss.margin == 0.25
+  config, origins = configs.resolve(spec, [('loss.name', 'non_saturating')])
+  assert config.loss.margin is None and 'loss.margin' not in origins
+  said = [('loss.name', 'non_saturating'), ('loss.margin', '0.25')]
+  assert error_of(configs.load, spec, said).startswith(
+    'config.loss.margin=0.25, but config.loss.na'
+  )
+  # And back, from the complete config of a run.
+  spec = saved(tmp_path, config)
+  assert configs.load(spec, [('loss.name', 'minimax')]).loss.margin == 0.5
+
+
+def test_make_a_config_without_a_file():
+  values = {
+    'data.shape': (2,),
+    'net': {'name': Net, 'channels': 8},
+    'optim': {'lr': 1, 'betas': (0.9, 0.99), 'clip': None, 'warmup_steps': 0},
+    'optim.G.decay': 0.5,
+    'optim.G': {'decay_steps': None},
+    'sample': {'steps': 3},
+    'sample.sizes': [8],
+    'loss': GOOD['loss'],
+  }
+  made = configs.make('tiny', values)
+  assert isinstance(made, FrozenConfigDict) and hash(made)
+  assert made.optim.G.decay == 0.5 and made.optim.lr == 1.0 and made.sample.sizes == (8,)
+  assert made.net.name is Net and made.net.norm == 'layer' and made.seed == 0
+  assert error_of(configs.make, 'tiny', {}) == (
+    'config.data.shape is missing: a tuple of 1 or 3 integers of at least 1 is needed'
+  )
+  assert error_of(configs.make, 'tiny', {'data.shpe': 3}).endswith(
+    'did you mean config.data.shape?'
+  )
+  assert error_of(configs.make, 'tyny', {}).startswith("config.system='tyny': one of ")
 
 
 @pytest.mark.parametrize(
@@ -545,13 +749,13 @@ def test_load_a_file_and_its_argument(tmp_path):
       '',
       "{path}:1: ModuleNotFoundError: No module named 'no_such_module'",
     ),
-    ('def get_config(arg):\n  return {}[arg]\n', 'smoke', "{path}:2: KeyError: 'smoke'"),
+    ('def get_config():\n  return {}[0]\n', 'smoke', '{path}:2: KeyError: 0'),
     (
       'import json\ndef get_config():\n\n  return json.loads("{")\n',
       '',
       '{path}:4: JSONDecodeError',
     ),
-    ('x = 1\n', '', "{path} has no function get_config(arg='')"),
+    ('x = 1\n', '', '{path} has no function get_config()'),
     ('def get_config():\n  return 3\n', '', '{path}: get_config returned 3; a ConfigDict'),
     (SOURCE, 'smok', "{path}:smok: unknown argument 'smok'; the argument is 'smoke' or left out"),
     ('\0', '', '{path}'),
@@ -625,7 +829,7 @@ def test_only_python_files_are_executed(tmp_path):
     ('loss.learn_sigma', '1', True),
     ('loss.comment', 'two words', 'two words'),
     ('loss.weights', '(1, 2)', (1.0, 2.0)),
-    ('net.name', 'my.Net', 'my.Net'),
+    ('net.name', 'test_config.Other', 'test_config.Other'),
     ('net.channels', '64', 64),
     ('net.mults', '1,2,4', (1, 2, 4)),
     ('net.mults', '3', (3,)),
@@ -661,7 +865,7 @@ def test_override(tmp_path, path, value, expected):
     ('data.storage', 'None', "data.storage='None': 'auto' or"),
     ('data.shape', '2x2', "data.shape='2x2': a tuple of 1 or 3 integers"),
     ('optim.lr', 'nan', 'optim.lr=nan: a number above 0 is needed'),
-    ('optim.lr', 'fast', "optim.lr='fast': a value such as 1.0 is needed"),
+    ('optim.lr', 'fast', "optim.lr='fast': a number above 0 is needed"),
     ('net.residual', 'yes', "net.residual='yes': a value such as True is needed"),
     ('net.residual', '3', "net.residual='3': a value such as True is needed"),
     ('net.channels', 'many', "net.channels='many': a value such as 32 is needed"),
@@ -688,7 +892,7 @@ def test_bad_override(tmp_path, path, value, message):
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_every_value_can_be_given_on_the_command_line(tmp_path_factory, data):
-  path = data.draw(st.sampled_from(sorted(set(RULES) - {'net'})))
+  path = data.draw(st.sampled_from(sorted(set(RULES) - {'net', 'system'})))
   value = RULES[path].accept(data.draw(values_of(RULES[path])))
   spec = saved(tmp_path_factory.getbasetemp())
   loaded = configs.load(spec, [(path, repr(value))])
@@ -755,12 +959,14 @@ def test_split_overrides():
     ('optim.warmup_steps', 5, False),
     ('optim.G.decay', 0.5, False),
     ('optim.G.decay_steps', 200, True),
-    ('loss.name', 'non_saturating', False),
+    ('loss.k', 2, False),
   ],
 )
 def test_what_may_change_when_a_run_is_continued(path, value, safe):
   old, new = configs.check(GOOD, FIELDS), configs.check(changed(path, value), FIELDS)
-  stored = json.loads(configs.to_json(old))  # as a checkpoint's manifest gives it back: with lists
+  stored = json.loads(
+    json.dumps(configs.to_dict(old))
+  )  # as a checkpoint's manifest gives it back: with lists
   if safe:
     assert configs.difference(stored, configs.to_dict(new)) is None
     configs.check_resumable(stored, new, 'runs/x')
@@ -773,21 +979,32 @@ def test_what_may_change_when_a_run_is_continued(path, value, safe):
 
 
 def test_a_field_that_came_or_went_is_a_difference():
-  with_act = changed('net.act', 'relu')
-  assert configs.difference(GOOD, with_act) == ('net.act', '(absent)', 'relu')
-  assert configs.difference(with_act, GOOD) == ('net.act', 'relu', '(absent)')
+  with_act = changed('net.new', 'relu')
+  assert configs.difference(GOOD, with_act) == ('net.new', '(absent)', 'relu')
+  assert configs.difference(with_act, GOOD) == ('net.new', 'relu', '(absent)')
 
 
 # The rest.
 
 
 def test_describe_names_every_field_once():
-  lines = configs.describe(configs.check(GOOD, FIELDS)).splitlines()
+  origins = {'train.steps': 'file', 'seed': 'command line'}
+  lines = configs.describe(configs.check(GOOD, FIELDS), origins).splitlines()
   named = [line.split(' = ')[0].strip().removeprefix('config.') for line in lines]
   assert set(RULES) - {'net'} | {'net.name', 'net.mults'} <= set(named)
   assert len(named) == len(set(named))
   assert len({line.index(' = ') for line in lines}) == 1
-  assert any(line.split() == ['config.train.steps', '=', '100'] for line in lines)
+  by_name = dict(zip(named, lines, strict=True))
+  assert re.search(
+    r' = 100 +file +training steps \(an integer from 1 to 2147483647\)$', by_name['train.steps']
+  )
+  assert re.search(r' = 0 +command line  seed of .* \(an integer from 0 to ', by_name['seed'])
+  assert re.search(r"'jit' {5,}jit over a mesh", by_name['parallel.mode'])
+  assert by_name['net.channels'].endswith('how wide (int)')
+  margin = changed('loss', GOOD['loss'] | {'name': 'non_saturating', 'margin': None})
+  lines = configs.describe(configs.check(margin, FIELDS)).splitlines()
+  (line,) = (line for line in lines if line.startswith('config.loss.margin'))
+  assert line.endswith("; not used with name='non_saturating'")
 
 
 def test_the_default_workdir():

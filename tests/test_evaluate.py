@@ -50,7 +50,7 @@ SMALLER = {
 def load(spec, **fields):
   config = configs.load(str(ROOT / spec))
   system = find_system(config.system)
-  return configs.check(configs.replace(config, SMALLER[spec] | fields), system.FIELDS), system
+  return configs.check(configs.replace(config, SMALLER[spec] | fields)), system
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -492,11 +492,13 @@ def test_an_evaluation_that_a_kill_prevented_is_made_up_for(tmp_path):
 
 
 def test_quick_evaluations_of_a_diffusion_model_take_few_steps():
-  config, system = load(DIGITS, **{'sample.sampler': 'ancestral', 'eval.quick_steps': 7})
+  config, system = load(DIGITS, **{'sample.sampler': 'ancestral', 'eval.quick.steps': 7})
   assert contract.sampling(config, system).evaluations == 40
-  quick = contract.quick(config, system)
+  quick = contract.quick(config)
   assert contract.sampling(quick, system).evaluations == 7
-  assert contract.sampling(quick, system).text == 'ddim, 7 uniform steps, eta 1'
+  assert contract.sampling(quick, system).text == (
+    'sampler ddim, steps 7, spacing uniform, eta 1, clip None'
+  )
 
 
 def test_the_first_of_equally_good_steps_is_the_best():

@@ -16,9 +16,9 @@ import launch
 from gen_jax import systems
 
 SYSTEM = """
-from gen_jax.config import NET, number
+from gen_jax.fields import net, number
 
-FIELDS = {'net': NET, 'optim.lr': number(above=0)}
+FIELDS = {'net': net(), 'optim.lr': number(above=0)}
 """
 
 CONFIG = '''"""A tiny system on the ring."""
@@ -26,58 +26,19 @@ CONFIG = '''"""A tiny system on the ring."""
 from ml_collections import ConfigDict
 
 
-def get_config(arg=''):
-  if arg not in ('', 'smoke'):
-    raise ValueError(f'unknown argument {arg!r}')
-  return ConfigDict(
-    dict(
-      system='tiny',
-      seed=0,
-      precision='float32',
-      compilation_cache=None,
-      profile_steps=None,
-      data=dict(
-        name='ring',
-        path=None,
-        split='train',
-        shape=(2,),
-        num_classes=None,
-        flip=0.0,
-        dequantize='none',
-        storage='auto',
-        bad_files='error',
-        fit='exact',
-        read_threads=8,
-        prefetch=8,
-      ),
-      train=dict(
-        steps=3 if arg else 100,
-        batch_size=8,
-        accumulate=1,
-        steps_per_call=None,
-        log_steps=1,
-        sample_steps=10,
-        checkpoint_steps=10,
-        keep_checkpoints=2,
-      ),
-      sample=dict(num_images=16, batch_size=16, seed=0),
-      eval=dict(
-        network='auto',
-        weights=None,
-        metrics=None,
-        split='train',
-        num_reference=None,
-        num_samples=100,
-        seed=0,
-        every_steps=None,
-        quick_samples=50,
-        best='frechet',
-      ),
-      parallel=dict(mode='jit', data=None, fsdp=1),
-      net=dict(name='mlp.MLP', width=8),
-      optim=dict(lr=1e-3),
-    )
+def get_config():
+  config = dict(
+    system='tiny',
+    compilation_cache=None,
+    data=dict(name='ring', shape=(2,)),
+    train=dict(steps=100),
+    net=dict(name='mlp.Generator', features=(8,)),
+    optim=dict(lr=1e-3),
   )
+  return ConfigDict(config)
+
+
+SMOKE = {'net.features': (4,)}
 '''
 
 
@@ -118,19 +79,20 @@ def calls(tmp_path, monkeypatch):
 
 def test_train(calls):
   status = launch.main(
-    ['--config=configs/tiny_ring.py', '--config.optim.lr=1e-4', '--config.net.depth', '3']
+    ['--config=configs/tiny_ring.py', '--config.optim.lr=1e-4', '--config.net.features', '3']
   )
   assert status == 143  # what train.run returned
   ((mode, config, workdir),) = calls
   assert mode == 'train' and workdir == Path('runs/tiny_ring')
-  assert config.optim.lr == 1e-4 and config.net.depth == 3 and config.train.steps == 100
+  assert config.optim.lr == 1e-4 and config.net.features == (3,) and config.train.steps == 100
   assert hash(config)
 
 
 def test_argument_and_workdir(calls):
   launch.main(['--config', 'configs/tiny_ring.py:smoke'])
   launch.main(['--config', 'configs/tiny_ring.py:smoke', '--workdir', 'elsewhere'])
-  assert [c[1].train.steps for c in calls] == [3, 3]
+  assert [c[1].train.steps for c in calls] == [20, 20]
+  assert [c[1].net.features for c in calls] == [(4,), (4,)]
   assert [c[2] for c in calls] == [Path('runs/tiny_ring_smoke'), Path('elsewhere')]
 
 
@@ -150,8 +112,11 @@ def test_sample_from_a_config_or_from_a_run(calls):
 def test_dry_run_prints_and_does_nothing(calls, capsys):
   assert launch.main(['--config=configs/tiny_ring.py', '--dry_run', '--config.seed=7']) == 0
   out = capsys.readouterr().out
-  assert any(line.split() == ['config.seed', '=', '7'] for line in out.splitlines())
-  assert 'parameters of mlp.MLP' in out
+  (seed,) = (line for line in out.splitlines() if line.startswith('config.seed'))
+  assert seed.split()[1:5] == ['=', '7', 'command', 'line'] and 'from 0 to 4294967295' in seed
+  (steps,) = (line for line in out.splitlines() if line.startswith('config.train.steps '))
+  assert steps.split()[1:4] == ['=', '100', 'file']
+  assert 'parameters of mlp.Generator' in out
   assert calls == [] and not Path('runs').exists()
 
 
@@ -306,9 +271,14 @@ def test_the_config_of_a_run_is_not_executed(calls, capsys):
   Path('old/config.json').write_text('raise SystemExit(9)')
   assert launch.main(['--mode=sample', '--workdir=old']) == 2
   assert capsys.readouterr().err.startswith('error: old/config.json: not a config as JSON')
-  Path('old/config.json').write_text(json.dumps({'system': 'tiny', 'seed': 0}))
+  Path('old/config.json').write_text(json.dumps({'gen_jax': '0.2.0', 'system': 'tiny', 'seed': 0}))
   assert launch.main(['--mode=sample', '--workdir=old']) == 2
   assert ' is missing: ' in capsys.readouterr().err
+  Path('old/config.json').write_text(json.dumps({'system': 'tiny', 'seed': 0}))
+  assert launch.main(['--mode=sample', '--workdir=old']) == 2
+  assert capsys.readouterr().err.startswith(
+    'error: old/config.json: a config of a version before 0'
+  )
 
 
 def test_a_warning_is_told_in_its_own_words():

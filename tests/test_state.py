@@ -3,13 +3,24 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from ml_collections import ConfigDict
 
+from gen_jax import config as configs
 from gen_jax import state as players
+from gen_jax.errors import UserError
 
 PLAIN = dict(
-  lr=0.1, b1=0.8, b2=0.9, eps=1e-8, warmup_steps=0, decay_steps=None, l2=0.0, clip_norm=None
+  name='adam',
+  lr=0.1,
+  b1=0.8,
+  b2=0.9,
+  eps=1e-8,
+  schedule='constant',
+  warmup_steps=0,
+  l2=0.0,
+  clip_norm=None,
 )
 PARAMS = {'a': jnp.array([1.0, -2.0]), 'b': jnp.array([[0.5]])}
 GRADS = [
@@ -72,8 +83,8 @@ def train(config, steps=(0, 1, 2), **options):
     ({'warmup_steps': 1}, (0, 1, 1)),
     ({'warmup_steps': 2}, (0, 1 / 2, 1)),
     ({'warmup_steps': 4}, (0, 1 / 4, 2 / 4)),
-    ({'decay_steps': 2}, (1, 1 / 2, 0)),
-    ({'decay_steps': 4, 'warmup_steps': 2}, (0, 3 / 8, 2 / 4)),
+    ({'schedule': 'linear', 'decay_steps': 2}, (1, 1 / 2, 0)),
+    ({'schedule': 'linear', 'decay_steps': 4, 'warmup_steps': 2}, (0, 3 / 8, 2 / 4)),
   ],
   ids=str,
 )
@@ -96,8 +107,87 @@ def test_adam_in_a_call_of_its_own_is_adam(monkeypatch):
   np.testing.assert_allclose(flat(player.params), adam(PLAIN), rtol=2e-6)
 
 
+def rule(**values):
+  """A complete group `optim`, as `config.check` fills it."""
+  fields = {f'optim.{name}': field for name, field in players.OPTIMIZER.items()}
+  given = {'system': 'none', 'data': {'shape': (2,)}, 'optim': {'lr': 0.1} | values}
+  return configs.check(given, fields).optim
+
+
+OPTIMISERS = {
+  'adam': lambda rate: optax.adam(rate, b1=0.6, b2=0.8, eps=1e-3),
+  'adamw': lambda rate: optax.adamw(rate, b1=0.6, b2=0.8, eps=1e-3, weight_decay=0.2),
+  'adamax': lambda rate: optax.adamax(rate, b1=0.6, b2=0.8, eps=1e-3),
+  'rmsprop': lambda rate: optax.rmsprop(rate, decay=0.7, eps=1e-3, eps_in_sqrt=False),
+  'sgd': lambda rate: optax.sgd(rate, momentum=0.75),
+}
+SETTINGS = dict(b1=0.6, b2=0.8, eps=1e-3, weight_decay=0.2, decay=0.7, momentum=0.75)
+SCHEDULES = {
+  'constant': lambda: optax.constant_schedule(0.1),
+  'linear': lambda: optax.linear_schedule(0.1, 0.0, 6),
+  'cosine': lambda: optax.cosine_decay_schedule(0.1, 6),
+  'constant_then_linear': lambda: optax.join_schedules(
+    [optax.constant_schedule(0.1), optax.linear_schedule(0.1, 0.0, 4)], [2]
+  ),
+}
+
+
+def settings(name, schedule):
+  own = {
+    field: value for field, value in SETTINGS.items() if name in players.OPTIMIZER[field].when[1]
+  }
+  own |= {} if schedule == 'constant' else {'decay_steps': 6}
+  own |= {'constant_steps': 2} if schedule == 'constant_then_linear' else {}
+  return dict(name=name, schedule=schedule, **own)
+
+
+@pytest.mark.parametrize('more', [{}, {'l2': 0.3}, {'clip_norm': 1.0, 'l2': 0.3}], ids=str)
+@pytest.mark.parametrize('name', OPTIMISERS)
+def test_an_optimiser_is_that_of_optax(name, more):
+  for schedule in SCHEDULES if not more else ('linear',):
+    ours = players.make_optimizer(rule(**settings(name, schedule), **more))
+    theirs = optax.chain(
+      optax.clip_by_global_norm(more['clip_norm']) if 'clip_norm' in more else optax.identity(),
+      optax.add_decayed_weights(more.get('l2', 0.0)),
+      OPTIMISERS[name](SCHEDULES[schedule]()),
+    )
+    params = wanted = PARAMS
+    state, reference = ours.init(params), theirs.init(wanted)
+    for step in range(8):  # two beyond the decay
+      grads = GRADS[step % 3]
+      updates, state = ours.update(grads, state, params, step=jnp.int32(step))
+      params = optax.apply_updates(params, updates)
+      updates, reference = theirs.update(grads, reference, wanted)
+      wanted = optax.apply_updates(wanted, updates)
+      np.testing.assert_allclose(flat(params), flat(wanted), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize('schedule', SCHEDULES)
+def test_warm_up_multiplies_the_schedule(schedule):
+  rate = players.make_schedule(rule(**settings('sgd', schedule), warmup_steps=4))
+  for step in range(8):
+    wanted = min(step / 4, 1) * SCHEDULES[schedule]()(step)
+    np.testing.assert_allclose(rate(jnp.int32(step)), wanted, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+  ('values', 'message'),
+  [
+    ({'momentum': 0.9}, "config.optim.momentum=0.9, but config.optim.name='adam' does not use it"),
+    ({'name': 'sgd', 'b1': 0.5}, "config.optim.b1=0.5, but config.optim.name='sgd' does not use"),
+    ({'decay_steps': 3}, "config.optim.decay_steps=3, but config.optim.schedule='constant' does"),
+    ({'schedule': 'cosine'}, 'config.optim.decay_steps is missing: an integer of at least 1 is'),
+    ({'name': 'adan'}, "config.optim.name='adan': 'adam' or "),
+  ],
+)
+def test_settings_of_another_optimiser_are_refused(values, message):
+  with pytest.raises(UserError) as error:
+    rule(**values)
+  assert str(error.value).startswith(message)
+
+
 def test_rates_count_training_steps_where_one_makes_several_updates():
-  config = PLAIN | {'decay_steps': 2}
+  config = PLAIN | {'schedule': 'linear', 'decay_steps': 2}
   player, _ = train(config, steps=(0, 0, 1))
   np.testing.assert_allclose(flat(player.params), adam(config, (1, 1, 1 / 2)), rtol=2e-6)
 

@@ -5,13 +5,107 @@ starting noise [b, ...], and `kept` holds `keep` evenly spaced pictures of the w
 the last one included. The whole trajectory is one `lax.scan`.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gen_jax import fields
 from gen_jax.diffusion.process import Process, p_mean_variance
+from gen_jax.errors import UserError
+
+_DDIM = dict(when=('.sampler', ('ddim',)))
+_SAMPLER = functools.partial(fields.one_of, 'ancestral', 'ddim')
+
+FIELDS = {
+  'sample.sampler': _SAMPLER(
+    default='ancestral', smoke='ddim', meaning='ancestral (DDPM, all T steps) or ddim'
+  ),
+  'sample.variance': fields.one_of(
+    'large',
+    'small',
+    default='large',
+    meaning='of ancestral steps, and of the bound: beta_t or the posterior beta tilde_t',
+    when=('.sampler', ('ancestral',)),
+  ),
+  'sample.steps': fields.integer(
+    1,
+    default=50,
+    smoke=5,
+    meaning='S, evaluations of the net: exactly S, also where S does not divide T, for which the '
+    "released code's uniform spacing takes more; S = 1 is the last time, there the first",
+    **_DDIM,
+  ),
+  'sample.spacing': fields.one_of(
+    'uniform',
+    'quadratic',
+    default='uniform',
+    meaning='of the S times: floor(i T / S), where the released code takes every floor(T / S)-th, '
+    'or squares',
+    **_DDIM,
+  ),
+  'sample.eta': fields.number(
+    0, 1, default=0.0, meaning='0: deterministic, 1: as random as ancestral sampling', **_DDIM
+  ),
+  'sample.clip': fields.one_of(
+    True,
+    False,
+    optional=True,
+    default=None,
+    meaning='clip the predicted x_0 to [-1, 1]; None: as published, only in ancestral sampling',
+  ),
+  'sample.intermediates': fields.integer(
+    0, default=0, smoke=2, meaning='images to return between noise and data', protocol=False
+  ),
+  # In quick evaluations, in place of `sample.*`.
+  'eval.quick.sampler': _SAMPLER(default='ddim', meaning='sampler of quick evaluations'),
+  'eval.quick.steps': fields.integer(
+    1, default=20, smoke=5, meaning='sample.steps in quick evaluations', **_DDIM
+  ),
+  'eval.quick.intermediates': fields.integer(
+    0, default=0, meaning='sample.intermediates in quick evaluations', protocol=False
+  ),
+}
+
+
+def check(config) -> None:
+  """Checks the fields above against config.diffusion.steps.
+
+  Raises:
+    UserError: more steps or intermediate images than the process has steps.
+  """
+  total = config.diffusion.steps
+  used = ['sample'] + ['eval.quick'] * (config.eval.every_steps is not None)
+  for group in used:
+    c = config[group]
+    if c.steps > total:
+      raise UserError(
+        f'config.{group}.steps={c.steps}: at most config.diffusion.steps={total} is possible'
+      )
+    taken = total if c.sampler == 'ancestral' else c.steps
+    if c.intermediates > taken:
+      raise UserError(
+        f'config.{group}.intermediates={c.intermediates}: the sampler takes {taken} steps, and at '
+        'most that many images are possible'
+      )
+
+
+def evaluations(config) -> int:
+  """Evaluations of the net for one sample."""
+  c = config.sample
+  return config.diffusion.steps if c.sampler == 'ancestral' else c.steps
+
+
+def run(eps: Callable, x, rng, process: Process, c):
+  """Samples as `c`, the group `sample` of a config, says; otherwise as the samplers below."""
+  sampler = {
+    'ancestral': functools.partial(ancestral, variance=c.variance),
+    'ddim': functools.partial(ddim, steps=c.steps, spacing=c.spacing, eta=c.eta),
+  }[c.sampler]
+  clip = c.sampler == 'ancestral' if c.clip is None else c.clip
+  return sampler(eps, x, rng, process, clip=clip, keep=c.intermediates)
 
 
 def ancestral(

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tqdm
 
-from gen_jax import config as configs
 from gen_jax import data, metrics
 from gen_jax.data import sources, toys
 from gen_jax.errors import UserError
+from gen_jax.fields import METRICS
 from gen_jax.metrics import networks
 from gen_jax.run.cache import cache_folder
 from gen_jax.run.records import Row
@@ -72,8 +72,7 @@ def open_scorer(config, number: int, found: str) -> Scorer:
   source = trained_on if same else data.open_source(config, 'eval.split')
   network = networks.open_network(config.eval.network, path=config.eval.weights, source=trained_on)
   modes = toys.modes(source.name) if source.name in toys.NAMES else None
-  every = configs.SHARED['eval.metrics'].choices
-  names = config.eval.metrics or tuple(n for n in every if _applies(n, network, modes))
+  names = config.eval.metrics or tuple(n for n in METRICS if _applies(n, network, modes))
   for name in names:
     check_applies(f'config.eval.metrics={tuple(names)}: {name}', name, network, modes)
   _check_number(found, number, network, names)

@@ -8,8 +8,10 @@ or, in a script, the class itself, works as well, so that a net of your own need
 import dataclasses
 import difflib
 import importlib
+import inspect
 import pathlib
 import pkgutil
+import re
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -18,6 +20,8 @@ import jax.numpy as jnp
 
 from gen_jax.devices import fsdp
 from gen_jax.errors import UserError
+
+OFFERED = ('shape', 'axis_name')  # attributes that systems set on modules that declare them
 
 
 class Net(NamedTuple):
@@ -79,25 +83,71 @@ def make(spec, field: str = 'config.net', *, precision: str = 'float32', **offer
     spec: a config's net group.
     field: the group's dotted name, for messages.
     precision: in which it computes, float32 or bfloat16.
-    **offered: attributes that a system sets on modules that declare them (`shape`, `axis_name`),
-      and leaves out on the others. The spec wins over an offer.
+    **offered: the attributes in `OFFERED`, left out on modules that do not declare them. The spec
+      wins over an offer.
 
   Raises:
     UserError: unknown name, unknown attribute, or a value that the module refuses.
   """
+  module, names = _find_with_attributes(spec, field)
   attributes = {k: v for k, v in spec.items() if k != 'name'}
-  module = find(spec['name'], field)
-  names = [f.name for f in dataclasses.fields(module) if f.name not in ('parent', 'name')]
-  for attribute in attributes:
-    if attribute not in names:
-      near = difflib.get_close_matches(attribute, names, n=1)
-      hint = f'did you mean {field}.{near[0]}?' if near else f'it has {", ".join(names)}'
-      raise UserError(f'{field}.{attribute} is no attribute of {spec["name"]}; {hint}')
   offered = {k: v for k, v in offered.items() if k in names}
   try:
     return Net(module(**(offered | attributes)), precision)
   except TypeError as e:
     raise UserError(f'{field}: {spec["name"]} cannot be built ({e})') from e
+
+
+def complete(spec, field: str = 'config.net') -> dict:
+  """`spec` with the module's own defaults of the attributes that it leaves out, so that a saved
+  config says what was trained. Functions and other values that JSON cannot hold stay out, and so
+  does what a system offers (`OFFERED`).
+
+  Raises:
+    UserError: unknown name or attribute.
+  """
+  module, names = _find_with_attributes(spec, field)
+  defaults = {
+    f.name: _as_tuple(f.default)
+    for f in dataclasses.fields(module)
+    if f.name in names and f.name not in OFFERED and _is_plain(f.default)
+  }
+  return {'name': spec['name']} | defaults | dict(spec)
+
+
+def about(name, attribute: str) -> str:
+  """What a module's source says of an attribute: the comment on its line, and the type."""
+  module = find(name)
+  declared = rf'^  {re.escape(attribute)}: ([^=#\n]+?)(?: = [^#\n]*?)?(?:  # (.*))?$'
+  try:
+    found = re.search(declared, inspect.getsource(module), re.MULTILINE)
+  except (OSError, TypeError):  # a class of a notebook, or built at run time
+    found = None
+  if not found:
+    return f'attribute of {name}'
+  return f'{found[2] or f"attribute of {name}"} ({found[1]})'
+
+
+def _find_with_attributes(spec, field):
+  """The module of a spec, and the names of its attributes."""
+  module = find(spec['name'], field)
+  names = [f.name for f in dataclasses.fields(module) if f.name not in ('parent', 'name')]
+  for attribute in spec:
+    if attribute not in ('name', *names):
+      near = difflib.get_close_matches(attribute, names, n=1)
+      hint = f'did you mean {field}.{near[0]}?' if near else f'it has {", ".join(names)}'
+      raise UserError(f'{field}.{attribute} is no attribute of {spec["name"]}; {hint}')
+  return module, names
+
+
+def _is_plain(value) -> bool:
+  if isinstance(value, list | tuple):
+    return all(map(_is_plain, value))
+  return value is None or isinstance(value, bool | int | float | str)
+
+
+def _as_tuple(value):
+  return tuple(map(_as_tuple, value)) if isinstance(value, list | tuple) else value
 
 
 def files() -> set[str]:

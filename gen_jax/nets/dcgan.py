@@ -20,7 +20,7 @@ class Generator28(nn.Module):
   """
 
   shape: Sequence[int] = (28, 28, 1)
-  features: Sequence[int] = (128, 64)  # at 7x7 and 14x14
+  features: Sequence[int] = (128, 64)  # channels at 7x7 and 14x14
   axis_name: str | None = None
 
   @nn.compact
@@ -37,9 +37,9 @@ class Generator28(nn.Module):
 class Discriminator28(nn.Module):
   """x [b, 28, 28, c] -> logits [b]: two 4x4 convolutions with stride 2, LeakyReLU and dropout."""
 
-  features: Sequence[int] = (64, 128)  # at 14x14 and 7x7
-  negative_slope: float = 0.2
-  dropout: float = 0.4
+  features: Sequence[int] = (64, 128)  # channels at 14x14 and 7x7
+  negative_slope: float = 0.2  # of LeakyReLU
+  dropout: float = 0.4  # after every convolution
   axis_name: str | None = None
 
   @nn.compact
@@ -76,7 +76,7 @@ class Generator(nn.Module):
   """
 
   shape: Sequence[int] = (64, 64, 3)
-  features: Sequence[int] = (1024, 512, 256, 128)
+  features: Sequence[int] = (1024, 512, 256, 128)  # channels from 4x4 up; each doubles the size
   axis_name: str | None = None
 
   @nn.compact
@@ -97,8 +97,8 @@ class Discriminator(nn.Module):
   for 32.
   """
 
-  features: Sequence[int] = (128, 256, 512, 1024)
-  negative_slope: float = 0.2
+  features: Sequence[int] = (128, 256, 512, 1024)  # channels; each halves the size
+  negative_slope: float = 0.2  # of LeakyReLU
   axis_name: str | None = None
 
   @nn.compact

@@ -18,8 +18,8 @@ class Generator(nn.Module):
   """
 
   shape: Sequence[int]  # of one example
-  features: Sequence[int] = (256, 512, 1024)
-  negative_slope: float = 0.2
+  features: Sequence[int] = (256, 512, 1024)  # widths of the hidden layers
+  negative_slope: float = 0.2  # of LeakyReLU
   squash: bool = True  # tanh at the end; off for data that does not fill [-1, 1]
 
   @nn.compact
@@ -38,9 +38,9 @@ class Discriminator(nn.Module):
   0 it is the critic of the WGAN-GP toys.
   """
 
-  features: Sequence[int] = (1024, 512, 256, 128)
-  negative_slope: float = 0.2
-  dropout: float = 0.3
+  features: Sequence[int] = (1024, 512, 256, 128)  # widths of the hidden layers
+  negative_slope: float = 0.2  # of LeakyReLU
+  dropout: float = 0.3  # after every hidden layer
   axis_name: str | None = None
 
   @nn.compact

@@ -72,11 +72,11 @@ class UNet(nn.Module):
   The defaults are the paper's CIFAR-10 net, 35,746,307 parameters for 3 channels.
   """
 
-  features: int = 128
+  features: int = 128  # channels of the first level
   multipliers: Sequence[int] = (1, 2, 2, 2)  # width of each level; every level halves the size
   blocks: int = 2  # residual blocks per level on the way down, one more on the way up
   attention: Sequence[int] = (16,)  # sizes (heights) with self-attention; the middle always has it
-  dropout: float = 0.1
+  dropout: float = 0.1  # in the residual blocks
   groups: int = 32  # of the group norms; must divide every width
   num_classes: int | None = None  # adds a class embedding to the time embedding
   scale_shift: bool = False  # the time scales and shifts the second norm instead of adding to it

@@ -42,7 +42,7 @@ class Generator28(nn.Module):
   """
 
   shape: Sequence[int] = (28, 28, 1)
-  features: int = 64
+  features: int = 64  # channels at 14x14
 
   @nn.compact
   def __call__(self, z: jax.Array, *, train: bool) -> jax.Array:
@@ -59,8 +59,8 @@ class Generator28(nn.Module):
 class Critic28(nn.Module):
   """x [b, 28, 28, 1] -> [b]: three 5x5 convolutions with stride 2; 1,030,145 parameters."""
 
-  features: int = 64
-  negative_slope: float = 0.2
+  features: int = 64  # channels at 14x14
+  negative_slope: float = 0.2  # of LeakyReLU
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -103,7 +103,7 @@ class ResNetGenerator(nn.Module):
   """
 
   shape: Sequence[int] = (32, 32, 3)
-  features: int = 128
+  features: int = 128  # channels everywhere
   blocks: int = 3  # each doubles the size, from 4x4
   axis_name: str | None = None
 
@@ -137,7 +137,7 @@ class CriticBlock(nn.Module):
 class ResNetCritic(nn.Module):
   """x [b, 32, 32, 3] -> [b]; 1,053,825 parameters."""
 
-  features: int = 128
+  features: int = 128  # channels everywhere
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

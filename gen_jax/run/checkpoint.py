@@ -34,10 +34,11 @@ import orbax.checkpoint as ocp
 from flax import serialization, traverse_util
 from jax.experimental import multihost_utils
 
+from gen_jax import __version__
 from gen_jax.errors import UserError
 from gen_jax.run.workdir import sync_directory
 
-FORMAT = 1
+FORMAT = 2  # of the manifest; written since gen_jax 0.2
 _TEMPORARY = '.tmp-'
 _SEAL = ('manifest.json', 'manifest.sha256')
 _log = logging.getLogger(__name__)
@@ -522,7 +523,8 @@ def _verify(path: pathlib.Path) -> Manifest:
     manifest = json.loads(text)
     if manifest['format'] != FORMAT:
       raise UserError(
-        f'checkpoint {path} has format {manifest["format"]}, this version of gen_jax reads {FORMAT}'
+        f'checkpoint {path} has format {manifest["format"]}, gen_jax {__version__} reads format '
+        f'{FORMAT}: train again, or use the version that wrote it'
       )
     if _name(manifest['step']) != path.name:
       raise _Damaged(f'{path} is damaged: its manifest is that of step {manifest["step"]}')

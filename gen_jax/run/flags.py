@@ -3,8 +3,8 @@
 import argparse
 import itertools
 
-from gen_jax import config as configs
 from gen_jax.errors import UserError
+from gen_jax.fields import SHARED, did_you_mean
 
 # The verbs, and the flags that each takes besides --config and --workdir.
 MODES = dict(train=(), sample=('step',), evaluate=('step', 'samples'), compare=())
@@ -38,8 +38,8 @@ def parse(argv: list[str], description: str) -> argparse.Namespace:
   add('--list', action='store_true', help='list the configs')
   flags, unknown = parser.parse_known_args(argv)
   if unknown:
-    known = [f'--{name}' for name in (*vars(flags), *(f'config.{f}' for f in configs.SHARED))]
-    hint = configs.did_you_mean(unknown[0].partition('=')[0], known)
+    known = [f'--{name}' for name in (*vars(flags), *(f'config.{f}' for f in SHARED))]
+    hint = did_you_mean(unknown[0].partition('=')[0], known)
     raise UserError(f'unknown argument {unknown[0]}{hint or "; --help names the flags"}')
   for name in itertools.chain(*MODES.values()):
     if getattr(flags, name) is not None and name not in MODES[flags.mode]:

@@ -10,7 +10,7 @@ import pathlib
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from gen_jax.errors import UserError
 
@@ -59,16 +59,17 @@ class Workdir:
     """Where the picture `name` of `step` belongs."""
     return self.samples / f'{step:07d}_{name.replace("/", "_")}.png'
 
-  def read_config(self) -> dict | None:
-    """What `write_config` wrote; None: nothing that can be read."""
+  def read_config(self) -> str | None:
+    """The text of `config.json`; None where it cannot be read or is not JSON."""
     try:
-      return json.loads(self.config.read_text())
+      json.loads(text := self.config.read_text())
+      return text
     except (OSError, ValueError):
       return None
 
-  def write_config(self, config: Mapping) -> None:
-    """Writes the resolved config, a plain dict, to `config.json`."""
-    write_atomic(self.config, (json.dumps(config, indent=2) + '\n').encode())
+  def write_config(self, text: str) -> None:
+    """Writes the resolved config, as JSON, to `config.json`."""
+    write_atomic(self.config, text.encode())
 
 
 @contextlib.contextmanager

@@ -4,8 +4,8 @@ import importlib
 import pkgutil
 from types import ModuleType
 
-from gen_jax.config import did_you_mean
 from gen_jax.errors import UserError
+from gen_jax.fields import did_you_mean
 
 
 def names() -> list[str]:

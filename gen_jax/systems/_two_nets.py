@@ -8,14 +8,15 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from gen_jax import config as rules
-from gen_jax import draws, nets
+from gen_jax import draws, fields, nets
 from gen_jax.state import OPTIMIZER, Player, batch_size, init_player, make_optimizer
 
 FIELDS = {
-  'generator': rules.NET,
-  'latent.dim': rules.integer(low=1),
-  'latent.distribution': rules.one_of('normal', 'uniform'),  # N(0, 1) or U(-1, 1), per entry
+  'generator': fields.net(meaning='G: latents to data'),
+  'latent.dim': fields.integer(1, default=128, meaning='entries of z'),
+  'latent.distribution': fields.one_of(
+    'normal', 'uniform', default='normal', meaning='of each entry of z: N(0, 1) or U(-1, 1)'
+  ),
   **{f'optim.{net}.{name}': field for net in 'GD' for name, field in OPTIMIZER.items()},
 }
 

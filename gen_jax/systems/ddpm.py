@@ -18,8 +18,7 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from gen_jax import config as rules
-from gen_jax import draws, nets
+from gen_jax import draws, fields, nets
 from gen_jax.diffusion import samplers
 from gen_jax.diffusion.bound import BIN_WIDTH, bound
 from gen_jax.diffusion.process import Process, make_betas, make_process, q_sample
@@ -35,26 +34,30 @@ from gen_jax.state import (
   update,
 )
 
+_LINEAR = ('.schedule', ('linear',))
+
 FIELDS = {
-  'net': rules.NET,
-  'diffusion.steps': rules.integer(low=2),  # T
-  'diffusion.schedule': rules.one_of('linear', 'cosine'),
-  'diffusion.beta_min': rules.number(above=0, below=1),  # of the linear schedule
-  'diffusion.beta_max': rules.number(above=0, below=1),
-  'ema_decay': rules.number(low=0, below=1),
+  'net': fields.net(meaning='predicts the noise in x_t: (x_t, t, label) to eps'),
+  'diffusion.steps': fields.integer(2, default=1000, meaning='T'),
+  'diffusion.schedule': fields.one_of(
+    'linear', 'cosine', default='linear', meaning='of beta over the T steps'
+  ),
+  'diffusion.beta_min': fields.number(
+    above=0, below=1, default=1e-4, meaning='the first beta', when=_LINEAR
+  ),
+  'diffusion.beta_max': fields.number(
+    above=0, below=1, default=0.02, meaning='the last beta', when=_LINEAR
+  ),
+  'ema_decay': fields.number(0, below=1, default=0.9999, meaning='decay of the averaged weights'),
   **{f'optim.{name}': field for name, field in OPTIMIZER.items()},
-  'sample.sampler': rules.one_of('ancestral', 'ddim'),
-  'sample.variance': rules.one_of('large', 'small'),  # of the ancestral sampler
-  'sample.steps': rules.integer(low=1),  # of DDIM
-  'sample.spacing': rules.one_of('uniform', 'quadratic'),  # of DDIM
-  'sample.eta': rules.number(low=0, high=1),  # of DDIM: 0 deterministic, 1 as random as DDPM
-  # Cut the predicted x_0 to [-1, 1]; None: as published, ancestral sampling only.
-  'sample.clip': rules.one_of(True, False, optional=True),
-  'sample.intermediates': rules.integer(low=0),  # pictures of the way to return
-  'sample.weights': rules.one_of('ema', 'raw'),
-  'eval.quick_steps': rules.integer(low=1),  # of DDIM in quick evaluations
-  'eval.likelihood_split': rules.text(),
-  'eval.likelihood_examples': rules.integer(low=2, optional=True),
+  **samplers.FIELDS,
+  'sample.weights': fields.one_of('ema', 'raw', default='ema', meaning='averaged or raw weights'),
+  'eval.likelihood_split': fields.text(
+    default='test', meaning='held-out part of the data for the variational bound'
+  ),
+  'eval.likelihood_examples': fields.integer(
+    2, optional=True, default=1000, smoke=8, meaning='examples of it; None: no bound'
+  ),
 }
 
 
@@ -93,20 +96,10 @@ def check(config) -> None:
   """Checks what no single field shows.
 
   Raises:
-    UserError: more sampling steps than the process has, a conditional net for data without labels,
-      or a bound for points.
+    UserError: as `samplers.check`; a conditional net for data without labels, or a bound for
+      points.
   """
-  steps, total = config.sample.steps, config.diffusion.steps
-  if steps > total:
-    raise UserError(
-      f'config.sample.steps={steps}: at most config.diffusion.steps={total} is possible'
-    )
-  taken = total if config.sample.sampler == 'ancestral' else steps
-  if config.sample.intermediates > taken:
-    raise UserError(
-      f'config.sample.intermediates={config.sample.intermediates}: the sampler takes {taken} '
-      'steps, and at most that many pictures are possible'
-    )
+  samplers.check(config)
   classes = config.net.get('num_classes')
   if classes is not None and classes != config.data.num_classes:
     raise UserError(
@@ -214,42 +207,16 @@ def sample(state, batch, rng, *, config) -> dict:
   x = draws.normal(noise_key, (batch_size(batch), *config.data.shape))
 
   eps = trained_eps(model, state, batch, config)
-  c = config.sample
-  sampler = {
-    'ancestral': functools.partial(samplers.ancestral, variance=c.variance),
-    'ddim': functools.partial(samplers.ddim, steps=c.steps, spacing=c.spacing, eta=c.eta),
-  }[c.sampler]
-  clip = c.sampler == 'ancestral' if c.clip is None else c.clip
-  x, kept = sampler(eps, x, steps_key, model.process, clip=clip, keep=c.intermediates)
+  x, kept = samplers.run(eps, x, steps_key, model.process, config.sample)
   images = {'image': jnp.clip(x, -1, 1)}
-  if c.intermediates:
+  if config.sample.intermediates:
     images['trajectory'] = jnp.clip(jnp.swapaxes(kept, 0, 1), -1, 1)
   return images
 
 
-def sampling(config) -> dict:
-  """How `sample` draws with this config, in words and in evaluations of the net."""
-  c = config.sample
-  if c.sampler == 'ancestral':
-    evaluations = config.diffusion.steps
-    text = f'ancestral, {evaluations} steps, variance {c.variance}'
-  else:
-    evaluations = c.steps
-    text = f'ddim, {evaluations} {c.spacing} steps, eta {c.eta:g}'
-  cut = c.sampler == 'ancestral' if c.clip is None else c.clip
-  return dict(
-    text=text + ', x_0 cut' * cut,
-    evaluations=evaluations,
-    weights=c.weights,
-  )
-
-
-def quick(config):
-  """The config with `eval.quick_steps` steps of DDIM."""
-  steps = min(config.eval.quick_steps, config.diffusion.steps)
-  return rules.replace(
-    config, {'sample.sampler': 'ddim', 'sample.steps': steps, 'sample.intermediates': 0}
-  )
+def evaluations(config) -> int:
+  """Passes of the net for one sample."""
+  return samplers.evaluations(config)
 
 
 def bound_settings(config) -> str:

@@ -18,17 +18,25 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gen_jax import config as rules
+from gen_jax import fields
 from gen_jax.ops.scan import scan
 from gen_jax.state import step_keys, update
 from gen_jax.systems import _two_nets as two_nets
 from gen_jax.systems._two_nets import State, generate, latents, score
 
 FIELDS = two_nets.FIELDS | {
-  'discriminator': rules.NET,
-  'loss.generator': rules.one_of('minimax', 'non_saturating', 'maximum_likelihood'),
-  'loss.real_target': rules.number(above=0, high=1),  # one-sided label smoothing; 1: none
-  'loss.d_steps': rules.integer(low=1),  # k, updates of D per update of G
+  'discriminator': fields.net(meaning='D: data to logits'),
+  'loss.generator': fields.one_of(
+    'minimax',
+    'non_saturating',
+    'maximum_likelihood',
+    default='non_saturating',
+    meaning='what G minimises',
+  ),
+  'loss.real_target': fields.number(
+    above=0, high=1, default=1.0, meaning="D's target for real examples; below 1: label smoothing"
+  ),
+  'loss.d_steps': fields.integer(1, default=1, meaning='k, updates of D per update of G'),
 }
 build = functools.partial(two_nets.build, d_field='discriminator')
 

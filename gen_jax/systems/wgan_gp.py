@@ -18,8 +18,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from gen_jax import config as rules
-from gen_jax import draws
+from gen_jax import draws, fields
 from gen_jax.errors import UserError
 from gen_jax.ops.scan import scan
 from gen_jax.state import step_keys, update
@@ -27,10 +26,12 @@ from gen_jax.systems import _two_nets as two_nets
 from gen_jax.systems._two_nets import State, generate, latents
 
 FIELDS = two_nets.FIELDS | {
-  'critic': rules.NET,
-  'loss.penalty': rules.number(low=0),  # lambda
-  'loss.n_critic': rules.integer(low=1),  # updates of D per update of G
-  'loss.g_batch': rules.integer(low=1),  # G's batch as a multiple of D's
+  'critic': fields.net(meaning='D: data to one number; without batch norm'),
+  'loss.penalty': fields.number(
+    0, default=10.0, meaning='lambda, weight of the gradient penalty, for data in [-1, 1]'
+  ),
+  'loss.n_critic': fields.integer(1, default=5, smoke=2, meaning='updates of D per update of G'),
+  'loss.g_batch': fields.integer(1, default=1, meaning="G's batch as a multiple of D's"),
 }
 build = functools.partial(two_nets.build, d_field='critic')
 

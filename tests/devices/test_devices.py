@@ -37,7 +37,6 @@ for mode, data, fsdp in ast.literal_eval(layouts):
   parallel = f'parallel.mode={mode}', f'parallel.data={data}', f'parallel.fsdp={fsdp}'
   changes = [flag.split('=') for flag in (*parallel, *flags)]
   config = configs.load(f'configs/{name}.py:smoke', changes)
-  config = configs.check(config, find_system(config.system).FIELDS)
   assert train.run(config, pathlib.Path(folder) / f'{mode}_{data}_{fsdp}') == 0
 """
 
@@ -52,7 +51,6 @@ from gen_jax.systems import find_system
 workdir, layouts = pathlib.Path(sys.argv[1]), ast.literal_eval(sys.argv[2])
 config = configs.load(str(workdir / 'config.json'))
 system = find_system(config.system)
-config = configs.check(config, system.FIELDS)
 saver = checkpoint.Checkpointer(
   workdir / 'checkpoints', config=configs.to_dict(config), data_fingerprint='', keep=9
 )

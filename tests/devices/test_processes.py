@@ -88,7 +88,6 @@ def metrics(workdir):
 def final_state(workdir):
   config = configs.load(f'{workdir}/config.json')
   system = find_system(config.system)
-  config = configs.check(config, system.FIELDS)
   saver = checkpoint.Checkpointer(
     workdir / 'checkpoints', config=configs.to_dict(config), data_fingerprint='', keep=100
   )

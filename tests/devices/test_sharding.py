@@ -81,8 +81,8 @@ def unset():
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path, repository, unset):
   (tmp_path / 'file').write_text('')
-  config = configs.load(str(repository / 'configs' / 'gan_ring.py'))
-  config.compilation_cache = str(tmp_path / 'file' / 'x')
+  cache = [('compilation_cache', str(tmp_path / 'file' / 'x'))]
+  config = configs.load(str(repository / 'configs' / 'gan_ring.py'), cache)
   with pytest.raises(
     UserError, match=r'config.compilation_cache=.*Not a directory.*None is needed'
   ):
@@ -108,9 +108,8 @@ def compiled():
   """
   made = {}
   for parts in (1, 2):
-    config = configs.load('configs/ddpm_digits.py:smoke')
-    config.parallel.update(data=1, fsdp=parts)
-    config = configs.check(config, ddpm.FIELDS)
+    layout = [('parallel.data', '1'), ('parallel.fsdp', str(parts))]
+    config = configs.load('configs/ddpm_digits.py:smoke', layout)
     mesh = sharding.make_mesh(config)
     state = sharding.abstract_state(contract.abstract_state(config, ddpm), mesh)
     b = config.train.batch_size
@@ -169,7 +168,7 @@ def test_parameters_are_gathered_where_a_net_uses_them_and_nowhere_else(compiled
 
 
 def test_samples_are_the_same_on_any_devices_and_all_take_part():
-  config = configs.check(configs.load('configs/ddpm_digits.py:smoke'), ddpm.FIELDS)
+  config = configs.load('configs/ddpm_digits.py:smoke')
   batch = contract.conditions(config, 6)
   images = {'image': jnp.zeros((6, *config.data.shape)), 'label': batch['label']}
   state = ddpm.init_state(jax.random.key(0), images, config=config)

@@ -12,7 +12,15 @@ from gen_jax.errors import UserError
 from gen_jax.systems import ddpm
 
 ADAM = dict(
-  lr=0.05, b1=0.5, b2=0.9, eps=1e-8, warmup_steps=0, decay_steps=None, l2=0.0, clip_norm=None
+  name='adam',
+  lr=0.05,
+  b1=0.5,
+  b2=0.9,
+  eps=1e-8,
+  schedule='constant',
+  warmup_steps=0,
+  l2=0.0,
+  clip_norm=None,
 )
 BETAS = np.linspace(1e-3, 0.3, 12)
 BARS = np.cumprod(1 - BETAS)
@@ -82,6 +90,7 @@ def make_config(**changes):
         intermediates=0,
         weights='ema',
       ),
+      eval=dict(every_steps=None),
     )
   )
   config.update_from_flattened_dict({k.replace('__', '.'): v for k, v in changes.items()})

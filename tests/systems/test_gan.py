@@ -11,7 +11,15 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from gen_jax.systems import gan
 
 ADAM = dict(
-  lr=0.05, b1=0.5, b2=0.9, eps=1e-8, warmup_steps=0, decay_steps=None, l2=0.0, clip_norm=None
+  name='adam',
+  lr=0.05,
+  b1=0.5,
+  b2=0.9,
+  eps=1e-8,
+  schedule='constant',
+  warmup_steps=0,
+  l2=0.0,
+  clip_norm=None,
 )
 
 # Compiled once for all calls with equal configs.
