@@ -14,19 +14,25 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from gen_jax import config as rules
+from gen_jax import fields
 from gen_jax.ops.scan import scan
 from gen_jax.state import step_keys, update
 from gen_jax.systems import _two_nets as two_nets
 from gen_jax.systems._two_nets import State, generate, latents, score
 
 FIELDS = two_nets.FIELDS | {
-  'critic': rules.NET,
-  'loss.clip': rules.number(above=0),  # c: weights of D are clipped to [-c, c]
-  'loss.n_critic': rules.integer(low=1),  # updates of D per update of G
-  'loss.n_critic_start': rules.integer(low=1),  # the same, at the start and every start_every steps
-  'loss.start_steps': rules.integer(low=0),  # steps that are the start
-  'loss.start_every': rules.integer(low=1),
+  'critic': fields.net(meaning='D: data to one number'),
+  'loss.clip': fields.number(
+    above=0, default=0.01, meaning='c: weights of D are clipped to [-c, c]'
+  ),
+  'loss.n_critic': fields.integer(1, default=5, smoke=2, meaning='updates of D per update of G'),
+  'loss.n_critic_start': fields.integer(
+    1, default=100, smoke=3, meaning='the same in the first steps and in every start_every-th'
+  ),
+  'loss.start_steps': fields.integer(
+    0, default=25, smoke=2, meaning='how many the first steps are'
+  ),
+  'loss.start_every': fields.integer(1, default=500, meaning='see n_critic_start'),
 }
 build = functools.partial(two_nets.build, d_field='critic')
 
