@@ -34,6 +34,7 @@ os.environ['PYTHONWARNINGS'] = ','.join(
   )
 )
 
+import cases  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
@@ -85,12 +86,30 @@ def deprecations_are_errors(monkeypatch):
   assert not seen, 'deprecated calls: ' + '; '.join(seen)
 
 
+def pytest_report_header():
+  """Says which configs' slow checks run, where not all of them do."""
+  names = cases.selection()
+  if names is None:
+    return []
+  return f'slow checks of {len(names)} of {len(cases.FILES)} configs: {", ".join(names)}'
+
+
+def _is_left_out(item, names) -> bool:
+  """Whether a test is a slow check of a config that is not among the names."""
+  mark = item.get_closest_marker('config')
+  return mark is not None and 'slow' in item.keywords and mark.args[0] not in names
+
+
 def pytest_collection_modifyitems(config, items):
   """Starts the longest tests early, so that no worker is left alone with one at the end,
   and leaves slow tests out unless `-m` asks for them.
   """
   with_children = ('test_train.py', 'test_examples.py', 'test_docs.py')
   items.sort(key=lambda item: item.path.name not in with_children)
+  if (names := cases.selection()) is not None:
+    left_out = [item for item in items if _is_left_out(item, names)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
   if config.option.markexpr:
     return
   skip = pytest.mark.skip(reason='slow; run with -m "slow or not slow"')
