@@ -1,11 +1,12 @@
-"""Trains a generative model (or resumes a stopped run), draws samples, scores them, or compares
-runs.
+"""Trains a generative model (or resumes a stopped run), draws samples, scores them, compares runs,
+or exports their weights.
 
   python launch.py --config=configs/ddpm_digits.py
   python launch.py --config=configs/ddpm_cifar.py:smoke --config.train.steps=100 --workdir=runs/try
   python launch.py --mode=sample --workdir=runs/ddpm_digits
   python launch.py --mode=evaluate --workdir=runs/ddpm_digits
   python launch.py --mode=compare --workdir=runs/ddpm_digits,runs/gan_mnist
+  python launch.py --mode=export --workdir=runs/ddpm_digits
 
 Exit status: 0 finished, 1 diverged, 2 a user error (one line on stderr), 130 or 143 stopped by
 Ctrl-C or SIGTERM, 3 another process of the run has ended or hangs.
@@ -45,6 +46,7 @@ def run(argv):
   # These import jax: after the quick answers.
   from gen_jax import contract, evaluate, sample, train
   from gen_jax.devices import compilation, processes
+  from gen_jax.run import export
 
   processes.initialize(flags.coordinator, flags.num_processes, flags.process_id)
   if flags.dry_run:
@@ -53,7 +55,7 @@ def run(argv):
   compilation.keep_programs(config)
   if flags.mode == 'train':
     return train.run(config, workdir, started)
-  verb = dict(sample=sample, evaluate=evaluate)[flags.mode]
+  verb = dict(sample=sample, evaluate=evaluate, export=export)[flags.mode]
   return verb.run(config, workdir, **command_line.of_the_mode(flags))
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 from gen_jax import config as configs
 from gen_jax import contract
 from gen_jax.errors import UserError
-from gen_jax.run import checkpoint, records, writers
+from gen_jax.run import records, trained, writers
 from gen_jax.run.workdir import Workdir, write_atomic
 from gen_jax.systems import find_system
 
@@ -65,13 +65,7 @@ def read_run(path) -> Run:
     config = configs.from_json(folder.config.read_text(), folder.config)
   except OSError as error:
     raise UserError(f'--workdir: no run in {path} ({folder.config}: {error.strerror})') from error
-  saver = checkpoint.Checkpointer(folder.checkpoints, config={}, data_fingerprint='', keep=1)
-  try:
-    manifest = saver.latest()
-  finally:
-    saver.close()
-  if manifest is None:
-    raise UserError(f'--workdir: the run in {path} has no checkpoint')
+  manifest = trained.find(path)
   parameters = collections.Counter()
   for leaf, (shape, _) in manifest.leaves.items():
     player, _, rest = leaf.partition('/')

@@ -47,6 +47,7 @@ SAFE_TO_CHANGE = (
   'train.sample_steps',
   'train.checkpoint_steps',
   'train.keep_checkpoints',
+  'train.init_from',  # its checksum counts, see `trained.initial_weights`
   'sample.*',
   'eval.*',
   'net.remat',

@@ -22,7 +22,13 @@ a row with mean and standard error; values [b, k] a file and a plot of their mea
 
 Where they are needed: `minibatches(config, step) -> int`, minibatches of a step (leaves of the
 batch are then [k, b, ...]); `check(config)`, which raises a UserError for fields that contradict
-one another.
+one another; `runs(config) -> {field of the state: path}`, the finished runs that the system needs to
+sample, such as a classifier that guides it, {} where the config needs none. (A path, or a tuple
+(path, player) for a run of several networks.) The fields are None in training. Where a verb, or
+`gen_jax.load(...)`, samples or evaluates, `run.trained.attach` first puts a `state.Frozen` into each
+of them: the weights that the other run samples with, its batch statistics and its config. The
+checksums of these runs are part of the protocol of the numbers. `sample` works with None too: samples
+in training are drawn without the other run.
 A system with `evaluate` has `eval.likelihood_split` and `eval.likelihood_examples` in its FIELDS. A
 system that takes more than one pass of a net per sample says how many by `evaluations(config)`. Its
 fields `eval.quick.<name>` stand for `sample.<name>` in evaluations in training.

@@ -30,7 +30,7 @@ from gen_jax.fields import METRICS
 from gen_jax.metrics import networks
 from gen_jax.metrics import scorer as scores
 from gen_jax.metrics.scorer import Features, Scorer
-from gen_jax.run import checkpoint, records, signals, writers
+from gen_jax.run import checkpoint, records, signals, trained, writers
 from gen_jax.run.cache import cache_folder
 from gen_jax.run.records import Row
 from gen_jax.run.workdir import Workdir
@@ -202,11 +202,7 @@ def run(config, workdir, step: int | None = None, samples: str | None = None) ->
       found = f'--samples={samples} with {len(source)} examples'
       scorer = scores.open_scorer(config, len(source), found)
       scored = functools.partial(_score_pictures, samples, folder, source, scorer)
-  try:
-    folder.path.mkdir(parents=True, exist_ok=True)
-    folder.evaluations.open('ab').close()  # now, rather than after all the work
-  except OSError as error:
-    raise UserError(f'{folder.path} cannot be written: {error.strerror}') from error
+  _check_writable(folder)
   with signals.Stop() as stop:
     try:
       made = scored(stop)
@@ -229,11 +225,16 @@ class Opened(NamedTuple):
   state: Any
   held_out: sources.Source | None  # for the system's `evaluate`
   scorer: Scorer | None  # None: the system generates no samples
+  runs: dict[str, str]  # checksums of the finished runs that sampling needs
 
 
 def _open_run(config, folder, step) -> Opened:
   system = contract.check(config)
-  manifest, state = sampling.restore(config, system, folder, step)
+  return _opened(config, system, *trained.restore(config, system, folder.path, step))
+
+
+def _opened(config, system, manifest, state) -> Opened:
+  state, runs = trained.attach(state, config, system)
   measures = bool(contract.measures(system)) and config.eval[EXAMPLES] is not None
   held_out = data.open_source(config, f'eval.{SPLIT}') if measures else None
   scorer = None
@@ -249,17 +250,42 @@ def _open_run(config, folder, step) -> Opened:
         else ' and has no `evaluate`: there is nothing to evaluate'
       )
     )
-  return Opened(system, manifest, state, held_out, scorer)
+  return Opened(system, manifest, state, held_out, scorer, runs)
+
+
+def score_state(config, folder: Workdir, manifest, state) -> list[Row]:
+  """Scores a state that is loaded, and appends the rows to `evaluation.jsonl` in the folder; see
+  `run`.
+
+  Raises:
+    UserError, Diverged: as `run` reports them.
+    KeyboardInterrupt: a signal came first. The next call resumes.
+  """
+  opened = _opened(config, contract.check(config), manifest, state)
+  _check_writable(folder)
+  with signals.Stop() as stop:
+    made = _score_run(config, folder, opened, stop)
+  if made is None:
+    raise KeyboardInterrupt
+  return made
+
+
+def _check_writable(folder: Workdir) -> None:
+  try:
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.evaluations.open('ab').close()  # now, rather than after all the work
+  except OSError as error:
+    raise UserError(f'{folder.path} cannot be written: {error.strerror}') from error
 
 
 def _score_run(config, folder, opened, stop) -> list[Row] | None:
   """Rows of a run's samples, and of what its system measures of real examples."""
-  _, manifest, state, held_out, scorer = opened
+  _, manifest, state, held_out, scorer, runs = opened
   network = ('', '') if scorer is None else (scorer.network.checksum, scorer.network.resize)
   name = sources.content_hash(
     manifest.sha256.encode(),
     json.dumps(configs.to_dict(config)['sample']).encode(),
-    repr((config.eval.seed, *network)).encode(),
+    repr((config.eval.seed, *network, runs)).encode(),
   )
   parts = folder.evaluation / f'parts_{manifest.step:07d}_{name}'
   made, values = [], {}
@@ -299,7 +325,7 @@ def _score_run(config, folder, opened, stop) -> list[Row] | None:
 
 def _score_samples(config, folder, opened, parts, stop) -> list[Row] | None:
   """Draws samples and scores them; writes a picture of the first ones."""
-  system, manifest, state, _, scorer = opened
+  system, manifest, state, _, scorer, runs = opened
   reference = scorer.reference(stop)
   if reference is None:
     return None
@@ -310,7 +336,11 @@ def _score_samples(config, folder, opened, parts, stop) -> list[Row] | None:
   if drawn is None:
     return None
   drawing = dict(
-    weights=how.weights, sampler=how.text, evaluations=how.evaluations, seed=config.eval.seed
+    weights=how.weights,
+    sampler=how.text,
+    evaluations=how.evaluations,
+    seed=config.eval.seed,
+    runs=', '.join(f'{field} sha256 {checksum[:16]}' for field, checksum in runs.items()) or None,
   )
   made = scores.rows(scorer, reference, drawn.seen, samples=f'{number:,}', **drawing)
   made.append(

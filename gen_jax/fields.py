@@ -252,6 +252,11 @@ SHARED = {
   'train.sample_steps': integer(1, default=2000, smoke=20, meaning='steps between images'),
   'train.checkpoint_steps': integer(1, default=2000, smoke=10, meaning='steps between checkpoints'),
   'train.keep_checkpoints': integer(1, default=2, meaning='how many of the newest are kept'),
+  'train.init_from': text(
+    optional=True,
+    default=None,
+    meaning='folder of a run, or an export, whose weights the run starts from; None: fresh ones',
+  ),
   'sample.num_images': integer(
     1, default=64, smoke=8, meaning='samples in the grid, and of --mode=sample'
   ),

@@ -5,15 +5,15 @@ and what the training loop draws on its way.
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from gen_jax import config as configs
 from gen_jax import contract, data
-from gen_jax.devices import compilation, processes, sharding
+from gen_jax.devices import compilation, processes
 from gen_jax.devices.heartbeat import Watch
 from gen_jax.errors import Diverged, UserError
-from gen_jax.run import checkpoint, writers
+from gen_jax.run import trained, writers
 from gen_jax.run.workdir import Workdir
 
 MOST_IN_GRID = 256  # images in a grid of --mode=sample
@@ -30,20 +30,23 @@ def compile_sampler(config, system):
 
 
 def make_sampler(config, system):
-  """Returns `draw(state, rng, n, stop=None) -> {name: numpy array}`, which draws n examples in
-  batches: images in uint8, points in float32, as the data are.
+  """Returns `draw(state, rng, n, stop=None, labels=None) -> {name: numpy array}`, which draws n
+  examples in batches: images in uint8, points in float32, as the data are.
 
   Every batch has config.sample.batch_size rows, so that one program serves all and batch
   statistics, where a net uses them, are those of a whole batch. With `stop` (a `signals.Stop`),
-  None comes back when a stop is requested. It raises `Diverged` for values that are not finite.
+  None comes back when a stop is requested. `labels`, int32 [n], stand in for the classes in turn.
+  It raises `Diverged` for values that are not finite.
   """
   size = config.sample.batch_size
   sample = compile_sampler(config, system)
 
-  def draw(state, rng, n, stop=None):
+  def draw(state, rng, n, stop=None, labels=None):
     parts, quiet = [], stop is not None or n <= size or not processes.is_first()
     for i in tqdm.trange(-(-n // size), desc='samples', disable=quiet):
       batch = contract.conditions(config, size, i * size)
+      if labels is not None:  # the last batch is filled up
+        batch['label'] = jnp.asarray(np.resize(labels[i * size :], size))
       made = sample(state, batch, jax.random.fold_in(rng, i))
       if stop is not None and not stop.wait_ready(made):
         return None
@@ -102,39 +105,6 @@ def _further_grids(made: dict) -> dict[str, np.ndarray]:
   return grids
 
 
-def restore(config, system, folder: Workdir, step: int | None = None):
-  """The manifest and the state of a checkpoint of a run, finished or not, on all devices there are.
-
-  Args:
-    config: checked config; it may differ from the run's in fields that are safe to change.
-    system: its module.
-    folder: of the run.
-    step: which checkpoint; None: the newest that is intact.
-
-  Raises:
-    UserError: no checkpoint, or one of another config.
-  """
-  saver = checkpoint.Checkpointer(
-    folder.checkpoints, config=configs.to_dict(config), data_fingerprint='', keep=1
-  )
-  try:
-    manifest = saver.latest(step)
-    # A run that goes on may have saved another one meanwhile: all take the first process's.
-    newest = processes.from_first(lambda: manifest and manifest.step)
-    if newest is not None and (manifest is None or manifest.step != newest):
-      manifest = saver.latest(newest)
-    if manifest is None:
-      raise UserError(
-        f'no checkpoint in {folder.checkpoints}; train first, or give another --workdir'
-      )
-    configs.check_resumable(manifest.config, configs.to_dict(config), folder.path)
-    state = contract.abstract_state(config, system)
-    target = sharding.abstract_state(state, sharding.mesh_of_all(config))
-    return manifest, saver.restore(manifest, target)
-  finally:
-    saver.close()
-
-
 def run(config, workdir, step: int | None = None) -> int:
   """Draws config.sample.num_images examples from a run, finished or not, and writes them as PNG
   files.
@@ -159,7 +129,8 @@ def run(config, workdir, step: int | None = None) -> int:
   contract.check_samples(config, system)
   folder = Workdir(workdir)
   with Watch():
-    manifest, state = restore(config, system, folder, step)
+    manifest, state = trained.restore(config, system, folder.path, step)
+    state, _ = trained.attach(state, config, system)
     draw = make_sampler(config, system)
     try:
       key = jax.random.fold_in(jax.random.key(config.sample.seed), SAMPLE_MODE)

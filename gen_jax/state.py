@@ -30,6 +30,19 @@ class Player:
     return {'params': self.params if params is None else params, 'batch_stats': self.stats}
 
 
+@flax.struct.dataclass
+class Frozen:
+  """A network of another, finished run, which is applied and never trained (`contract`, `runs`)."""
+
+  params: Any
+  stats: Any  # Flax's `batch_stats`; an empty dict without batch norm
+  config: Any = flax.struct.field(pytree_node=False)  # that of its run, frozen and hashable
+
+  def variables(self) -> dict:
+    """Flax variables."""
+    return {'params': self.params, 'batch_stats': self.stats}
+
+
 _SCHEDULED = ('.schedule', ('linear', 'cosine', 'constant_then_linear'))
 
 

@@ -28,7 +28,7 @@ from gen_jax.devices import processes, sharding
 from gen_jax.devices.heartbeat import Watch
 from gen_jax.devices.programs import Programs
 from gen_jax.errors import Diverged, UserError
-from gen_jax.run import cadences, checkpoint, records, signals, writers
+from gen_jax.run import cadences, checkpoint, records, signals, trained, writers
 from gen_jax.run.metric_log import MetricLog
 from gen_jax.run.trace import Trace
 from gen_jax.run.workdir import Workdir, open_workdir
@@ -93,6 +93,7 @@ def run(config, workdir, started: float | None = None) -> int:
   mesh = sharding.make_mesh(config)
   system = contract.check(config)
   contract.check_training(config)
+  trained.check_trainable(workdir)
   first = processes.is_first()
   with (
     Watch() as watch,
@@ -215,6 +216,7 @@ class Start(NamedTuple):
     manifest = setup.saver.latest()
     found = 'none' if manifest is None else f'step {manifest.step}, sha256 {manifest.sha256[:16]}'
     processes.check_same({f'the newest intact checkpoint in {folder.checkpoints}': found})
+    setup.saver.runs = trained.initial_weights(config, manifest)
     if manifest is None:
       if folder.config.exists():
         _tell(f'{folder.path}: no checkpoint is there, starting from step 0')
@@ -242,6 +244,9 @@ class Start(NamedTuple):
     time of a start.
     """
     config, resumes = setup.config, self.step < setup.config.train.steps
+    init_from = config.train.init_from if self.manifest is None else None
+    if init_from is not None:
+      trained.start_from(init_from, programs.target)  # before a call is compiled for it
     with ThreadPoolExecutor(1) as pool:
       if self.manifest is None:
         state = pool.submit(programs.initialiser())
@@ -251,6 +256,8 @@ class Start(NamedTuple):
       if resumes:
         programs.of(self.step, setup.call_length(self.step))
       state = state.result()
+    if init_from is not None:
+      state = trained.start_from(init_from, state)
     if resumes and processes.is_first():
       setup.folder.write_config(configs.to_json(config))
     return state

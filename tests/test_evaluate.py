@@ -32,6 +32,7 @@ from gen_jax.fields import Measure
 from gen_jax.metrics import classifier, networks
 from gen_jax.metrics import scorer as scores
 from gen_jax.run import records
+from gen_jax.run.trained import restore
 from gen_jax.run.workdir import Workdir
 from gen_jax.systems import find_system
 
@@ -157,7 +158,7 @@ def test_every_number_says_what_it_is(run_of, capsys):
   assert rows['L_t']['value'] == pytest.approx(terms[:, 1:-1].sum(1).mean(), rel=1e-6)
 
   # The same distance from pictures drawn and seen here.
-  _, state = sample.restore(config, system, Workdir(folder))
+  _, state = restore(config, system, folder)
   key = jax.random.fold_in(jax.random.key(0), evaluate.SAMPLES)
   draw = jax.jit(functools.partial(system.sample, config=config))
   made = [
@@ -256,7 +257,7 @@ class StopAfter:
 
 def drawn(config, folder, stop=None):
   system = find_system(config.system)
-  _, state = sample.restore(config, system, Workdir(folder))
+  _, state = restore(config, system, folder)
   network = networks.open_network('auto', source=data.open_source(config))
   draw = evaluate.batches(config, system, state)
   return evaluate.drawn_features(config, draw, network, 200, folder / 'parts', stop)

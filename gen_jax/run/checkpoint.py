@@ -57,6 +57,7 @@ class Manifest:
     environment: what the bits of a step may depend on besides the program, as strings.
     format: version of the layout of the folder.
     sha256: of the manifest, which holds those of all files.
+    runs: the finished runs that it began from, `{config field: {'path': ..., 'sha256': ...}}`.
   """
 
   step: int
@@ -67,6 +68,7 @@ class Manifest:
   environment: dict[str, str]
   format: int
   sha256: str
+  runs: dict[str, dict[str, str]]
 
 
 class _Damaged(Exception):
@@ -83,6 +85,9 @@ class Checkpointer:
     config: plain dict of the resolved config; must be JSON.
     data_fingerprint: names the data and their order.
     keep: how many of the newest checkpoints stay, at least 1.
+
+  Attributes:
+    runs: the finished runs that this one began from, for the manifests: see `Manifest.runs`.
   """
 
   def __init__(self, directory, *, config: dict, data_fingerprint: str, keep: int):
@@ -90,6 +95,7 @@ class Checkpointer:
     self._config = json.dumps(config, indent=2).encode()
     self._data_fingerprint = data_fingerprint
     self._keep = keep
+    self.runs: dict[str, dict[str, str]] = {}
     self._arrays = _arrays_of_this_process()
     self._worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix='checkpoint')
     self._pending: concurrent.futures.Future | None = None
@@ -130,7 +136,7 @@ class Checkpointer:
     self.wait()
     if step in self._written:
       return
-    leaves = _leaves(state)
+    leaves = state_leaves(state)
     _check_finite(leaves)
     if jax.process_count() > 1:
       copies = {k: _whole(x) for k, x in leaves.items()}
@@ -207,7 +213,6 @@ class Checkpointer:
       UserError: a leaf is missing, left over, or has another shape or dtype.
     """
     check_fits(manifest, target)
-    wanted = _leaves(target)
     here = environment()
     if here != manifest.environment:
       names = sorted(here.keys() | manifest.environment.keys())
@@ -219,23 +224,29 @@ class Checkpointer:
         manifest.step,
         changes,
       )
+    return rebuild(target, self.read(manifest, state_leaves(target)))
+
+  def read(self, manifest: Manifest, specs: dict) -> dict:
+    """Some arrays, or all, of a checkpoint that `latest` has verified.
+
+    Args:
+      manifest: from `latest`.
+      specs: `{path: spec}` as `state_leaves` gives it, of arrays that the checkpoint has.
+    """
     default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    specs = {}
-    for key, leaf in wanted.items():
+    placed = {}
+    for key, leaf in specs.items():
       if not isinstance(leaf, np.ndarray):
         sharding = getattr(leaf, 'sharding', None) or default
         leaf = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-      specs[key] = leaf
-    filled = {k: x for k, x in specs.items() if _has_data(x)}
+      placed[key] = leaf
+    filled = {k: x for k, x in placed.items() if _has_data(x)}
     if jax.process_count() > 1:  # each reads all of it, and keeps what lies on its devices
-      read = {k: np.empty(x.shape, x.dtype) for k, x in filled.items()}
+      wanted = {k: np.empty(x.shape, x.dtype) for k, x in filled.items()}
     else:
-      read = filled
+      wanted = filled
     try:
-      arrays = self._arrays.restore(
-        manifest.path / 'arrays',
-        args=ocp.args.StandardRestore(traverse_util.unflatten_dict(read)),
-      )
+      restored = traverse_util.flatten_dict(self._read(manifest, wanted))
     except Exception as error:
       if manifest.path.exists():
         raise
@@ -243,15 +254,24 @@ class Checkpointer:
         f'checkpoint {manifest.path} was deleted while it was read, by the run that has newer ones '
         'now; try again'
       ) from error
-    restored = traverse_util.flatten_dict(arrays)
     if jax.process_count() > 1:
-      restored = {k: _spread(x, specs[k]) for k, x in restored.items()}
-    for key in specs.keys() - filled.keys():
-      empty = np.zeros(specs[key].shape, specs[key].dtype)
-      is_numpy = isinstance(specs[key], np.ndarray)
-      restored[key] = empty if is_numpy else _spread(empty, specs[key])
-    nodes = _flatten(target)
-    return serialization.from_state_dict(target, traverse_util.unflatten_dict(nodes | restored))
+      restored = {k: place(x, placed[k]) for k, x in restored.items()}
+    for key in placed.keys() - filled.keys():
+      restored[key] = place(np.zeros(placed[key].shape, placed[key].dtype), placed[key])
+    return restored
+
+  def _read(self, manifest: Manifest, specs: dict) -> dict:
+    tree = traverse_util.unflatten_dict(specs)
+    folder = manifest.path / 'arrays'
+    if {'/'.join(key) for key in specs} >= {k for k, x in manifest.leaves.items() if 0 not in x[0]}:
+      return self._arrays.restore(folder, args=ocp.args.StandardRestore(tree))
+    some = _arrays_of_this_process(ocp.PyTreeCheckpointHandler)
+    try:
+      how = ocp.checkpoint_utils.construct_restore_args(tree)
+      args = ocp.args.PyTreeRestore(tree, restore_args=how, partial_restore=True)
+      return some.restore(folder, args=args)
+    finally:
+      some.close()
 
   def _verified(self, step: int) -> Manifest | None:
     path = self._directory / _name(step)
@@ -286,7 +306,8 @@ class Checkpointer:
         step=step,
         data_fingerprint=self._data_fingerprint,
         environment=environment(),
-        leaves={k: [list(shape), dtype] for k, (shape, dtype) in _table(leaves).items()},
+        **({'runs': self.runs} if self.runs else {}),
+        leaves={k: [list(shape), dtype] for k, (shape, dtype) in table(leaves).items()},
         files={name: _digest(temporary / name, durable=True) for name in _files(temporary)},
       )
       text = json.dumps(manifest, indent=1).encode()
@@ -371,16 +392,15 @@ def _cpu_name() -> str:
 # --- Several processes --------------------------------------------------------------------------
 
 
-def _arrays_of_this_process() -> ocp.Checkpointer:
+def _arrays_of_this_process(handler=ocp.StandardCheckpointHandler) -> ocp.Checkpointer:
   """Orbax for arrays on disk; of several processes, without waiting for the others."""
   if jax.process_count() == 1:
-    return ocp.Checkpointer(ocp.StandardCheckpointHandler())
+    return ocp.Checkpointer(handler())
   me = jax.process_index()
   alone = ocp.options.MultiprocessingOptions(
     primary_host=me, active_processes={me}, barrier_sync_key_prefix=f'process{me}'
   )
-  handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
-  return ocp.Checkpointer(handler, multiprocessing_options=alone)
+  return ocp.Checkpointer(handler(multiprocessing_options=alone), multiprocessing_options=alone)
 
 
 def _whole(x) -> np.ndarray:
@@ -392,10 +412,12 @@ def _whole(x) -> np.ndarray:
   return np.asarray(multihost_utils.process_allgather(x, tiled=True))
 
 
-def _spread(x: np.ndarray, spec):
-  """An array that every process holds, placed as `spec` says."""
+def place(x: np.ndarray, spec):
+  """An array that every process holds, sharded as `spec` says; an array for a numpy spec."""
   if isinstance(spec, np.ndarray):
     return x
+  if spec.sharding is None:
+    return jnp.asarray(x)
   return jax.make_array_from_callback(x.shape, spec.sharding, lambda index: x[index])
 
 
@@ -412,16 +434,22 @@ def _flatten(state) -> dict:
   return traverse_util.flatten_dict(serialization.to_state_dict(state), keep_empty_nodes=True)
 
 
-def _leaves(state) -> dict:
+def state_leaves(state) -> dict:
   """`{path: array}` with paths as tuples of strings."""
-  leaves = {}
+  found = {}
   for key, leaf in _flatten(state).items():
     if leaf is None or leaf is traverse_util.empty_node:
       continue
     if not isinstance(leaf, jax.Array | np.ndarray | jax.ShapeDtypeStruct):
       raise TypeError(f'{"/".join(key)} is a {type(leaf).__name__}; a state is made of arrays')
-    leaves[key] = leaf
-  return leaves
+    found[key] = leaf
+  return found
+
+
+def rebuild(target, arrays: dict):
+  """The pytree `target` with these arrays, `{path: array}`, in place of its leaves."""
+  nodes = _flatten(target)
+  return serialization.from_state_dict(target, traverse_util.unflatten_dict(nodes | arrays))
 
 
 def _has_data(leaf) -> bool:
@@ -429,7 +457,8 @@ def _has_data(leaf) -> bool:
   return 0 not in leaf.shape
 
 
-def _table(leaves: dict) -> dict[str, tuple[tuple[int, ...], str]]:
+def table(leaves: dict) -> dict[str, tuple[tuple[int, ...], str]]:
+  """`Manifest.leaves` of arrays by path, as `state_leaves` gives them."""
   return {'/'.join(key): (tuple(x.shape), str(x.dtype)) for key, x in leaves.items()}
 
 
@@ -453,7 +482,7 @@ def check_fits(manifest: Manifest, target) -> None:
   Raises:
     UserError: a leaf is missing, left over, or has another shape or dtype.
   """
-  found, wanted = manifest.leaves, _table(_leaves(target))
+  found, wanted = manifest.leaves, table(state_leaves(target))
   where = f'checkpoint {manifest.path} does not fit this model'
   if missing := sorted(wanted.keys() - found.keys()):
     raise UserError(f'{where}: it lacks {_some(missing)}')
@@ -462,7 +491,7 @@ def check_fits(manifest: Manifest, target) -> None:
   for leaf, new in wanted.items():
     if found[leaf] != new:
       raise UserError(
-        f'{where}: {leaf} is {_array(found[leaf])} in it and {_array(new)} in the model'
+        f'{where}: {leaf} is {shape_text(found[leaf])} in it and {shape_text(new)} in the model'
       )
 
 
@@ -470,7 +499,8 @@ def _some(names: list[str]) -> str:
   return names[0] if len(names) == 1 else f'{names[0]} and {len(names) - 1} more'
 
 
-def _array(leaf) -> str:
+def shape_text(leaf) -> str:
+  """A shape and dtype of `Manifest.leaves` in words: 'float32[3,4]'."""
   shape, dtype = leaf
   return f'{dtype}[{",".join(map(str, shape))}]'
 
@@ -548,6 +578,7 @@ def _verify(path: pathlib.Path) -> Manifest:
       environment=manifest['environment'],
       format=manifest['format'],
       sha256=hashlib.sha256(text).hexdigest(),
+      runs=manifest.get('runs', {}),
     )
   except OSError as error:
     raise _Damaged(f'{path} cannot be read: {error.strerror}') from error

@@ -7,7 +7,13 @@ from gen_jax.errors import UserError
 from gen_jax.fields import SHARED, did_you_mean
 
 # The verbs, and the flags that each takes besides --config and --workdir.
-MODES = dict(train=(), sample=('step',), evaluate=('step', 'samples'), compare=())
+MODES = dict(
+  train=(),
+  sample=('step',),
+  evaluate=('step', 'samples'),
+  compare=(),
+  export=('step', 'weights', 'player', 'dtype', 'out'),
+)
 
 
 class _Parser(argparse.ArgumentParser):  # whose own answer to a user error is the whole usage
@@ -29,8 +35,12 @@ def parse(argv: list[str], description: str) -> argparse.Namespace:
   add('--config.FIELD', metavar='VALUE', help='set one field, e.g. --config.train.steps=1000')
   add('--workdir', metavar='FOLDER', help='of the run (default: runs/CONFIG_ARG)')
   add('--mode', choices=MODES, default='train', help='default: train')
-  add('--step', type=int, help='sample, evaluate: which checkpoint (default: the newest)')
+  add('--step', type=int, help='not train: which checkpoint (default: the newest)')
   add('--samples', metavar='PATH', help='evaluate: a folder of images, .npz or .npy, not a run')
+  add('--weights', help='export: ema or raw (default: what the run samples with)')
+  add('--player', metavar='NAME', help='export: one network, e.g. G (default: all)')
+  add('--dtype', help='export: float32 (default) or float16')
+  add('--out', metavar='FOLDER', help='export: where to (default: export in the workdir)')
   add('--coordinator', metavar='HOST:PORT', help='of several processes, the same for all')
   add('--num_processes', type=int, metavar='N', help='how many (Slurm and TPU VMs need none')
   add('--process_id', type=int, metavar='I', help='of these flags), and which one this is')

@@ -12,7 +12,7 @@ from gen_jax.run.workdir import Workdir, write_atomic
 
 # Fields in which numbers must agree to compare: of several runs, and of one.
 PROTOCOL = ('reference', 'data', 'samples', 'features', 'resize')
-COMPARED = (*PROTOCOL, 'weights', 'sampler', 'seed')
+COMPARED = (*PROTOCOL, 'weights', 'sampler', 'runs', 'seed')
 LOWER_IS_BETTER = ('frechet', 'kernel')  # of the values of config.eval.best
 
 
@@ -33,6 +33,7 @@ class Row:
   resize: str | None = None  # how pictures come to its input
   weights: str | None = None  # of the generator: ema or raw
   sampler: str | None = None
+  runs: str | None = None  # finished runs that the sampler needs, with their checksums
   evaluations: int | None = None  # of a net, per sample
   seed: int | None = None  # of the samples
   version: str = 'full'  # or quick: in training, with config.eval.quick_samples
@@ -126,6 +127,7 @@ def table(made: list[Row]) -> str:
     'resize',
     'weights',
     'sampler',
+    'runs',
     'machine',
   ]
   heads = ['metric', *names[1:]]

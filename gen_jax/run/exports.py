@@ -1,0 +1,180 @@
+"""The format of an export: the weights of a trained run, without what only training needs.
+
+  config.json           the resolved config
+  weights.safetensors   parameters, batch statistics and the step, named as in a checkpoint,
+                        'net/params/conv_in/kernel'; floating point numbers in one dtype
+  manifest.json         size and SHA-256 of both, the step, the weights (ema or raw), the dtype, the
+                        players, data fingerprint, environment, version, and the checksum of the
+                        checkpoint's manifest
+
+The manifest is written last, so that a folder with one is complete.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from gen_jax import __version__
+from gen_jax.errors import UserError
+from gen_jax.run import checkpoint
+from gen_jax.run.workdir import write_atomic
+
+FORMAT = 1
+DTYPES = ('float32', 'float16')
+WEIGHTS = 'weights.safetensors'
+_FILES = (WEIGHTS, 'config.json')
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest(checkpoint.Manifest):
+  """What an export says about itself, besides what a checkpoint does.
+
+  Attributes:
+    weights: 'ema' or 'raw'.
+    dtype: of floating point numbers in the file; `leaves` has those of the state.
+    players: names of the networks in it.
+    source: checksum of the manifest of the checkpoint, or of the file that was imported.
+    version: of gen_jax, which wrote it.
+  """
+
+  weights: str
+  dtype: str
+  players: tuple[str, ...]
+  source: str
+  version: str
+
+
+def is_export(path) -> bool:
+  """Whether a folder holds an export."""
+  return (pathlib.Path(path) / 'manifest.json').is_file()
+
+
+def write(
+  path,
+  arrays: Mapping[str, np.ndarray],
+  *,
+  step: int,
+  config: str,
+  weights: str,
+  dtype: str,
+  data_fingerprint: str,
+  environment: Mapping[str, str],
+  source: str,
+) -> Manifest:
+  """Writes an export into the folder `path`, over an earlier one.
+
+  Args:
+    path: the folder; made if need be.
+    arrays: {'player/params/...' or 'player/stats/...' or another field of the state: host array}.
+    step: number of finished steps.
+    config: the resolved config as JSON, of `config.to_json`.
+    weights: 'ema' or 'raw'.
+    dtype: one of `DTYPES`.
+    data_fingerprint: names the data that it was trained on.
+    environment: of the training.
+    source: checksum of what the weights come from.
+
+  Raises:
+    UserError: the folder holds a run or cannot be written, or a number is too large for `dtype`.
+  """
+  path = pathlib.Path(path)
+  if (path / 'checkpoints').exists():
+    raise UserError(f'--out={path} holds a run: another folder is needed for its export')
+  stored = {}
+  for name, array in arrays.items():
+    stored[name] = array
+    if np.issubdtype(array.dtype, np.floating):
+      with np.errstate(over='ignore'):
+        stored[name] = array.astype(dtype)
+      if not np.isfinite(stored[name]).all():
+        raise UserError(f'{name} holds numbers that are not finite in {dtype}: use --dtype=float32')
+  files = {
+    WEIGHTS: safetensors.numpy.save(stored),
+    'config.json': config.encode(),
+  }
+  manifest = dict(
+    export=FORMAT,
+    gen_jax=__version__,
+    step=step,
+    weights=weights,
+    dtype=dtype,
+    players=sorted({name.partition('/')[0] for name in arrays if '/params/' in name}),
+    data_fingerprint=data_fingerprint,
+    source=source,
+    environment=dict(environment),
+    leaves={name: [list(x.shape), str(x.dtype)] for name, x in sorted(arrays.items())},
+    files={
+      name: dict(size=len(data), sha256=hashlib.sha256(data).hexdigest())
+      for name, data in files.items()
+    },
+  )
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    (path / 'manifest.json').unlink(missing_ok=True)
+    for name, data in files.items():
+      write_atomic(path / name, data)
+    write_atomic(path / 'manifest.json', (json.dumps(manifest, indent=1) + '\n').encode())
+  except OSError as error:
+    raise UserError(f'--out={path} cannot be written: {error.strerror}') from error
+  return open_export(path)
+
+
+def open_export(path) -> Manifest:
+  """The manifest of the export in a folder; every byte is compared with it.
+
+  Raises:
+    UserError: a file is missing or damaged, or the export is of another format.
+  """
+  path = pathlib.Path(path)
+  try:
+    text = (path / 'manifest.json').read_bytes()
+    manifest = json.loads(text)
+    if (found := manifest['export']) != FORMAT:
+      raise UserError(
+        f'{path} is an export of format {found}, gen_jax {__version__} reads format {FORMAT}'
+      )
+    for name in _FILES:
+      data = (path / name).read_bytes()
+      digest = dict(size=len(data), sha256=hashlib.sha256(data).hexdigest())
+      if digest != manifest['files'][name]:
+        raise UserError(f'the export {path} is damaged: the checksum of {name} is wrong')
+    config = json.loads((path / 'config.json').read_bytes())
+    del config['gen_jax']  # the version, which `from_json` checks
+    return Manifest(
+      step=manifest['step'],
+      path=path,
+      config=config,
+      data_fingerprint=manifest['data_fingerprint'],
+      leaves={k: (tuple(shape), dtype) for k, (shape, dtype) in manifest['leaves'].items()},
+      environment=manifest['environment'],
+      format=manifest['export'],
+      sha256=hashlib.sha256(text).hexdigest(),
+      runs={},
+      weights=manifest['weights'],
+      dtype=manifest['dtype'],
+      players=tuple(manifest['players']),
+      source=manifest['source'],
+      version=manifest['gen_jax'],
+    )
+  except OSError as error:
+    raise UserError(f'the export {path} cannot be read: {error}') from error
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise UserError(f'the export {path} is damaged: manifest.json is not one ({error})') from error
+
+
+def read(manifest: Manifest, specs: Mapping[tuple[str, ...], jax.ShapeDtypeStruct]) -> dict:
+  """Arrays of an export, in the dtype and with the sharding of their specs; as
+  `Checkpointer.read`.
+  """
+  arrays = {}
+  with safetensors.safe_open(manifest.path / WEIGHTS, framework='np') as file:
+    for key, spec in specs.items():
+      arrays[key] = checkpoint.place(file.get_tensor('/'.join(key)).astype(spec.dtype), spec)
+  return arrays

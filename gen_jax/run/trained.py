@@ -1,0 +1,521 @@
+"""A trained run as an object: `load(path)`, which users, verbs and systems share.
+
+A run is the folder that training leaves, finished or not, or an export of it (`exports`). What is
+loaded lies on all devices of the process and leaves out the optimisers, which only training needs.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import numbers
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gen_jax import config as configs
+from gen_jax import contract, data
+from gen_jax.devices import compilation, processes, sharding
+from gen_jax.errors import UserError
+from gen_jax.fields import SHARED, did_you_mean
+from gen_jax.run import checkpoint, exports
+from gen_jax.run.workdir import Workdir
+from gen_jax.state import Frozen, Player
+
+INIT_FROM = 'train.init_from'
+ENCODE = 0xE7C0  # folded into the key of `Run.encode`
+
+
+# --- Folders ------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _reader(path) -> Iterator[checkpoint.Checkpointer]:
+  """The checkpoints of the run in a folder, to be read."""
+  saver = checkpoint.Checkpointer(Workdir(path).checkpoints, config={}, data_fingerprint='', keep=1)
+  try:
+    yield saver
+  finally:
+    saver.close()
+
+
+def find(path, step: int | None = None) -> checkpoint.Manifest:
+  """The verified manifest of a checkpoint of the run in a folder, or of the export in it.
+
+  Args:
+    path: the folder.
+    step: which checkpoint; None: the newest that is intact.
+
+  Raises:
+    UserError: there is none, or it is damaged.
+  """
+  if exports.is_export(path):
+    manifest = exports.open_export(path)
+    if step not in (None, manifest.step):
+      raise UserError(f'no step {step} in {path}: it is an export of step {manifest.step}')
+    return manifest
+  with _reader(path) as saver:
+    manifest = saver.latest(step)
+    # A run that goes on may have saved another one meanwhile: all take the first process's.
+    newest = processes.from_first(lambda: manifest and manifest.step)
+    if newest is not None and (manifest is None or manifest.step != newest):
+      manifest = saver.latest(newest)
+  if manifest is None:
+    raise UserError(
+      f'no checkpoint in {Workdir(path).checkpoints}; train first, or give another --workdir'
+    )
+  return manifest
+
+
+def _read(manifest, specs: dict) -> dict:
+  """Some arrays of a checkpoint or an export, {path: array}; see `Checkpointer.read`."""
+  if isinstance(manifest, exports.Manifest):
+    return exports.read(manifest, specs)
+  with _reader(manifest.path.parent.parent) as saver:
+    return saver.read(manifest, specs)
+
+
+def players(state) -> dict[str, Player]:
+  """The networks of a state, by name."""
+  return {name: value for name, value in vars(state).items() if isinstance(value, Player)}
+
+
+def restore(config, system, path, step: int | None = None, mesh=None):
+  """The manifest and the state of a run or an export, without optimisers, on all devices there are.
+
+  Args:
+    config: checked config; it may differ from the run's in fields that are safe to change.
+    system: its module.
+    path: folder of the run or the export.
+    step: which checkpoint; None: the newest that is intact.
+    mesh: of the devices; None: that of the config, over all devices.
+
+  Raises:
+    UserError: there is none, it is one of another config, or an export has not the weights that
+      config.sample.weights names.
+  """
+  manifest = find(path, step)
+  configs.check_resumable(manifest.config, configs.to_dict(config), path)
+  exported = isinstance(manifest, exports.Manifest)
+  abstract = contract.abstract_state(config, system)
+  kept = {name: player.replace(opt_state=None) for name, player in players(abstract).items()}
+  averaged = [name for name, player in kept.items() if player.ema is not None]
+  if exported:
+    if (wanted := chosen(config, averaged)) != manifest.weights:
+      raise UserError(
+        f'{path} is an export of {manifest.weights} weights and has no {wanted} ones: '
+        f'{manifest.weights!r} is needed'
+      )
+    for name, player in kept.items():
+      kept[name] = player.replace(ema=None) if name in manifest.players else None
+  mesh = sharding.mesh_of_all(config) if mesh is None else mesh
+  target = sharding.abstract_state(abstract.replace(**kept), mesh)
+  leaves = {name: leaf for name, leaf in manifest.leaves.items() if '/opt_state/' not in name}
+  checkpoint.check_fits(dataclasses.replace(manifest, leaves=leaves), target)
+  state = checkpoint.rebuild(target, _read(manifest, checkpoint.state_leaves(target)))
+  if exported:
+    same = {name: getattr(state, name) for name in averaged if name in manifest.players}
+    state = state.replace(**{name: p.replace(ema=p.params) for name, p in same.items()})
+  return manifest, state
+
+
+def chosen(config, averaged) -> str:
+  """The weights that a config samples with: 'ema' or 'raw'. `averaged` holds the names of players
+  with a moving average.
+  """
+  return config.sample.get('weights', 'raw') if averaged else 'raw'
+
+
+# --- The object ---------------------------------------------------------------------------------
+
+
+def load(path, step: int | None = None, weights: str | None = None) -> 'Run':
+  """A run, finished or not, or an export, as an object.
+
+  Args:
+    path: folder of the run or the export.
+    step: which checkpoint; None: the newest that is intact.
+    weights: 'ema' or 'raw'; None: as config.sample.weights says.
+
+  Raises:
+    UserError: there is no run, no such checkpoint or no such weights.
+  """
+  folder = Workdir(path)
+  if not folder.config.is_file():
+    raise UserError(f'no run in {path}: {folder.config} is missing')
+  return open_run(configs.load(str(folder.config)), path, step, weights)
+
+
+def open_run(config, path, step: int | None = None, weights: str | None = None) -> 'Run':
+  """As `load`, with a config that may differ from the run's in fields that are safe to change."""
+  if weights not in ('ema', 'raw', None):
+    raise UserError(f"weights={weights!r}: 'ema', 'raw' or None is needed")
+  if weights is not None and 'weights' in config.sample:
+    config = configs.replace(config, {'sample.weights': weights})
+  elif weights == 'ema':
+    raise UserError(f"weights='ema': {path} keeps no moving average; 'raw' or None is needed")
+  compilation.keep_programs(config)
+  system = contract.check(config)
+  manifest, state = restore(config, system, path, step)
+  return Run(path, config, system, manifest, state)
+
+
+class Run:
+  """A trained run. Made by `load`.
+
+  Attributes:
+    path: its folder.
+    config: the resolved config, frozen.
+    step: number of finished steps.
+    state: the system's `State`; its players have no optimiser state.
+    weights: what it samples with: 'ema', the moving average of the parameters, or 'raw'.
+    manifest: what the checkpoint or the export says about itself.
+  """
+
+  def __init__(self, path, config, system, manifest, state):
+    self.path, self.config, self.manifest, self.state = path, config, manifest, state
+    self.step = manifest.step
+    self.weights = chosen(config, [p for p in players(state).values() if p.ema is not None])
+    self._system = system
+    self._programs = {}  # compiled, by what they are compiled for
+
+  def __repr__(self) -> str:
+    return (
+      f'Run({str(self.path)!r}: {self.config.system}, step {self.step}, {self.weights} weights)'
+    )
+
+  def params(self, player: str | None = None) -> Any:
+    """The weights of a network, a tree of arrays: its moving average or its parameters, as
+    `weights` says.
+
+    Args:
+      player: its name, such as 'net' or 'G'; None: the only one.
+    """
+    found = self._player(player)
+    return found.ema if self.weights == 'ema' and found.ema is not None else found.params
+
+  def _player(self, name: str | None) -> Player:
+    known = players(self.state)
+    if name is None and len(known) == 1:
+      return next(iter(known.values()))
+    if name not in known:
+      raise UserError(f'player={name!r}: {self.path} has {", ".join(known)}')
+    return known[name]
+
+  def sample(self, n: int, seed: int = 0, labels=None, **fields) -> np.ndarray:
+    """Draws n examples; the pictures of `--mode=sample` with that seed.
+
+    Args:
+      n: how many.
+      seed: the pictures are a function of it, the weights and the settings.
+      labels: classes, one int or [n] of them; None: 0, 1, 2, ... in turn. Only for data with
+        labels.
+      **fields: other fields of config.sample, e.g. `sampler='ddim', steps=50`.
+
+    Returns:
+      uint8 [n, h, w, c], or float32 [n, 2] for two-dimensional points.
+
+    Raises:
+      UserError: a field that config.sample has not, or a value that it cannot hold.
+      Diverged: the examples are not finite.
+    """
+    from gen_jax import sample as sampling
+
+    contract.check_samples(self.config, self._system)
+    if not isinstance(n, numbers.Integral) or isinstance(n, bool) or n < 1:
+      raise UserError(f'sample(n={n!r}): an integer of at least 1 is needed')
+    config = self._with('sample', fields | dict(seed=seed))
+    labels = self._labels(labels, n)
+    key = jax.random.fold_in(jax.random.key(config.sample.seed), sampling.SAMPLE_MODE)
+    config = configs.replace(config, {'sample.seed': 0})  # one program serves all seeds
+    if ('sample', config) not in self._programs:
+      state, _ = attach(self.state, config, contract.check(config))
+      draw = sampling.make_sampler(config, self._system)
+      self._programs['sample', config] = functools.partial(draw, state)
+    return self._programs['sample', config](key, n, labels=labels)['image']
+
+  def _labels(self, labels, n: int) -> np.ndarray | None:
+    if labels is None:
+      return None
+    classes = self.config.data.num_classes
+    if classes is None:
+      raise UserError(f'labels={labels!r}: the data of {self.path} have no labels')
+    found = np.asarray(labels)
+    if found.dtype.kind not in 'iu' or found.shape not in ((), (n,)):
+      raise UserError(
+        f'labels are {found.dtype} {found.shape}: an integer, or {n} of them, are needed'
+      )
+    if found.size and not (0 <= found.min() and found.max() < classes):
+      worst = found.min() if found.min() < 0 else found.max()
+      raise UserError(f'labels hold {worst}: classes from 0 to {classes - 1} are needed')
+    return np.broadcast_to(found, n).astype(np.int32)
+
+  def evaluate(self, **fields) -> list:
+    """Scores the run as `--mode=evaluate` does, which also appends the rows to `evaluation.jsonl`
+    in its folder.
+
+    Args:
+      **fields: fields of config.eval, or else of config.sample, e.g. `num_samples=1000`.
+
+    Returns:
+      A list of `gen_jax.run.records.Row`.
+
+    Raises:
+      UserError: as `--mode=evaluate`.
+      Diverged: the samples are not finite.
+    """
+    from gen_jax import evaluate
+
+    mine = [name for name in fields if f'eval.{name}' not in self._rules()]
+    config = self._with('eval', {k: v for k, v in fields.items() if k not in mine})
+    config = self._with('sample', {k: fields[k] for k in mine}, config)
+    return evaluate.score_state(config, Workdir(self.path), self.manifest, self.state)
+
+  def encode(self, images, seed: int = 0) -> dict[str, np.ndarray]:
+    """Latents of images, by the system's `encode`.
+
+    Args:
+      images: uint8 [n, h, w, c], or float32 in [-1, 1] ([n, 2] for points).
+      seed: of random draws in the encoder.
+
+    Returns:
+      What the system gives: 'z' float32 [n, ...] and perhaps 'reconstruction', uint8 as images are.
+
+    Raises:
+      UserError: the system has no encoder, or the images differ from its data in shape or dtype.
+    """
+    if not hasattr(self._system, 'encode'):
+      raise UserError(f'encode: system {self.config.system!r} of {self.path} has no encoder')
+    shape = tuple(self.config.data.shape)
+    images = np.asarray(images)
+    if images.shape[1:] != shape or not len(images) or images.dtype not in (np.uint8, np.float32):
+      raise UserError(
+        f'encode: images are {images.dtype} {images.shape}; uint8 or float32 {("n", *shape)} in '
+        '[-1, 1] is needed'
+      )
+    if images.dtype == np.uint8:
+      images = data.from_pixels(images, self.config.data.dequantize)
+    if 'encode' not in self._programs:
+      self._programs['encode'] = compilation.ShardedForward(
+        functools.partial(self._system.encode, config=self.config)
+      )
+    size, parts = self.config.sample.batch_size, []
+    key = jax.random.fold_in(jax.random.key(seed), ENCODE)
+    for i, start in enumerate(range(0, len(images), size)):
+      # One program serves all: the last block is filled up.
+      block = images[start : start + size]
+      batch = {'image': jnp.asarray(np.resize(block, (size, *shape)))}
+      made = self._programs['encode'](self.state, batch, jax.random.fold_in(key, i))
+      parts.append({name: np.asarray(x)[: len(block)] for name, x in made.items()})
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    if 'reconstruction' in joined and len(shape) == 3:
+      pixels = data.to_pixels(joined['reconstruction'], self.config.data.dequantize)
+      joined['reconstruction'] = pixels
+    return joined
+
+  def export(self, out=None, player: str | None = None, dtype: str = 'float32'):
+    """Writes the weights, with the config beside them, into a folder that `load` and the verbs read
+    like a run.
+
+    Args:
+      out: the folder; None: `export` in that of the run.
+      player: the only network to write; None: all.
+      dtype: 'float32', or 'float16' for half the size.
+
+    Returns:
+      The path of the folder.
+
+    Raises:
+      UserError: no such player or dtype, or the folder cannot be written.
+    """
+    if dtype not in exports.DTYPES:
+      raise UserError(f'dtype={dtype!r}: {" or ".join(exports.DTYPES)} is needed')
+    if player is not None:
+      self._player(player)
+    out = Workdir(self.path).path / 'export' if out is None else out
+    kept = {}
+    for name, found in players(self.state).items():
+      used = found.replace(params=self.params(name), ema=None)
+      kept[name] = used if player in (None, name) else None
+    arrays = checkpoint.state_leaves(self.state.replace(**kept))
+    arrays = {'/'.join(key): np.asarray(x, order='C') for key, x in arrays.items()}
+    exports.write(
+      out,
+      arrays,
+      step=self.step,
+      config=configs.to_json(self.config),
+      weights=self.weights,
+      dtype=dtype,
+      data_fingerprint=self.manifest.data_fingerprint,
+      environment=self.manifest.environment,
+      source=self.manifest.sha256,
+    )
+    return out
+
+  def _rules(self) -> dict:
+    return SHARED | dict(self._system.FIELDS)
+
+  def _with(self, group: str, fields: Mapping, config=None):
+    """The config with other values of a group's fields; checked."""
+    rules, values = self._rules(), {}
+    for path, value in configs.leaves({group: fields}):
+      if path.partition('.')[2] in ('num_images', ''):
+        continue
+      if path not in rules:
+        known = [p.partition('.')[2] for p in rules if p.startswith(f'{group}.')]
+        name = path.partition('.')[2]
+        hint = did_you_mean(name, known) or f'; it has {", ".join(known)}'
+        raise UserError(f'{name}={value!r}: config.{group} has no such field{hint}')
+      values[path] = value
+    changed = configs.replace(self.config if config is None else config, values)
+    return configs.check(changed)
+
+
+# --- Runs that a run needs ----------------------------------------------------------------------
+
+
+def attach(state, config, system) -> tuple[Any, dict[str, str]]:
+  """The state with the finished runs that `system.runs(config)` names, as `Frozen` players: what
+  only sampling needs.
+
+  Returns:
+    The state, and {field of the state: checksum of that run's manifest}.
+
+  Raises:
+    UserError: as `load`; or the run has several players and the system names none.
+  """
+  named = system.runs(config) if hasattr(system, 'runs') else {}
+  checksums = {}
+  for field, where in named.items():
+    path, player = where if isinstance(where, tuple) else (where, None)
+    run = load(path)
+    frozen = Frozen(run.params(player), run._player(player).stats, run.config)
+    mesh = _mesh_of(state)
+    if mesh is not None:
+      frozen = sharding.put(frozen, sharding.replicated(mesh))
+    state = state.replace(**{field: frozen})
+    checksums[field] = run.manifest.sha256
+  return state, checksums
+
+
+def _mesh_of(state):
+  return next((getattr(x.sharding, 'mesh', None) for x in jax.tree.leaves(state)), None)
+
+
+def check_trainable(path) -> None:
+  """Refuses to train in the folder of an export, which has no optimiser state.
+
+  Raises:
+    UserError: the folder holds one.
+  """
+  if exports.is_export(path):
+    raise UserError(
+      f'{path} is an export, which cannot be resumed: start from its weights in another --workdir, '
+      f'with --config.{INIT_FROM}={path}'
+    )
+
+
+def initial_weights(config, resumed: checkpoint.Manifest | None) -> dict[str, dict[str, str]]:
+  """The run that config.train.init_from names, for the manifests of this one (`Manifest.runs`).
+
+  Args:
+    config: checked config.
+    resumed: the checkpoint from which this run resumes; None: it starts.
+
+  Raises:
+    UserError: there is no such run, or the run in the workdir began from another one. (Another path
+      is fine, and so is a folder that is gone.)
+  """
+  path = config.train.init_from
+  before = {} if resumed is None else resumed.runs.get(INIT_FROM, {})
+  if path is None and not before:
+    return {}
+  if resumed is not None and (path is None or not before):
+    began = f'from {before["path"]}' if before else 'from fresh weights'
+    raise UserError(
+      f'config.{INIT_FROM}={path!r}, but the run in {resumed.path.parent.parent} began {began}: '
+      'set it back, or start a new run with another --workdir'
+    )
+  if before and path == before['path'] and not Workdir(path).config.exists():
+    return {INIT_FROM: dict(before)}
+  found = find(path)
+  if before and found.sha256 != before['sha256']:
+    raise UserError(
+      f'config.{INIT_FROM}={path!r} has the checksum {found.sha256[:16]}, but the run in '
+      f'{resumed.path.parent.parent} began from {before["sha256"][:16]}: give it the same weights, '
+      'or start a new run with another --workdir'
+    )
+  return {INIT_FROM: dict(path=str(path), sha256=found.sha256)}
+
+
+def start_from(path, state):
+  """A fresh state with the weights of the run or the export in a folder: parameters and batch
+  statistics of the players that both have, moving averages equal to the parameters.
+
+  Of a run with moving averages, it takes what that run samples with.
+
+  Args:
+    path: the folder.
+    state: arrays, or `jax.ShapeDtypeStruct`, which checks only that the weights fit.
+
+  Raises:
+    UserError: no player is common to both, or a parameter differs in shape.
+  """
+  manifest = find(path)
+  weights = 'params'
+  if not isinstance(manifest, exports.Manifest):
+    weights = 'ema' if manifest.config['sample'].get('weights') == 'ema' else 'params'
+  changed, specs = {}, {}
+  for name, player in players(state).items():
+    average = (
+      weights if any(k.startswith(f'{name}/{weights}/') for k in manifest.leaves) else 'params'
+    )
+    if not any(key.startswith(f'{name}/{average}/') for key in manifest.leaves):
+      continue
+    for part, source in (('params', average), ('stats', 'stats')):
+      tree = getattr(player, part)
+      leaves = checkpoint.state_leaves(tree)
+      prefix = f'{name}/{source}/'
+      there = {
+        k.removeprefix(prefix): v for k, v in manifest.leaves.items() if k.startswith(prefix)
+      }
+      _check_fit(path, f'{name}/{part}', checkpoint.table(leaves), there)
+      specs |= {(name, source, *key): leaf for key, leaf in leaves.items()}
+      changed[name, part] = source, tree
+  if not changed:
+    raise UserError(
+      f'config.{INIT_FROM}={path!r} has no player {" or ".join(players(state))} to start from'
+    )
+  specs = {
+    key: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+    for key, leaf in specs.items()
+  }
+  if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(state)):
+    return state
+  arrays = _read(manifest, specs)
+  for (name, part), (source, tree) in changed.items():
+    mine = {key[2:]: x for key, x in arrays.items() if key[:2] == (name, source)}
+    player = getattr(state, name).replace(**{part: checkpoint.rebuild(tree, mine)})
+    if part == 'params' and player.ema is not None:
+      # A copy: the step donates its state, and one buffer cannot be donated twice.
+      player = player.replace(ema=jax.tree.map(jnp.copy, player.params))
+    state = state.replace(**{name: player})
+  return state
+
+
+def _below(leaves: Mapping, prefix: str) -> dict:
+  return {k.removeprefix(prefix): v for k, v in leaves.items() if k.startswith(prefix)}
+
+
+def _check_fit(path, where: str, wanted: dict, found: dict) -> None:
+  def text(leaf) -> str:
+    return 'absent' if leaf is None else checkpoint.shape_text(leaf)
+
+  for name in sorted(wanted.keys() | found.keys()):
+    if wanted.get(name) != found.get(name):
+      raise UserError(
+        f'config.{INIT_FROM}={path!r}: {where}/{name} is {text(found.get(name))} in it and '
+        f'{text(wanted.get(name))} in this model'
+      )
