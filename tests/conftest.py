@@ -37,7 +37,6 @@ os.environ['PYTHONWARNINGS'] = ','.join(
 import cases  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
-from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
 # An unintended broadcast of [b] against [b, 1] is a classic silent bug of losses.
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -47,21 +46,6 @@ OURS = tuple(str(ROOT / name) for name in ('gen_jax', 'configs', 'examples', 'la
 # A shell that starts a job in the background has it ignore Ctrl-C, and its children too; the tests
 # send that signal.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@pytest.fixture
-def set_cache():
-  """Sets options of JAX's compilation cache for the time of the test."""
-  before = {}
-
-  def set_options(**options):
-    for name, value in options.items():
-      before.setdefault(name, getattr(jax.config, name))
-      jax.config.update(name, value)
-    compilation_cache.reset_cache()
-
-  yield set_options
-  set_options(**before)
 
 
 @pytest.fixture(autouse=True)
