@@ -20,18 +20,21 @@ its own. A system without `sample`, such as a classifier, is trained and evaluat
 the module, says what each is; the first one stands for the system in comparisons. Values [b] become
 a row with mean and standard error; values [b, k] a file and a plot of their means over k.
 
-Where they are needed: `minibatches(config, step) -> int`, minibatches of a step (leaves of the
-batch are then [k, b, ...]); `check(config)`, which raises a UserError for fields that contradict
-one another; `runs(config) -> {field of the state: path}`, the finished runs that the system needs to
-sample, such as a classifier that guides it, {} where the config needs none. (A path, or a tuple
-(path, player) for a run of several networks.) The fields are None in training. Where a verb, or
-`gen_jax.load(...)`, samples or evaluates, `run.trained.attach` first puts a `state.Frozen` into each
-of them: the weights that the other run samples with, its batch statistics and its config. The
-checksums of these runs are part of the protocol of the numbers. `sample` works with None too: samples
-in training are drawn without the other run.
-A system with `evaluate` has `eval.likelihood_split` and `eval.likelihood_examples` in its FIELDS. A
-system that takes more than one pass of a net per sample says how many by `evaluations(config)`. Its
-fields `eval.quick.<name>` stand for `sample.<name>` in evaluations in training.
+Where they are needed:
+
+    minibatches(config, step) -> int      minibatches of a step: leaves of the batch are [k, b, ...]
+    check(config)                         raises a UserError for fields that contradict one another
+    evaluations(config) -> int            passes of a net per sample, if it is not one
+    runs(config) -> {field of the state: path}    finished runs that sampling needs, {} for none
+
+A system with `evaluate` has `eval.likelihood_split` and `eval.likelihood_examples` in its FIELDS.
+Its fields `eval.quick.<name>` stand for `sample.<name>` in evaluations in training.
+
+`runs` may name a player too, (path, player), of a run with several networks. Its fields are None in
+training. Where a verb, or `gen_jax.load(...)`, samples or evaluates, `run.trained.attach` first
+puts a `state.Frozen` into each: the weights that the other run samples with, its batch statistics
+and its config. The checksums of these runs are part of the protocol of numbers. `sample` works with None
+too: samples in training are drawn without the other run.
 """
 
 import functools

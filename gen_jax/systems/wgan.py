@@ -22,16 +22,12 @@ from gen_jax.systems._two_nets import State, generate, latents, score
 
 FIELDS = two_nets.FIELDS | {
   'critic': fields.net(meaning='D: data to one number'),
-  'loss.clip': fields.number(
-    above=0, default=0.01, meaning='c: weights of D are clipped to [-c, c]'
-  ),
+  'loss.clip': fields.number(above=0, default=0.01, meaning='c: weights of D stay in [-c, c]'),
   'loss.n_critic': fields.integer(1, default=5, smoke=2, meaning='updates of D per update of G'),
   'loss.n_critic_start': fields.integer(
     1, default=100, smoke=3, meaning='the same in the first steps and in every start_every-th'
   ),
-  'loss.start_steps': fields.integer(
-    0, default=25, smoke=2, meaning='how many the first steps are'
-  ),
+  'loss.start_steps': fields.integer(0, default=25, smoke=2, meaning='how many those steps are'),
   'loss.start_every': fields.integer(1, default=500, meaning='see n_critic_start'),
 }
 build = functools.partial(two_nets.build, d_field='critic')
@@ -39,8 +35,8 @@ build = functools.partial(two_nets.build, d_field='critic')
 
 def minibatches(config, step: int) -> int:
   """Minibatches that a step takes, one for each critic update: leaves are [k, b, ...]."""
-  many = step < config.loss.start_steps or step % config.loss.start_every == 0
-  return config.loss.n_critic_start if many else config.loss.n_critic
+  loss, early = config.loss, step < config.loss.start_steps
+  return loss.n_critic_start if early or step % loss.start_every == 0 else loss.n_critic
 
 
 # --- The losses ---------------------------------------------------------------------------------
@@ -48,10 +44,9 @@ def minibatches(config, step: int) -> int:
 
 def d_loss(params, rows, keys, *, player, game):
   """The critic's loss on rows (x, x_fake), each [b, ...]; also metrics and new batch statistics."""
-  x, x_fake = rows
   # Two passes, so that batch norm sees real and generated examples apart, as in the released code.
-  real, stats = score(game.D, player, x, keys['real'], params)
-  fake, stats = score(game.D, player.replace(stats=stats), x_fake, keys['fake'], params)
+  real, stats = score(game.D, player, rows[0], keys['real'], params)
+  fake, stats = score(game.D, player.replace(stats=stats), rows[1], keys['fake'], params)
   wasserstein = jnp.mean(real) - jnp.mean(fake)
   return -wasserstein, ({'d/loss': -wasserstein, 'd/wasserstein': wasserstein}, stats)
 
@@ -83,8 +78,7 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     axis_name: `pmap` axis, or None.
 
   Returns:
-    The new state, and metrics, float32 scalars: losses, gradient norms and the estimate of K W. D's
-    are those of its last update.
+    The new state, and metrics of the last update of each net, with the estimate of K W.
   """
   game = build(config, axis_name=axis_name)
   k, b = batch['image'].shape[:2]
