@@ -18,7 +18,7 @@ from tensorboardX.proto import event_pb2
 
 from gen_jax.run import writers
 from gen_jax.run.workdir import Workdir
-from gen_jax.run.writers import Writers, image_grid, save_png, scatter_plot
+from gen_jax.run.writers import Writers, image_grid, save_png, scatter_plot, values_plot
 
 
 @pytest.fixture
@@ -139,6 +139,27 @@ def test_axes_do_not_depend_on_what_is_generated(tmp_path):
     assert abs(colour_at(tmp_path / 'a.png', 0.5, 0.5, 1.5) - [255, 127, 14]).max() < 40
   scatter_plot(real, np.array([[0.5, 0.5]]), tmp_path / 'a.png', limit=4.0)
   assert abs(colour_at(tmp_path / 'a.png', 0.5, 0.5, 4.0) - [255, 127, 14]).max() < 40
+
+
+# values_plot
+
+
+@pytest.mark.parametrize('log', [False, True])
+def test_values_are_drawn_with_their_band(tmp_path, log, monkeypatch):
+  values = np.arange(1, 12)[:, None] * np.array([[0.1, 1.0, 10.0, 1.0]])
+  figures = []
+  monkeypatch.setattr(writers, 'save_figure', lambda figure, path: figures.append(figure))
+  values_plot(values, tmp_path / 'a.png', title='T', label='bits', index='term', log=log)
+  (axes,) = figures[0].axes
+  assert (axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) == ('T', 'term', 'bits')
+  assert axes.get_yscale() == ('log' if log else 'linear')
+  (line,), (band,) = axes.lines, axes.collections
+  np.testing.assert_allclose(line.get_xdata(), range(4))
+  np.testing.assert_allclose(line.get_ydata(), [0.6, 6, 60, 6])
+  corners = band.get_paths()[0].vertices
+  for k, scale in enumerate([0.1, 1, 10, 1]):  # the 10th and the 90th percentile of 1 to 11
+    heights = corners[corners[:, 0] == k][:, 1]
+    np.testing.assert_allclose([heights.min(), heights.max()], [2 * scale, 10 * scale])
 
 
 # Writers
