@@ -454,13 +454,18 @@ class Quick:
     self.config = contract.quick(config)
     names = config.eval.metrics or METRICS
     best = config.eval.best
-    if not any(best in name for name in names):
-      raise UserError(f'config.eval.best={best!r} is none of config.eval.metrics={tuple(names)}')
+    metric = scores.metric_of(best)
+    if metric not in names:
+      raise UserError(
+        f'config.eval.best={best!r} is none of config.eval.metrics={tuple(names)}: {metric!r} '
+        'among them is needed'
+      )
     number = config.eval.quick_samples
     self.scorer = scores.open_scorer(config, number, f'config.eval.quick_samples={number}')
-    if best == 'modes' and self.scorer.modes is None:
-      raise UserError("config.eval.best='modes' is for toys with known modes")
-    scores.check_applies(f'config.eval.best={best!r}', best, self.scorer.network, self.scorer.modes)
+    field = f'config.eval.best={best!r}'
+    if metric == 'modes' and self.scorer.modes is None:
+      raise UserError(f'{field} is for toys with known modes')
+    scores.check_applies(field, metric, self.scorer.network, self.scorer.modes)
     self.reference = self.scorer.reference()
     self.draw = sampling.make_sampler(self.config, system)
     how = contract.sampling(self.config, system)

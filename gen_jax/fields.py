@@ -299,6 +299,8 @@ SHARED = {
     'coverage',
     'inception_score',
     'modes',
+    'good',
+    'modes_kl',
     default='frechet',
     meaning='metric of quick evaluations whose best checkpoint is kept',
   ),

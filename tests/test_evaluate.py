@@ -28,6 +28,7 @@ from gen_jax import contract, data, evaluate, metrics, sample, train
 from gen_jax.data import toys
 from gen_jax.data.sources import ArraySource, digits
 from gen_jax.errors import UserError
+from gen_jax.fields import METRICS, SHARED
 from gen_jax.fields import Measure
 from gen_jax.metrics import classifier, networks
 from gen_jax.metrics import scorer as scores
@@ -478,6 +479,33 @@ def test_training_keeps_the_best_checkpoint_and_goes_on_exactly(tmp_path, capsys
   assert sorted(int(path.name) for path in (broken / 'checkpoints').iterdir()) == kept
 
 
+def test_toys_keep_the_checkpoint_that_is_best_by_their_modes(tmp_path, capsys):
+  fields = {
+    'data.name': 'grid',
+    'eval.every_steps': 5,
+    'eval.quick_samples': 2000,
+    'eval.metrics': ('modes',),
+    'eval.best': 'modes_kl',
+  }
+  config, _ = load(RING, **fields)
+  assert train.run(config, tmp_path) == 0
+  lines = quick_lines(tmp_path)
+  found = {}
+  for name, better in (('modes', max), ('good', max), ('modes_kl', min)):
+    values = {line['step']: line['value'] for line in lines if line['metric'] == name}
+    assert len(set(values.values())) > 1 and None not in values.values()
+    found[name] = better(values, key=values.get)
+    assert records.best_step(lines, name) == found[name]
+  step = found['modes_kl']
+  assert f'best by modes_kl of the quick evaluations: --step={step}' in capsys.readouterr().out
+  assert f'{step:010d}' in os.listdir(tmp_path / 'checkpoints')
+
+
+def test_every_value_of_best_is_one_that_some_metric_gives():
+  choices = SHARED['eval.best'].choices
+  assert {scores.metric_of(best) for best in choices} == set(METRICS)
+
+
 def test_an_evaluation_that_a_kill_prevented_is_made_up_for(tmp_path):
   fields = {'eval.every_steps': 20, 'eval.quick_samples': 100, 'eval.num_reference': 500}
   config, _ = load(RING, **fields)
@@ -510,6 +538,10 @@ def test_the_first_of_equally_good_steps_is_the_best():
   assert records.best_step(lines, 'recall') == 10
   assert records.best_step([line(5, 3.0, 'frechet'), line(9, 2.0, 'frechet')], 'frechet') == 9
   assert records.best_step([line(5, None)], 'recall') is None
+  # The divergence of no good samples is infinite, and null in the file.
+  lines = [line(step, value, 'modes_kl') for step, value in ((5, None), (9, 0.5), (12, 0.1))]
+  assert records.best_step(lines, 'modes_kl') == 12
+  assert records.best_step([line(5, 0.2, 'good'), line(9, 0.1, 'good')], 'good') == 5
   assert records.best_step([], 'frechet') is None
 
 
@@ -601,7 +633,7 @@ def test_pictures_that_are_not_like_the_data(tmp_path):
       evaluate.run(config, tmp_path / 'run', samples=str(tmp_path / name))
 
 
-def test_quick_evaluations_refuse_before_training(tmp_path):
+def test_quick_evaluations_refuse_before_training(tmp_path, capsys):
   few = {'eval.every_steps': 5, 'eval.quick_samples': 2, 'eval.num_reference': 500}
   with pytest.raises(UserError, match='config.eval.quick_samples=2, but kernel needs at least 4'):
     train.run(load(RING, **few)[0], tmp_path)
@@ -613,6 +645,17 @@ def test_quick_evaluations_refuse_before_training(tmp_path):
     train.run(load(RING, **score | {'eval.metrics': ('kernel',)})[0], tmp_path)
   with pytest.raises(UserError, match="config.eval.best='inception_score' is for images"):
     train.run(load(RING, **score)[0], tmp_path)
+  for best in ('modes', 'good', 'modes_kl'):
+    kl = few | {'eval.quick_samples': 50, 'eval.best': best}
+    with pytest.raises(UserError, match=f"config.eval.best='{best}' is none of .*: 'modes' among"):
+      train.run(load(RING, **kl | {'eval.metrics': ('kernel',)})[0], tmp_path)
+    with pytest.raises(UserError, match=f"^config.eval.best='{best}' is for toys with known modes"):
+      train.run(load(RING, **kl | {'data.name': 'swiss_roll'})[0], tmp_path)
+  good = '--config.eval.best=goood'
+  assert launch.main([f'--config={ROOT / RING}', f'--workdir={tmp_path}', good]) == 2
+  err = capsys.readouterr().err
+  assert err.startswith("error: config.eval.best='goood': 'frechet' or 'kernel'"), err
+  assert err.count('error') == 1
 
 
 def test_what_a_refusal_recommends_is_possible(run_of, nothing_is_drawn):

@@ -28,6 +28,12 @@ BLOCK = 256  # pictures of a data set that pass through the feature network at o
 KERNEL_SUBSET = 1000  # examples in a subset of the kernel distance, as published
 # Examples that a metric needs; the Frechet distance: more than there are features.
 LEAST = {'kernel': 4, 'precision_recall': 4, 'density_coverage': 6, 'inception_score': 10}
+# Metrics of several values, each of which config.eval.best may name.
+VALUES = {
+  'precision_recall': ('precision', 'recall'),
+  'density_coverage': ('density', 'coverage'),
+  'modes': ('modes', 'good', 'modes_kl'),
+}
 ABBREVIATIONS = {'frechet': 'FD', 'kernel': 'KD', 'inception_score': 'IS'}
 PUBLISHED = {'frechet': 'FID', 'kernel': 'KID', 'inception_score': 'IS'}  # by Inception only
 UNREADABLE = (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error)  # by NumPy
@@ -104,6 +110,11 @@ def open_scorer(config, number: int, found: str) -> Scorer:
 def identity(source) -> str:
   """Which pictures a source has, and in what shape."""
   return f'{source.fingerprint}, {"x".join(map(str, source.shape))}'
+
+
+def metric_of(best: str) -> str:
+  """Which of `config.eval.metrics` gives the value that `config.eval.best` names."""
+  return next((metric for metric, values in VALUES.items() if best in values), best)
 
 
 def _applies(metric: str, network, modes) -> bool:

@@ -13,7 +13,7 @@ from gen_jax.run.workdir import Workdir, write_atomic
 # Fields in which numbers must agree to compare: of several runs, and of one.
 PROTOCOL = ('reference', 'data', 'samples', 'features', 'resize')
 COMPARED = (*PROTOCOL, 'weights', 'sampler', 'runs', 'seed')
-LOWER_IS_BETTER = ('frechet', 'kernel')  # of the values of config.eval.best
+LOWER_IS_BETTER = ('frechet', 'kernel', 'modes_kl')  # of the values of config.eval.best
 
 
 @dataclasses.dataclass(frozen=True)
