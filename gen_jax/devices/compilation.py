@@ -23,12 +23,12 @@ def keep_programs(config) -> None:
   """Lets JAX keep compiled programs as config.compilation_cache says, so that a later start of the
   same program does not compile it again.
 
-  A folder that the user has given to JAX itself stays (`JAX_COMPILATION_CACHE_DIR`). On CPU every
-  kind of processor has a folder of its own: machines may share a home, and a program compiled for
-  one may use instructions that another does not have.
+  A folder that the user has set by `JAX_COMPILATION_CACHE_DIR` stays. On CPU every kind of
+  processor has its own folder: machines may share a home, and a program compiled for one may use
+  instructions that another does not have.
 
   Raises:
-    UserError: the folder that the config names cannot be made.
+    UserError: the folder that the config names cannot be created.
   """
   where = config.compilation_cache
   if where is None or jax.config.jax_compilation_cache_dir:
@@ -64,8 +64,8 @@ class ShardedForward:
   """`f(state, batch, rng)`, which takes no gradients, such as a sampler, on the devices that hold
   the state.
 
-  The rows of the batch are spread over them where they divide, otherwise every device does all; the
-  results are whole everywhere. It is compiled when it is first called, or by `compile`.
+  The batch is sharded by rows if their number divides by the devices, otherwise every device
+  computes all rows. The results are replicated. It is compiled by the first call, or by `compile`.
   """
 
   def __init__(self, f: Callable):
@@ -75,17 +75,17 @@ class ShardedForward:
     """Compiles it for arguments like these."""
     meshes = {getattr(leaf.sharding, 'mesh', None) for leaf in jax.tree.leaves(state)}
     mesh = meshes.pop() if len(meshes) == 1 else None
-    if mesh is None:  # a state that somebody has put on one device
+    if mesh is None:  # a state on one device, without a mesh
       self._given = None
       compiled = jax.jit(self._f, compiler_options=compiler_options()).lower(state, batch, rng)
     else:
-      whole = replicated(mesh)
-      spread = all(leaf.shape[0] % mesh.size == 0 for leaf in jax.tree.leaves(batch))
-      self._given = by_rows(mesh) if spread else whole, whole
+      everywhere = replicated(mesh)
+      divides = all(leaf.shape[0] % mesh.size == 0 for leaf in jax.tree.leaves(batch))
+      self._given = by_rows(mesh) if divides else everywhere, everywhere
       jitted = jax.jit(
         self._f,
         in_shardings=(_shardings(state), *self._given),
-        out_shardings=whole,
+        out_shardings=everywhere,
         compiler_options=compiler_options(),
       )
       like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (batch, rng))
@@ -130,12 +130,12 @@ def compile_step(
   if axes.steps > 1:
     step = functools.partial(_one_by_one, step)
   if mode == 'jit':
-    whole, rows = replicated(mesh), axes.sharding(mesh)
+    everywhere, rows = replicated(mesh), axes.sharding(mesh)
     state = _shardings(args[0])
     jitted = jax.jit(
       functools.partial(step, axis_name=None),
-      in_shardings=(state, rows, whole, whole),
-      out_shardings=(state, whole),
+      in_shardings=(state, rows, everywhere, everywhere),
+      out_shardings=(state, everywhere),
       donate_argnums=0,
     )
     with jax.set_mesh(mesh):

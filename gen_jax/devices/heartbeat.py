@@ -1,6 +1,7 @@
-"""How the processes of a run notice that one of them is dead, stuck or has found a mistake.
+"""How the processes of a run notice that one of them is dead, is stuck or has a user error.
 
-Every process keeps a line to the first one, over which each tells every second how far it is.
+Every process keeps a connection to the first one, over which both report every second how far they
+are.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ from gen_jax.errors import UserError
 LOST = 3  # exit status: another process of the run is dead or stuck
 # Together at most a minute from the fault to the end of every process.
 SILENT_SECONDS = 20.0  # without a word from a process
-STUCK_SECONDS = 40.0  # without a finished step, where steps are finished one after the other
+STUCK_SECONDS = 40.0  # without a finished step while steps are running
 CONNECT_SECONDS = 30.0
 
 
@@ -88,9 +89,7 @@ class Watch:
 
   @contextlib.contextmanager
   def resting(self):
-    """Around what may take long, such as a picture; after the first `beat` it ends with another one
-    of the same step.
-    """
+    """Around what may take long, such as sampling: no step is expected meanwhile."""
     with self._lock:
       begun, self._since = self._since is not None, None
     try:

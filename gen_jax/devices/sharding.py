@@ -33,27 +33,28 @@ def make_mesh(config) -> Mesh:
 
 
 def mesh_of_all(config) -> Mesh:
-  """A mesh of all devices there are, whatever config.parallel.data says, with as many of
-  config.parallel.fsdp as divide them: for what a run's training is not asked, such as sampling.
+  """A mesh of all devices, whatever config.parallel.data says, with the largest `fsdp` axis that
+  divides both their number and config.parallel.fsdp: for sampling and evaluation, which need not
+  run on the devices of the training.
   """
   parts = math.gcd(config.parallel.fsdp, jax.device_count())
   return make_mesh(configs.replace(config, {'parallel.data': None, 'parallel.fsdp': parts}))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Every device holds the whole array."""
+  """The sharding of an array of which every device has a copy."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def by_rows(mesh: Mesh, *, leading: int = 0) -> NamedSharding:
-  """The axis of rows, which comes after `leading` others, is divided over the devices of both mesh
-  axes.
+  """The sharding of an array whose axis of rows, after `leading` others, is divided over the
+  devices of both mesh axes.
   """
   return NamedSharding(mesh, PartitionSpec(*(None,) * leading, (AXIS, fsdp.AXIS)))
 
 
 def own_rows(mesh: Mesh, batch: int) -> np.ndarray | None:
-  """The rows of a batch that lie on devices of this process, ascending; None: all of them."""
+  """The rows of a batch on devices of this process, ascending; None: all of them."""
   if jax.process_count() == 1:
     return None
   slices = by_rows(mesh).addressable_devices_indices_map((batch,)).values()
@@ -84,7 +85,7 @@ class BatchAxes:
     return len(self.shape) - 1
 
   def sharding(self, mesh: Mesh) -> NamedSharding:
-    """The rows are divided over the devices of both mesh axes."""
+    """The sharding of such a batch: by rows over both mesh axes."""
     return by_rows(mesh, leading=self.row_axis)
 
   def batch(self, host_batches: Sequence, mesh: Mesh):
@@ -137,7 +138,7 @@ def put(tree, shardings):
 
 
 def abstract_state(state, mesh: Mesh):
-  """The shapes and dtypes of a state with where its leaves lie, by the rule of `fsdp.spec`."""
+  """The shapes, dtypes and shardings of a state; `fsdp.spec` is the rule."""
 
   def place(leaf):
     sharding = NamedSharding(mesh, fsdp.spec(leaf.shape, mesh.shape[fsdp.AXIS]))
