@@ -33,8 +33,8 @@ Its fields `eval.quick.<name>` stand for `sample.<name>` in evaluations in train
 `runs` may name a player too, (path, player), of a run with several networks. Its fields are None in
 training. Where a verb, or `gen_jax.load(...)`, samples or evaluates, `run.trained.attach` first
 puts a `state.Frozen` into each: the weights that the other run samples with, its batch statistics
-and its config. The checksums of these runs are part of the protocol of numbers. `sample` works with None
-too: samples in training are drawn without the other run.
+and its config. The checksums of these runs are part of the protocol of numbers. `sample` works with
+None too: samples in training are drawn without the other run.
 """
 
 import functools
