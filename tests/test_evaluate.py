@@ -28,8 +28,7 @@ from gen_jax import contract, data, evaluate, metrics, sample, train
 from gen_jax.data import toys
 from gen_jax.data.sources import ArraySource, digits
 from gen_jax.errors import UserError
-from gen_jax.fields import METRICS, SHARED
-from gen_jax.fields import Measure
+from gen_jax.fields import METRICS, SHARED, Measure
 from gen_jax.metrics import classifier, networks
 from gen_jax.metrics import scorer as scores
 from gen_jax.run import records

@@ -12,16 +12,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gen_jax import config as rules
-from gen_jax import draws, nets
+from gen_jax import draws, fields, nets
 from gen_jax.fields import Measure
 from gen_jax.state import OPTIMIZER, Player, init_player, make_optimizer, step_keys, update
 
 FIELDS = {
-  'net': rules.NET,
+  'net': fields.net(meaning='images to logits'),
   **{f'optim.{name}': field for name, field in OPTIMIZER.items()},
-  'eval.likelihood_split': rules.text(),
-  'eval.likelihood_examples': rules.integer(low=2, optional=True),
+  'eval.likelihood_split': fields.text(default='test', meaning='held-out part of the data'),
+  'eval.likelihood_examples': fields.integer(
+    2, optional=True, default=None, meaning='examples of it; None: none'
+  ),
 }
 SCALES = (0.0, 0.5, 1.0)
 MEASURES = {
