@@ -15,6 +15,16 @@ from typing import Any
 REQUIRED = object()  # the default of a field that has none
 
 
+class _Given:
+  """Contains all values but None."""
+
+  def __contains__(self, value) -> bool:
+    return value is not None
+
+
+GIVEN = _Given()  # the values for `Field.when`: the other field has one
+
+
 @dataclasses.dataclass(frozen=True)
 class Field:
   """What one field may hold, and what it means. Made by the functions below, `integer` to `net`."""
@@ -33,7 +43,7 @@ class Field:
   smoke: Any = REQUIRED  # the value under `:smoke`; REQUIRED: unchanged
   # (path, values): the field matters only where the field `path` has one of `values`. A path that
   # begins with a dot names a field of the same group.
-  when: tuple[str, tuple] | None = None
+  when: tuple[str, Any] | None = None
   strict: bool = False  # where it does not matter, only None is allowed
   protocol: bool = True  # of `sample.*`: whether numbers about the samples depend on it
 

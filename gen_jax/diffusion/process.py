@@ -14,6 +14,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gen_jax import fields
+
+_LINEAR = ('.schedule', ('linear',))
+
+FIELDS = {
+  'diffusion.steps': fields.integer(2, default=1000, meaning='T'),
+  'diffusion.schedule': fields.one_of(
+    'linear', 'cosine', default='linear', meaning='of beta over the T steps'
+  ),
+  'diffusion.beta_min': fields.number(
+    above=0, below=1, default=1e-4, meaning='the first beta', when=_LINEAR
+  ),
+  'diffusion.beta_max': fields.number(
+    above=0, below=1, default=0.02, meaning='the last beta', when=_LINEAR
+  ),
+}
+
 
 class Process(NamedTuple):
   """Tables over the T time indices, each float32 [T]."""

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax import fields
+from gen_jax.diffusion.guidance import guided_eps, guided_mean
 from gen_jax.diffusion.process import Process, p_mean_variance
 from gen_jax.errors import UserError
 
@@ -98,14 +99,14 @@ def evaluations(config) -> int:
   return config.diffusion.steps if c.sampler == 'ancestral' else c.steps
 
 
-def run(eps: Callable, x, rng, process: Process, c):
+def run(eps: Callable, x, rng, process: Process, c, guide: Callable | None = None):
   """Samples as `c`, the group `sample` of a config, says; otherwise as the samplers below."""
   sampler = {
     'ancestral': functools.partial(ancestral, variance=c.variance),
     'ddim': functools.partial(ddim, steps=c.steps, spacing=c.spacing, eta=c.eta),
   }[c.sampler]
   clip = c.sampler == 'ancestral' if c.clip is None else c.clip
-  return sampler(eps, x, rng, process, clip=clip, keep=c.intermediates)
+  return sampler(eps, x, rng, process, clip=clip, keep=c.intermediates, guide=guide)
 
 
 def ancestral(
@@ -117,6 +118,7 @@ def ancestral(
   variance: str = 'large',
   clip: bool = True,
   keep: int = 0,
+  guide: Callable | None = None,
 ):
   """Ancestral sampling (Ho et al. 2020, Algorithm 2, with x_0 clipped as in the released code).
 
@@ -127,13 +129,16 @@ def ancestral(
     process: tables of the T steps.
     variance: 'large' (sigma_t^2 = beta_t) or 'small' (beta_tilde_t).
     clip: cut the predicted x_0 to [-1, 1].
-    keep: number of intermediate pictures to return.
+    keep: number of intermediate images to return.
+    guide: maps x and t to the scaled gradient of a classifier, see `guidance`; None: no guidance.
   """
   steps = len(process.betas)
 
   def step(x, t):
     times = jnp.full(x.shape[0], t)
     mean, log_variance = p_mean_variance(eps, x, times, process, variance=variance, clip=clip)
+    if guide is not None:
+      mean = guided_mean(mean, log_variance, guide(x, times))
     noise = jax.random.normal(jax.random.fold_in(rng, t), x.shape)
     sigma = jnp.exp(0.5 * log_variance)
     return mean + jnp.where(t > 0, sigma, 0) * noise
@@ -166,22 +171,24 @@ def ddim(
   eta: float = 0.0,
   clip: bool = False,
   keep: int = 0,
+  guide: Callable | None = None,
 ):
   """DDIM (Song, Meng and Ermon 2020, Eq. 12 and 16): `steps` evaluations of the net.
 
     x_{tau-} = sqrt(alpha_bar_{tau-}) x_0 + sqrt(1 - alpha_bar_{tau-} - sigma^2) eps + sigma noise
 
   Args:
-    eps, x, rng, process, keep: as in `ancestral`.
+    eps, x, rng, process, keep, guide: as in `ancestral`.
     steps: length of the sub-sequence, 1..T.
     spacing: 'uniform' or 'quadratic', see `ddim_times`.
     eta: 0 is deterministic; 1 has the variance of the DDPM posterior.
     clip: cut the predicted x_0 to [-1, 1], and take the noise that belongs to it, as Dhariwal and
-      Nichol 2021 do (the published numbers of DDIM are without).
+      Nichol 2021 do (the published numbers of DDIM are without). What guidance adds to it is not
+      clipped.
   """
-  times = ddim_times(len(process.betas), steps, spacing)
+  tau = ddim_times(len(process.betas), steps, spacing)
   # sqrt(alpha_bar) and sqrt(1 - alpha_bar), here and one step on.
-  signal, noise = np.asarray(process.signal)[times], np.asarray(process.noise)[times]
+  signal, noise = np.asarray(process.signal)[tau], np.asarray(process.noise)[tau]
   signal_prev, noise_prev = np.append(1, signal[:-1]), np.append(0, noise[:-1])
   # Where an index repeats (quadratic spacing), sigma is 0 and the step changes nothing.
   sigmas = eta * noise_prev / noise * np.sqrt(np.maximum(1 - (signal / signal_prev) ** 2, 0))
@@ -189,11 +196,15 @@ def ddim(
 
   def step(x, inputs):
     t, signal, noise, signal_prev, direction, sigma = inputs
-    noise_hat = eps(x, jnp.full(x.shape[0], t))
+    times = jnp.full(x.shape[0], t)
+    noise_hat = eps(x, times)
     x_0 = (x - noise * noise_hat) / signal
     if clip:
       x_0 = jnp.clip(x_0, -1, 1)
       noise_hat = (x - signal * x_0) / noise
+    if guide is not None:
+      noise_hat = guided_eps(noise_hat, noise, guide(x, times))
+      x_0 = (x - noise * noise_hat) / signal
     return signal_prev * x_0 + direction * noise_hat, sigma
 
   def noisy(x, inputs):
@@ -202,7 +213,7 @@ def ddim(
     return mean + sigma * jax.random.normal(jax.random.fold_in(rng, i), x.shape) if eta else mean
 
   tables = (np.float32(o) for o in (signal, noise, signal_prev, directions, sigmas))
-  order = (np.arange(steps), times, *tables)
+  order = (np.arange(steps), tau, *tables)
   return _run(noisy, x, tuple(jnp.asarray(o[::-1]) for o in order), keep)
 
 

@@ -1,4 +1,6 @@
-"""The U-Net of DDPM (Ho, Jain and Abbeel 2020, appendix B and the released code)."""
+"""The U-Net of DDPM (Ho, Jain and Abbeel 2020, appendix B and the released code), and a classifier
+of noisy images that is its first half (Dhariwal and Nichol 2021, arXiv 2105.05233, section 4).
+"""
 
 from collections.abc import Sequence
 
@@ -85,61 +87,156 @@ class UNet(nn.Module):
 
   @nn.compact
   def __call__(self, x, t, label=None, *, train: bool) -> jax.Array:
-    residual, attention = ResBlock, Attention
-    if self.remat:
-      residual, attention = nn.remat(ResBlock, static_argnums=(3,)), nn.remat(Attention)
-
-    def res_block(x, width, name):
-      block = residual(
-        width, self.groups, self.dropout, self.scale_shift, self.axis_name, name=name
-      )
-      return block(x, temb, train)
-
-    def block(x, width, name):
-      x = res_block(x, width, name)
-      if x.shape[1] in self.attention:
-        x = attention(self.groups, name=f'{name}_attention')(x)
-      return x
-
-    widths = [self.features * m for m in self.multipliers]
-    channels = x.shape[-1]
-    if bad := [width for width in widths if width % self.groups]:
-      raise UserError(
-        f'config.net.groups={self.groups} does not divide the width {bad[0]} of a level '
-        f'(config.net.features times config.net.multipliers={tuple(self.multipliers)})'
-      )
-    smallest = 2 ** (len(widths) - 1)
-    if x.shape[1] % smallest or x.shape[2] % smallest:
-      raise UserError(
-        f'config.data.shape={tuple(x.shape[1:])}: height and width must be multiples of '
-        f'{smallest}, as config.net.multipliers={tuple(self.multipliers)} halves them '
-        f'{len(widths) - 1} times'
-      )
-    temb = layers.time_embedding(t, self.features).astype(x.dtype)
-    temb = _dense(4 * self.features, name='temb1')(temb)
-    temb = _dense(4 * self.features, name='temb2')(nn.swish(temb))
+    widths, channels = _widths(self, x), x.shape[-1]
+    temb = _time(self, t, x.dtype)
     if self.num_classes is not None:
       temb += nn.Embed(self.num_classes, 4 * self.features, name='class')(label)
 
-    x = _conv(self.features, name='conv_in')(x)
-    skips = [x]
-    for level, width in enumerate(widths):
-      for i in range(self.blocks):
-        x = block(x, width, f'down{level}_{i}')
-        skips.append(x)
-      if level < len(widths) - 1:
-        x = layers.Conv(width, stride=2, kernel_init=_INIT, name=f'down{level}')(x)
-        skips.append(x)
-
-    x = res_block(x, widths[-1], 'mid1')
-    x = attention(self.groups, name='mid_attention')(x)
-    x = res_block(x, widths[-1], 'mid2')
+    x, skips = _down(self, x, temb, train)
+    x = _middle(self, x, temb, train)
 
     for level, width in reversed(list(enumerate(widths))):
       for i in range(self.blocks + 1):
-        x = block(jnp.concatenate([x, skips.pop()], axis=-1), width, f'up{level}_{i}')
+        x = jnp.concatenate([x, skips.pop()], axis=-1)
+        x = _block(self, x, temb, train, width, f'up{level}_{i}')
       if level > 0:
         x = layers.UpsampledConv(width, kernel_init=_INIT, name=f'up{level}')(x)
 
     x = layers.GroupNorm(self.groups, swish=True, name='norm_out')(x)
     return _conv(channels, _ZERO, name='conv_out')(x)
+
+
+class AttentionPool(nn.Module):
+  """Attention pooling (Radford et al. 2021, arXiv 2103.00020, section 2.3): [b, h, w, c] -> [b,
+  features].
+
+  Tokens are all positions of the feature map behind their mean, each plus a learned vector. What
+  multi-head attention makes of the first token is projected.
+  """
+
+  features: int
+  head_channels: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    b, h, w, c = x.shape
+    tokens = x.reshape(b, h * w, c)
+    tokens = jnp.concatenate([tokens.mean(1, keepdims=True), tokens], axis=1)
+    positions = self.param('positions', nn.initializers.normal(c**-0.5), (1 + h * w, c))
+    tokens = tokens + positions[None].astype(x.dtype)
+
+    def heads(y):  # [b, n, c] -> [b, n, heads, head_channels]
+      return y.reshape(b, -1, c // self.head_channels, self.head_channels)
+
+    # Of the queries, only that of the first token has a use.
+    q = heads(_dense(c, name='q')(tokens[:, :1]))
+    k, v = (heads(_dense(c, name=name)(tokens)) for name in 'kv')
+    scores = jnp.einsum('bqhc,bkhc->bhqk', q, k) * self.head_channels**-0.5
+    weights = nn.softmax(scores.astype(jnp.float32)).astype(x.dtype)
+    y = jnp.einsum('bhqk,bkhc->bqhc', weights, v).reshape(b, c)
+    return _dense(self.features, name='out')(y)
+
+
+class Classifier(nn.Module):
+  """log p(y | x_t), up to a constant: x [b, h, w, c], t int32 [b] -> logits float32 [b, classes].
+
+  The way down and the middle of `UNet`, then attention pooling. (The released net also halves the
+  size within residual blocks; here a convolution with stride 2 does, as in `UNet`.)
+  """
+
+  num_classes: int
+  features: int = 128
+  multipliers: Sequence[int] = (1, 2, 2)  # width of each level; every level halves the size
+  blocks: int = 2  # residual blocks per level
+  attention: Sequence[int] = (16, 8)  # sizes (heights) with self-attention; the middle has it
+  head_channels: int = 64  # width of a head of the pooling; must divide the last width
+  dropout: float = 0.0
+  groups: int = 32  # of the group norms; must divide every width
+  scale_shift: bool = True  # the time scales and shifts the second norm instead of adding to it
+  remat: bool = False  # gradient checkpointing of the blocks: less memory, more time
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, x, t, *, train: bool) -> jax.Array:
+    last = _widths(self, x)[-1]
+    if last % self.head_channels:
+      raise UserError(
+        f'config.net.head_channels={self.head_channels} does not divide {last}, the width of the '
+        'last level (config.net.features times the last of config.net.multipliers)'
+      )
+    temb = _time(self, t, x.dtype)
+    x, _ = _down(self, x, temb, train)
+    x = _middle(self, x, temb, train)
+    x = layers.GroupNorm(self.groups, swish=True, name='norm_out')(x)
+    return AttentionPool(self.num_classes, self.head_channels, name='pool')(x)
+
+
+# --- Parts of both; each is called within the __call__ of `net`, whose submodules it makes --------
+
+
+def _widths(net, x) -> list[int]:
+  """The width of each level.
+
+  Raises:
+    UserError: the groups do not divide one, or images [b, h, w, c] cannot be halved so often.
+  """
+  widths = [net.features * m for m in net.multipliers]
+  if bad := [width for width in widths if width % net.groups]:
+    raise UserError(
+      f'config.net.groups={net.groups} does not divide the width {bad[0]} of a level '
+      f'(config.net.features times config.net.multipliers={tuple(net.multipliers)})'
+    )
+  smallest = 2 ** (len(widths) - 1)
+  if x.shape[1] % smallest or x.shape[2] % smallest:
+    raise UserError(
+      f'config.data.shape={tuple(x.shape[1:])}: height and width must be multiples of '
+      f'{smallest}, as config.net.multipliers={tuple(net.multipliers)} halves them '
+      f'{len(widths) - 1} times'
+    )
+  return widths
+
+
+def _time(net, t, dtype) -> jax.Array:
+  """The embedding of t [b]: [b, 4 features]."""
+  temb = layers.time_embedding(t, net.features).astype(dtype)
+  temb = _dense(4 * net.features, name='temb1')(temb)
+  return _dense(4 * net.features, name='temb2')(nn.swish(temb))
+
+
+def _res_block(net, x, temb, train, width, name) -> jax.Array:
+  kind = nn.remat(ResBlock, static_argnums=(3,)) if net.remat else ResBlock
+  block = kind(width, net.groups, net.dropout, net.scale_shift, net.axis_name, name=name)
+  return block(x, temb, train)
+
+
+def _attention(net, x, name) -> jax.Array:
+  return (nn.remat(Attention) if net.remat else Attention)(net.groups, name=name)(x)
+
+
+def _block(net, x, temb, train, width, name) -> jax.Array:
+  """A residual block, and self-attention at the sizes that have it."""
+  x = _res_block(net, x, temb, train, width, name)
+  return _attention(net, x, f'{name}_attention') if x.shape[1] in net.attention else x
+
+
+def _down(net, x, temb, train) -> tuple[jax.Array, list[jax.Array]]:
+  """The way down: the smallest feature map, and all that the way up concatenates."""
+  x = _conv(net.features, name='conv_in')(x)
+  skips = [x]
+  widths = [net.features * m for m in net.multipliers]
+  for level, width in enumerate(widths):
+    for i in range(net.blocks):
+      x = _block(net, x, temb, train, width, f'down{level}_{i}')
+      skips.append(x)
+    if level < len(widths) - 1:
+      x = layers.Conv(width, stride=2, kernel_init=_INIT, name=f'down{level}')(x)
+      skips.append(x)
+  return x, skips
+
+
+def _middle(net, x, temb, train) -> jax.Array:
+  """Residual block, attention, residual block."""
+  width = x.shape[-1]
+  x = _res_block(net, x, temb, train, width, 'mid1')
+  x = _attention(net, x, 'mid_attention')
+  return _res_block(net, x, temb, train, width, 'mid2')

@@ -7,8 +7,9 @@ variational bound, less its weights, into (Eq. 14, Algorithm 1)
     L_simple = E || eps - eps_theta(sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps, t) ||^2
 
 Sampling runs the learned steps from pure noise (Algorithm 2), or fewer of them, without or with
-less noise (DDIM: Song, Meng and Ermon 2020, arXiv 2010.02502). The process and both samplers stand
-in gen_jax.diffusion.
+less noise (DDIM: Song, Meng and Ermon 2020, arXiv 2010.02502), or towards a class that a classifier
+knows (Dhariwal and Nichol 2021, arXiv 2105.05233). The process, both samplers and guidance stand in
+gen_jax.diffusion.
 """
 
 import functools
@@ -19,13 +20,14 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax import draws, fields, nets
-from gen_jax.diffusion import samplers
+from gen_jax.diffusion import guidance, process, samplers
 from gen_jax.diffusion.bound import BIN_WIDTH, bound
 from gen_jax.diffusion.process import Process, make_betas, make_process, q_sample
 from gen_jax.errors import UserError
 from gen_jax.fields import Measure
 from gen_jax.state import (
   OPTIMIZER,
+  Frozen,
   Player,
   batch_size,
   init_player,
@@ -33,24 +35,15 @@ from gen_jax.state import (
   step_keys,
   update,
 )
-
-_LINEAR = ('.schedule', ('linear',))
+from gen_jax.systems import noisy_classifier
 
 FIELDS = {
   'net': fields.net(meaning='predicts the noise in x_t: (x_t, t, label) to eps'),
-  'diffusion.steps': fields.integer(2, default=1000, meaning='T'),
-  'diffusion.schedule': fields.one_of(
-    'linear', 'cosine', default='linear', meaning='of beta over the T steps'
-  ),
-  'diffusion.beta_min': fields.number(
-    above=0, below=1, default=1e-4, meaning='the first beta', when=_LINEAR
-  ),
-  'diffusion.beta_max': fields.number(
-    above=0, below=1, default=0.02, meaning='the last beta', when=_LINEAR
-  ),
+  **process.FIELDS,
   'ema_decay': fields.number(0, below=1, default=0.9999, meaning='decay of the averaged weights'),
   **{f'optim.{name}': field for name, field in OPTIMIZER.items()},
   **samplers.FIELDS,
+  **guidance.FIELDS,
   'sample.weights': fields.one_of('ema', 'raw', default='ema', meaning='averaged or raw weights'),
   'eval.likelihood_split': fields.text(
     default='test', meaning='held-out part of the data for the variational bound'
@@ -67,6 +60,7 @@ class State:
 
   step: jax.Array  # int32
   net: Player
+  guide: Frozen | None = None  # a classifier of noisy images; only while sampling, see `runs`
 
 
 class Model(NamedTuple):
@@ -184,7 +178,7 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     ema_decay=decay,
     axis_name=axis_name,
   )
-  return State(state.step + 1, net), metrics
+  return state.replace(step=state.step + 1, net=net), metrics
 
 
 def trained_eps(model, state, batch, config):
@@ -196,7 +190,8 @@ def trained_eps(model, state, batch, config):
 
 
 def sample(state, batch, rng, *, config) -> dict:
-  """Generated examples, one for each row of `batch`, by the sampler that `config.sample` names.
+  """Generated examples, one for each row of `batch`, by the sampler that `config.sample` names;
+  where a classifier guides it, towards the label of the row.
 
   Returns:
     {'image': float32 [n, ...] in [-1, 1]}, and with config.sample.intermediates = m also
@@ -207,7 +202,10 @@ def sample(state, batch, rng, *, config) -> dict:
   x = draws.normal(noise_key, (batch_size(batch), *config.data.shape))
 
   eps = trained_eps(model, state, batch, config)
-  x, kept = samplers.run(eps, x, steps_key, model.process, config.sample)
+  guide = None
+  if state.guide is not None:
+    guide = noisy_classifier.guide(state.guide, batch['label'], config)
+  x, kept = samplers.run(eps, x, steps_key, model.process, config.sample, guide)
   images = {'image': jnp.clip(x, -1, 1)}
   if config.sample.intermediates:
     images['trajectory'] = jnp.clip(jnp.swapaxes(kept, 0, 1), -1, 1)
@@ -217,6 +215,11 @@ def sample(state, batch, rng, *, config) -> dict:
 def evaluations(config) -> int:
   """Passes of the net for one sample."""
   return samplers.evaluations(config)
+
+
+def runs(config) -> dict[str, str]:
+  """The finished runs that sampling needs, {field of the state: path}."""
+  return guidance.runs(config)
 
 
 def bound_settings(config) -> str:

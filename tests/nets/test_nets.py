@@ -55,6 +55,14 @@ NETS = {
   'wgan_gp_resnet_g': (wgan_gp.ResNetGenerator(), (2, 128), (2, 32, 32, 3), 1_204_483),
   'wgan_gp_resnet_d': (wgan_gp.ResNetCritic(), (2, 32, 32, 3), (2,), 1_053_825),
   'unet': (unet.UNet(), ((2, 32, 32, 3), (2,)), (2, 32, 32, 3), 35_746_307),
+  # Convolution 80; time 288 + 1,056; residual blocks 3 x 1,728, each norms 2 x 16, convolutions
+  # 2 x 584, time 528; attention 304; norm 16; pooling: positions 17 x 8, q, k and v 3 x 72, out 27.
+  'noisy_classifier': (
+    unet.Classifier(3, 8, (1,), blocks=1, attention=(), head_channels=8, groups=4),
+    ((2, 4, 4, 1), (2,)),
+    (2, 3),
+    7_307,
+  ),
 }
 
 
@@ -284,6 +292,45 @@ def test_a_unet_sees_the_picture_the_time_and_the_class_of_each_row():
     other = np.asarray(run(awake, *changed))
     assert np.abs(other[0] - out[0]).max() > 1e-4
     np.testing.assert_array_equal(other[1], out[1], 'rows do not meet')
+
+
+# --- The classifier of noisy images ---------------------------------------------------------------
+
+
+def test_attention_pooling_is_what_the_mean_token_attends_to():
+  module = unet.AttentionPool(features=3, head_channels=2)
+  x = draw(2, 2, 3, 4)
+  shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x))
+  params = jax.tree.map(lambda p: draw(*p.shape, seed=1), shapes)['params']
+  tokens = np.float64(x).reshape(2, 6, 4)
+  tokens = np.concatenate([tokens.mean(1, keepdims=True), tokens], 1) + params['positions']
+  q, k, v = (tokens @ params[name]['kernel'] + params[name]['bias'] for name in 'qkv')
+  pooled = np.zeros((2, 4))
+  for row in range(2):
+    for head in (slice(0, 2), slice(2, 4)):
+      weights = np.exp(k[row, :, head] @ q[row, 0, head] / np.sqrt(2))
+      pooled[row, head] = weights / weights.sum() @ v[row, :, head]
+  expected = pooled @ params['out']['kernel'] + params['out']['bias']
+  np.testing.assert_allclose(module.apply({'params': params}, x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_fresh_classifier_has_a_gradient_and_a_scale_of_its_own():
+  module = unet.Classifier(3, 8, (1, 2), blocks=1, attention=(2,), head_channels=8, groups=4)
+  x, t = draw(2, 4, 4, 1), np.array([3, 700])
+  variables = init(module, x, t)
+  assert 'down1_0_attention' in variables['params']
+  assert np.abs(variables['params']['pool']['out']['kernel']).max() > 0.1
+  run = jax.jit(functools.partial(module.apply, train=False))
+  out = np.asarray(run(variables, x, t))
+  other = np.asarray(run(variables, x + np.float32([1, 0]).reshape(2, 1, 1, 1), t))
+  assert np.abs(other[0] - out[0]).max() > 1e-3
+  np.testing.assert_array_equal(other[1], out[1], 'rows do not meet')
+
+
+def test_heads_of_the_pooling_must_divide_the_last_width():
+  module = unet.Classifier(3, 8, (1,), blocks=1, attention=(), head_channels=5, groups=4)
+  with pytest.raises(UserError, match=r'config.net.head_channels=5 does not divide 8'):
+    abstract(module, (2, 4, 4, 1), (2,))
 
 
 # XLA:CPU's default order of operations gives up the memory that rematerialisation saves.
