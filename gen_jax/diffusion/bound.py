@@ -10,9 +10,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from gen_jax import fields
 from gen_jax.diffusion.process import Process, at, p_mean_variance, posterior_mean, q_sample
+from gen_jax.errors import UserError
+from gen_jax.fields import Measure
 
-# Of a level of 8-bit data in [-1, 1], by config.data.dequantize (see gen_jax/data/pixels.py).
+# Of the bin of a level of 8-bit data, by config.data.dequantize (see gen_jax/data/pixels.py).
 BIN_WIDTH = {'none': 2 / 255, 'uniform': 2 / 256}
 
 
@@ -94,3 +97,70 @@ def decoder_log_likelihood(x, mean, log_scale, bin_width=BIN_WIDTH['none']) -> j
   below = jnp.where(x > -inner, cdf(x - bin_width / 2), 0)
   above = jnp.where(x < inner, cdf(x + bin_width / 2), 1)
   return jnp.log(jnp.maximum(above - below, 1e-12))
+
+
+# --- As values of a system ------------------------------------------------------------------------
+
+FIELDS = {
+  'eval.likelihood_split': fields.text(
+    default='test', meaning='held-out part of the data for the variational bound'
+  ),
+  'eval.likelihood_examples': fields.integer(
+    2, optional=True, default=1000, smoke=8, meaning='examples of it; None: no bound'
+  ),
+}
+
+
+def settings(config) -> str:
+  """What the numbers of `evaluate` depend on."""
+  text = f'variational bound, {config.diffusion.steps} steps, variance {config.sample.variance}'
+  return text + ', given the label' * (config.net.get('num_classes') is not None)
+
+
+# One draw of x_t makes each term of the bound but L_T.
+MEASURES = {
+  'bits_per_dim': Measure('bits/dim', 'upper bound', settings),
+  'L_0': Measure('L_0, bits/dim', 'estimate', settings),
+  'L_t': Measure('sum of L_1 to L_{T-1}, bits/dim', 'estimate', settings),
+  'L_T': Measure('L_T, bits/dim', 'exact', settings),
+  'terms': Measure('L_t, bits/dim', 'estimate', settings, index='term L_t, t = 0 to T', log=True),
+}
+
+
+def check(config) -> None:
+  """Checks that there is a bound for the data.
+
+  Raises:
+    UserError: the data are points.
+  """
+  examples = config.eval.likelihood_examples
+  if len(config.data.shape) == 1 and examples is not None:
+    raise UserError(
+      f'config.eval.likelihood_examples={examples}: the bound is that of 8-bit images; for points '
+      'None is needed'
+    )
+
+
+def evaluate(eps: Callable, x_0, rng, process: Process, config) -> dict:
+  """The variational bound of each example in bits per dimension, with the variance that
+  config.sample names. T passes of the net.
+
+  Args:
+    eps, rng, process: as in `bound`.
+    x_0: 8-bit data in [-1, 1], the centres of their bins, [b, ...].
+    config: the whole config.
+
+  Returns:
+    'bits_per_dim' [b], the bound; 'L_0', 'L_t' (the sum of L_1 to L_{T-1}) and 'L_T' [b], whose sum
+    it is; and 'terms' [b, T + 1], L_0 to L_T.
+  """
+  width = BIN_WIDTH[config.data.dequantize]
+  nats = bound(eps, x_0, rng, process, variance=config.sample.variance, bin_width=width)
+  terms = nats / jnp.log(2)
+  return {
+    'bits_per_dim': nats.sum(0) / jnp.log(2),
+    'L_0': terms[0],
+    'L_t': terms[1:-1].sum(0),
+    'L_T': terms[-1],
+    'terms': terms.T,
+  }

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax import fields
+from gen_jax import draws, fields
 from gen_jax.diffusion.guidance import guided_eps, guided_mean
 from gen_jax.diffusion.process import Process, p_mean_variance
 from gen_jax.errors import UserError
@@ -99,14 +99,31 @@ def evaluations(config) -> int:
   return config.diffusion.steps if c.sampler == 'ancestral' else c.steps
 
 
-def run(eps: Callable, x, rng, process: Process, c, guide: Callable | None = None):
-  """Samples as `c`, the group `sample` of a config, says; otherwise as the samplers below."""
+def sample(eps: Callable, shape, rng, process: Process, c, guide: Callable | None = None) -> dict:
+  """Samples as `c`, the group `sample` of a config, says.
+
+  Args:
+    eps, process, guide: as in `ancestral`.
+    shape: (n, ...) of the samples.
+    rng: key of all noise.
+    c: config.sample, with the fields above.
+
+  Returns:
+    {'image': float32 [n, ...] in [-1, 1]}, and with c.intermediates = m also 'trajectory'
+    [n, m, ...], evenly spaced images from noise to data.
+  """
+  noise_key, steps_key = jax.random.split(rng)
+  x = draws.normal(noise_key, shape)
   sampler = {
     'ancestral': functools.partial(ancestral, variance=c.variance),
     'ddim': functools.partial(ddim, steps=c.steps, spacing=c.spacing, eta=c.eta),
   }[c.sampler]
   clip = c.sampler == 'ancestral' if c.clip is None else c.clip
-  return sampler(eps, x, rng, process, clip=clip, keep=c.intermediates, guide=guide)
+  x, kept = sampler(eps, x, steps_key, process, clip=clip, keep=c.intermediates, guide=guide)
+  images = {'image': jnp.clip(x, -1, 1)}
+  if c.intermediates:
+    images['trajectory'] = jnp.clip(jnp.swapaxes(kept, 0, 1), -1, 1)
+  return images
 
 
 def ancestral(

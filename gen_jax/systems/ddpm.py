@@ -13,29 +13,18 @@ gen_jax.diffusion.
 """
 
 import functools
-from typing import Any, NamedTuple
 
 import flax
 import jax
 import jax.numpy as jnp
 
-from gen_jax import draws, fields, nets
-from gen_jax.diffusion import guidance, process, samplers
-from gen_jax.diffusion.bound import BIN_WIDTH, bound
-from gen_jax.diffusion.process import Process, make_betas, make_process, q_sample
+from gen_jax import draws, fields
+from gen_jax.diffusion import bound, guidance, process, samplers
+from gen_jax.diffusion.process import q_sample
 from gen_jax.errors import UserError
-from gen_jax.fields import Measure
-from gen_jax.state import (
-  OPTIMIZER,
-  Frozen,
-  Player,
-  batch_size,
-  init_player,
-  make_optimizer,
-  step_keys,
-  update,
-)
+from gen_jax.state import OPTIMIZER, Frozen, Player, batch_size, init_player, step_keys, update
 from gen_jax.systems import noisy_classifier
+from gen_jax.systems._diffusion import build
 
 FIELDS = {
   'net': fields.net(meaning='predicts the noise in x_t: (x_t, t, label) to eps'),
@@ -44,13 +33,8 @@ FIELDS = {
   **{f'optim.{name}': field for name, field in OPTIMIZER.items()},
   **samplers.FIELDS,
   **guidance.FIELDS,
+  **bound.FIELDS,
   'sample.weights': fields.one_of('ema', 'raw', default='ema', meaning='averaged or raw weights'),
-  'eval.likelihood_split': fields.text(
-    default='test', meaning='held-out part of the data for the variational bound'
-  ),
-  'eval.likelihood_examples': fields.integer(
-    2, optional=True, default=1000, smoke=8, meaning='examples of it; None: no bound'
-  ),
 }
 
 
@@ -63,48 +47,19 @@ class State:
   guide: Frozen | None = None  # a classifier of noisy images; only while sampling, see `runs`
 
 
-class Model(NamedTuple):
-  """The module, optimiser and process of a config."""
-
-  net: nets.Net
-  optimizer: Any
-  process: Process
-
-
-def build(config, axis_name=None) -> Model:
-  """Module, optimiser and tables; cheap, so it is done anew in every trace."""
-  return Model(
-    net=nets.make(
-      config.net,
-      'config.net',
-      precision=config.precision,
-      shape=config.data.shape,
-      axis_name=axis_name,
-    ),
-    optimizer=make_optimizer(config.optim),
-    process=make_process(make_betas(config)),
-  )
-
-
 def check(config) -> None:
   """Checks what no single field shows.
 
   Raises:
-    UserError: as `samplers.check`; a conditional net for data without labels, or a bound for
-      points.
+    UserError: as `samplers.check` and `bound.check`; a conditional net for data without labels.
   """
   samplers.check(config)
+  bound.check(config)
   classes = config.net.get('num_classes')
   if classes is not None and classes != config.data.num_classes:
     raise UserError(
       f'config.net.num_classes={classes} but config.data.num_classes={config.data.num_classes}; '
       'they must be equal, or config.net.num_classes None'
-    )
-  held_out = config.eval.likelihood_examples
-  if len(config.data.shape) == 1 and held_out is not None:
-    raise UserError(
-      f'config.eval.likelihood_examples={held_out}: the bound is that of 8-bit images; for points '
-      'None is needed'
     )
 
 
@@ -155,9 +110,6 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     rng: the constant run key; the step number is folded in here.
     config: hashable config with the groups of `FIELDS`.
     axis_name: `pmap` axis, or None.
-
-  Returns:
-    The new state, and metrics, float32 scalars: the loss and the gradient norm (before clipping).
   """
   model = build(config, axis_name)
   keys = step_keys(rng, state.step, 't', 'eps', 'dropout')
@@ -189,87 +141,24 @@ def trained_eps(model, state, batch, config):
   return lambda x, t: predict(model, params, x, t, batch.get('label'), train=False)
 
 
-def sample(state, batch, rng, *, config) -> dict:
-  """Generated examples, one for each row of `batch`, by the sampler that `config.sample` names;
-  where a classifier guides it, towards the label of the row.
-
-  Returns:
-    {'image': float32 [n, ...] in [-1, 1]}, and with config.sample.intermediates = m also
-    'trajectory' [n, m, ...], evenly spaced images from noise to data.
+def sample(state, given, rng, *, config) -> dict:
+  """Samples, one for each row of `given`, as `samplers.sample` makes them with config.sample; where
+  a classifier guides them, towards the label of the row.
   """
-  model = build(config)
-  noise_key, steps_key = jax.random.split(rng)
-  x = draws.normal(noise_key, (batch_size(batch), *config.data.shape))
-
-  eps = trained_eps(model, state, batch, config)
-  guide = None
+  model, guide = build(config), None
   if state.guide is not None:
-    guide = noisy_classifier.guide(state.guide, batch['label'], config)
-  x, kept = samplers.run(eps, x, steps_key, model.process, config.sample, guide)
-  images = {'image': jnp.clip(x, -1, 1)}
-  if config.sample.intermediates:
-    images['trajectory'] = jnp.clip(jnp.swapaxes(kept, 0, 1), -1, 1)
-  return images
+    guide = noisy_classifier.guide(state.guide, given['label'], config)
+  eps, shape = trained_eps(model, state, given, config), (batch_size(given), *config.data.shape)
+  return samplers.sample(eps, shape, rng, model.process, config.sample, guide)
 
 
-def evaluations(config) -> int:
-  """Passes of the net for one sample."""
-  return samplers.evaluations(config)
-
-
-def runs(config) -> dict[str, str]:
-  """The finished runs that sampling needs, {field of the state: path}."""
-  return guidance.runs(config)
-
-
-def bound_settings(config) -> str:
-  """What the numbers of `evaluate` depend on."""
-  text = f'variational bound, {config.diffusion.steps} steps, variance {config.sample.variance}'
-  return text + ', given the label' * (config.net.get('num_classes') is not None)
-
-
-# One draw of x_t makes each term of the bound but L_T.
-MEASURES = {
-  'bits_per_dim': Measure('bits/dim', 'upper bound', bound_settings),
-  'L_0': Measure('L_0, bits/dim', 'estimate', bound_settings),
-  'L_t': Measure('sum of L_1 to L_{T-1}, bits/dim', 'estimate', bound_settings),
-  'L_T': Measure('L_T, bits/dim', 'exact', bound_settings),
-  'terms': Measure(
-    'L_t, bits/dim', 'estimate', bound_settings, index='term L_t, t = 0 to T', log=True
-  ),
-}
+evaluations = samplers.evaluations
+runs = guidance.runs
+MEASURES = bound.MEASURES
 
 
 def evaluate(state, batch, rng, *, config) -> dict:
-  """The variational bound of each example, in bits per dimension (Eq. 5), with the weights and the
-  variance that `config.sample` names. T evaluations of the net.
-
-  Args:
-    state: the `State`.
-    batch: `image` float32 [b, ...], 8-bit data in [-1, 1], the centres of their bins; `label`
-      where conditional.
-    rng: key of the noise.
-    config: as for `train_step`.
-
-  Returns:
-    In bits per dimension: 'bits_per_dim' [b], the bound; 'L_0', 'L_t' (the sum of L_1 to L_{T-1})
-    and 'L_T' [b], whose sum it is; and 'terms' [b, T + 1], L_0 to L_T.
-  """
+  """The variational bound of each example of `batch` (Eq. 5), see `bound.evaluate`."""
   model = build(config)
   eps = trained_eps(model, state, batch, config)
-  nats = bound(
-    eps,
-    batch['image'],
-    rng,
-    model.process,
-    variance=config.sample.variance,
-    bin_width=BIN_WIDTH[config.data.dequantize],
-  )
-  terms = nats / jnp.log(2)
-  return {
-    'bits_per_dim': nats.sum(0) / jnp.log(2),
-    'L_0': terms[0],
-    'L_t': terms[1:-1].sum(0),
-    'L_T': terms[-1],
-    'terms': terms.T,
-  }
+  return bound.evaluate(eps, batch['image'], rng, model.process, config)

@@ -13,7 +13,6 @@ process. A classifier generates nothing: this system has no `sample`.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import flax
 import jax
@@ -23,10 +22,12 @@ import optax
 
 from gen_jax import draws, fields, nets
 from gen_jax.diffusion import guidance, process
-from gen_jax.diffusion.process import Process, make_betas, make_process, q_sample
+from gen_jax.diffusion.process import q_sample
 from gen_jax.errors import UserError
 from gen_jax.fields import Measure
-from gen_jax.state import OPTIMIZER, Frozen, Player, init_player, make_optimizer, step_keys, update
+from gen_jax.state import OPTIMIZER, Frozen, Player, init_player, step_keys, update
+from gen_jax.systems import _diffusion
+from gen_jax.systems._diffusion import Model
 
 FIELDS = {
   'net': fields.net(meaning='classifies x_t: (x_t, t) to logits'),
@@ -50,33 +51,9 @@ class State:
   net: Player
 
 
-class Model(NamedTuple):
-  """The module, optimiser and process of a config."""
-
-  net: nets.Net
-  optimizer: Any
-  process: Process
-
-
-def make_net(config, axis_name=None) -> nets.Net:
-  """The module of a config."""
-  return nets.make(
-    config.net,
-    'config.net',
-    precision=config.precision,
-    shape=config.data.shape,
-    num_classes=config.data.num_classes,
-    axis_name=axis_name,
-  )
-
-
 def build(config, axis_name=None) -> Model:
   """Module, optimiser and tables; cheap, so every trace builds its own."""
-  return Model(
-    net=make_net(config, axis_name),
-    optimizer=make_optimizer(config.optim),
-    process=make_process(make_betas(config)),
-  )
+  return _diffusion.build(config, axis_name, num_classes=config.data.num_classes)
 
 
 def check(config) -> None:
@@ -241,7 +218,8 @@ def guide(classifier: Frozen, label, config) -> Callable:
     UserError: the run is of another system, or its data or process differ.
   """
   guidance.check(config, classifier.config, 'noisy_classifier')
-  net, classes = make_net(classifier.config), classifier.config.data.num_classes
+  classes = classifier.config.data.num_classes
+  net = _diffusion.make_net(classifier.config, num_classes=classes)
 
   def logits(x, t):
     return predict(net, classifier.variables(), x, t, classes, train=False)
