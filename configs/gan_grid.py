@@ -6,8 +6,8 @@ Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661; the grid: Gulrajani et 
 
 5,000 steps, 2.5 minutes on two busy CPU cores (AMD EPYC), 1.2 minutes of CPU time.
 Out come plots in runs/gan_grid/samples/ and, every 500 steps, the number of modes reached in
-runs/gan_grid/evaluation.jsonl: G jumps from one small group of modes to the next and ends on one. A
-larger D and less momentum reach 18 to 24 of the 25:
+runs/gan_grid/evaluation.jsonl: G jumps from one small group of modes to the next. A larger D and
+less momentum reach more of the 25, and not all (docs/results.md):
 --config.discriminator.features="(128,128)" --config.optim.G.b1=0.5 --config.optim.D.b1=0.5
 """
 
