@@ -45,12 +45,6 @@ FIELDS = {
   **samplers.FIELDS,
   **guidance.FIELDS,
   'sample.weights': fields.one_of('ema', 'raw', default='ema', meaning='averaged or raw weights'),
-  'eval.likelihood_split': fields.text(
-    default='test', meaning='held-out part of the data for the variational bound'
-  ),
-  'eval.likelihood_examples': fields.integer(
-    2, optional=True, default=1000, smoke=8, meaning='examples of it; None: no bound'
-  ),
 }
 
 
@@ -100,10 +94,10 @@ def check(config) -> None:
       f'config.net.num_classes={classes} but config.data.num_classes={config.data.num_classes}; '
       'they must be equal, or config.net.num_classes None'
     )
-  held_out = config.eval.likelihood_examples
+  held_out = config.eval.held_out_examples
   if len(config.data.shape) == 1 and held_out is not None:
     raise UserError(
-      f'config.eval.likelihood_examples={held_out}: the bound is that of 8-bit images; for points '
+      f'config.eval.held_out_examples={held_out}: the bound is that of 8-bit images; for points '
       'None is needed'
     )
 
