@@ -34,7 +34,7 @@ def get_config():
     train=dict(steps=800_000, batch_size=128, sample_steps=10_000, checkpoint_steps=5000),
     # Steps and spacing are for sampler='ddim'.
     sample=dict(sampler='ancestral', variance='large', steps=50, spacing='quadratic'),
-    eval=dict(num_samples=50_000, quick_samples=2500),
+    eval=dict(held_out_examples=1000, num_samples=50_000, quick_samples=2500),
   )
   return ConfigDict(config)
 

@@ -36,8 +36,8 @@ def get_config():
     eval=dict(
       split='train[:80%]',
       num_samples=1400,
-      likelihood_split='train[80%:]',
-      likelihood_examples=100,
+      held_out_split='train[80%:]',
+      held_out_examples=100,
     ),
   )
   return ConfigDict(config)

@@ -33,7 +33,7 @@ def get_config():
     # Fresh noise in every step (eta) repairs what a net after a short training gets wrong: with
     # eta=0 a third of the images are torn. For the same reason x_0 is clipped.
     sample=dict(sampler='ddim', steps=50, eta=1.0, clip=True),
-    eval=dict(num_reference=10_000, likelihood_examples=128),
+    eval=dict(num_reference=10_000, held_out_examples=128),
   )
   return ConfigDict(config)
 

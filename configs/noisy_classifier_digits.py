@@ -24,7 +24,7 @@ def get_config():
     diffusion=dict(steps=1000, schedule='cosine'),  # as in ddpm_digits
     optim=dict(name='adamw', lr=1e-3, weight_decay=0.05, schedule='linear', decay_steps=1000),
     train=dict(steps=1000, log_steps=50, checkpoint_steps=500),
-    eval=dict(likelihood_split='train[80%:]', likelihood_examples=300),
+    eval=dict(held_out_split='train[80%:]', held_out_examples=300),
   )
   return ConfigDict(config)
 

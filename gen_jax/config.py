@@ -249,7 +249,11 @@ def resolve(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> Resolved:
 
 def _smoke(values, rules, said, own) -> dict[str, Any]:
   """The fields that `:smoke` sets: {dotted path: value}; `own` are those that the file names."""
-  shrunk = {path: rule.smoke for path, rule in rules.items() if rule.smoke is not REQUIRED}
+  shrunk = {
+    path: rule.smoke
+    for path, rule in rules.items()
+    if rule.smoke is not REQUIRED and values.get(path, rule.default) is not None  # None stays
+  }
   if len(values.get('data.shape') or ()) == 1:
     shrunk |= SMOKE_OF_POINTS
   elif values.get('data.name') not in ('digits', 'shapes') and not {'data.name', 'data.path'} & {

@@ -27,8 +27,7 @@ Where they are needed:
     evaluations(config) -> int            passes of a net per sample, if it is not one
     runs(config) -> {field of the state: path}    finished runs that sampling needs, {} for none
 
-A system with `evaluate` has `eval.likelihood_split` and `eval.likelihood_examples` in its FIELDS.
-Its fields `eval.quick.<name>` stand for `sample.<name>` in evaluations in training.
+Fields `eval.quick.<name>` in FIELDS stand for `sample.<name>` in evaluations in training.
 
 `runs` may name a player too, (path, player), of a run with several networks. Its fields are None in
 training. Where a verb, or `gen_jax.load(...)`, samples or evaluates, `run.trained.attach` first
@@ -60,6 +59,12 @@ def check(config):
   """
   system = find_system(config.system)
   getattr(system, 'check', lambda config: None)(config)
+  held_out = config.eval.held_out_examples
+  if held_out is not None and not measures(system):
+    raise UserError(
+      f'config.eval.held_out_examples={held_out}: config.system={config.system!r} has no values of '
+      'its own for them (no `evaluate`); None is needed'
+    )
   count = config.sample.batch_size
   for cached in (abstract_state, initialiser):
     cached.cache_clear()  # a notebook may have changed the net since

@@ -38,8 +38,6 @@ from gen_jax.run.workdir import Workdir
 SAMPLES, NOISE = 0xE7A1, 0xE7A2  # folded into the key of config.eval.seed, one for each use
 LEAST_SECONDS = 1.0  # of drawing, for a rate that is worth telling
 SHOWN = 64  # pictures in the grid of an evaluation
-# Fields of `config.eval`: which real examples a system's `evaluate` is given; None: it is not used.
-SPLIT, EXAMPLES = 'likelihood_split', 'likelihood_examples'
 QUICK_BLOCK = 64  # samples whose features a stop in training waits for
 
 
@@ -119,7 +117,7 @@ def measured(config, system, state, source, folder, stop) -> tuple[list[Row], di
     stop was requested first.
   """
   about = contract.measures(system)
-  number = min(config.eval[EXAMPLES], len(source))
+  number = min(config.eval.held_out_examples, len(source))
   indices = scores.chosen(len(source), number)
   size = min(config.sample.batch_size, number)
   blocks = [indices[start : start + size] for start in range(0, number, size)]
@@ -141,7 +139,7 @@ def measured(config, system, state, source, folder, stop) -> tuple[list[Row], di
   if found is None:
     return None
   protocol = dict(
-    reference=f'{source.name} {config.eval[SPLIT]}, {number:,}',
+    reference=f'{source.name} {config.eval.held_out_split}, {number:,}',
     data=scores.identity(source),
     weights=contract.sampling(config, system).weights,
     seed=config.eval.seed,
@@ -235,20 +233,16 @@ def _open_run(config, folder, step) -> Opened:
 
 def _opened(config, system, manifest, state) -> Opened:
   state, runs = trained.attach(state, config, system)
-  measures = bool(contract.measures(system)) and config.eval[EXAMPLES] is not None
-  held_out = data.open_source(config, f'eval.{SPLIT}') if measures else None
+  measures = bool(contract.measures(system)) and config.eval.held_out_examples is not None
+  held_out = data.open_source(config, 'eval.held_out_split') if measures else None
   scorer = None
   if contract.has_samples(system):
     number = config.eval.num_samples
     scorer = scores.open_scorer(config, number, f'config.eval.num_samples={number}')
   elif held_out is None:
     raise UserError(
-      f'config.system={config.system!r} generates no samples'
-      + (
-        f', and with config.eval.{EXAMPLES}=None nothing else is evaluated; a number is needed'
-        if contract.measures(system)
-        else ' and has no `evaluate`: there is nothing to evaluate'
-      )
+      f'config.system={config.system!r} generates no samples, so that with '
+      f'config.eval.held_out_examples={config.eval.held_out_examples} there is nothing to evaluate'
     )
   return Opened(system, manifest, state, held_out, scorer, runs)
 
@@ -295,7 +289,7 @@ def _score_run(config, folder, opened, stop) -> list[Row] | None:
       return None
     made += rows
   if held_out is not None:
-    kept = (config.eval[EXAMPLES], held_out.fingerprint, held_out.content)
+    kept = (config.eval.held_out_examples, held_out.fingerprint, held_out.content)
     folder_of_it = parts / f'measured_{sources.content_hash(repr(kept).encode())[:8]}'
     found = measured(config, opened.system, state, held_out, folder_of_it, stop)
     if found is None:

@@ -294,6 +294,12 @@ SHARED = {
     2, default=10_000, smoke=200, meaning='samples generated for --mode=evaluate'
   ),
   'eval.seed': integer(0, _SEED, default=0, meaning='seed of these samples'),
+  'eval.held_out_split': text(
+    default='test', meaning="part of the data for the values of the system's own `evaluate`"
+  ),
+  'eval.held_out_examples': integer(
+    2, optional=True, default=None, smoke=8, meaning='examples of it; None: not evaluated'
+  ),
   'eval.every_steps': integer(
     1, optional=True, default=None, meaning='steps between quick evaluations; None: none'
   ),

@@ -188,7 +188,7 @@ def test_points_are_their_own_features(run_of):
 
 def test_only_the_metrics_that_are_asked_for(run_of):
   folder = run_of('digits')
-  fields = {'eval.metrics': ('kernel', 'modes'), 'eval.likelihood_examples': None}
+  fields = {'eval.metrics': ('kernel', 'modes'), 'eval.held_out_examples': None}
   assert evaluate.run(load(DIGITS, **fields)[0], folder) == 0
   assert set(rows_of(folder)) == {'kernel', 'classes', 'classes_kl', 'samples_per_second'}
 
@@ -221,7 +221,7 @@ def test_a_generator_of_the_training_data_loses_no_level(dequantize):
 
 @pytest.mark.parametrize('dequantize', ['none', 'uniform'])
 def test_held_out_examples_are_the_centres_of_their_bins(dequantize, tmp_path):
-  changes = {'data.dequantize': dequantize, 'eval.likelihood_examples': 20}
+  changes = {'data.dequantize': dequantize, 'eval.held_out_examples': 20}
   config, _ = load(DIGITS, **changes)
   source = data.open_source(config)
 
@@ -583,7 +583,7 @@ def nothing_is_drawn(monkeypatch):
       "config.eval.metrics=('modes',): modes is for toys with known modes, and for classes",
     ),
     (['--config.eval.metrics=frechet,fid'], "config.eval.metrics=('frechet', 'fid'): a tuple of '"),
-    (['--config.eval.likelihood_split=test'], "config.eval.likelihood_split='test', but digits"),
+    (['--config.eval.held_out_split=test'], "config.eval.held_out_split='test', but digits"),
     (
       ['--config.eval.network=inception', '--config.eval.weights=x.npz'],
       'x.npz: no weights can be',

@@ -19,7 +19,6 @@ from gen_jax.run.workdir import Workdir
 from gen_jax.systems import find_system
 
 HERE = pathlib.Path(__file__).parent
-ROOT = HERE.parent
 
 
 @pytest.fixture(autouse=True)
@@ -28,25 +27,17 @@ def more_systems(monkeypatch):
   monkeypatch.setattr(systems, '__path__', [*systems.__path__, str(HERE / 'more_systems')])
 
 
-def make(name, classes, **fields):
+def make(name, classes, **values):
   """A config of the system on digits, or on points."""
-  file = {'digits': 'ddpm_digits', 'ring': 'gan_ring'}[name]
-  tree = configs.to_dict(configs.load(str(ROOT / f'configs/{file}.py:smoke')))
-  tree = {
-    k: tree[k] for k in ('seed', 'precision', 'compilation_cache', 'profile_steps', 'data')
-  } | {
-    'system': 'logistic',
+  values = {
+    'data.name': name,
+    'data.shape': (8, 8, 1) if name == 'digits' else (2,),
+    'data.num_classes': classes,
     'net': {'name': 'more_systems.logistic.Net', 'classes': classes},
-    'optim': tree['optim'].get('G', tree['optim']),
-    'train': tree['train'],
-    'sample': {k: tree['sample'][k] for k in ('num_images', 'batch_size', 'seed')},
-    'eval': {k: v for k, v in tree['eval'].items() if k != 'quick'},
-    'parallel': tree['parallel'],
-  }
-  tree['data']['num_classes'] = classes
-  tree['eval'] |= {'likelihood_split': tree['data']['split'], 'likelihood_examples': 100}
-  config = configs.replace(tree, fields)
-  return configs.check(config)
+    'train': {'steps': 20, 'batch_size': 16, 'log_steps': 5, 'checkpoint_steps': 10},
+    'eval': {'held_out_split': 'train', 'held_out_examples': 100},
+  } | values
+  return configs.make('logistic', values)
 
 
 @pytest.fixture
@@ -107,7 +98,7 @@ def test_a_comparison_has_its_first_value(tmp_path, capsys):
   for name in 'ab':
     assert train.run(make('ring', 8), tmp_path / name) == 0
   assert evaluate.run(make('ring', 8), tmp_path / 'a') == 0
-  assert evaluate.run(make('ring', 8, **{'eval.likelihood_examples': 50}), tmp_path / 'b') == 0
+  assert evaluate.run(make('ring', 8, **{'eval.held_out_examples': 50}), tmp_path / 'b') == 0
   assert launch.main(['--mode=compare', f'--workdir={tmp_path}/a,{tmp_path}/b']) == 0
   head, _, a = (tmp_path / 'comparison.md').read_text().splitlines()[:3]
   cells = dict(zip(map(str.strip, head.split('|')), map(str.strip, a.split('|')), strict=True))
@@ -124,8 +115,8 @@ def test_what_needs_samples_is_refused_in_one_line(tmp_path, nothing_is_drawn):
   assert train.run(config, tmp_path) == 0
   with pytest.raises(UserError, match="^config.system='logistic' generates no samples"):
     sample.run(config, tmp_path)
-  none = make('ring', 8, **{'eval.likelihood_examples': None})
-  with pytest.raises(UserError, match='with config.eval.likelihood_examples=None nothing else is'):
+  none = make('ring', 8, **{'eval.held_out_examples': None})
+  with pytest.raises(UserError, match='with config.eval.held_out_examples=None there is noth'):
     evaluate.run(none, tmp_path)
   quick = make('ring', 8, **{'eval.every_steps': 5})
   with pytest.raises(UserError, match='config.eval.every_steps=5: quick evaluations are of sample'):

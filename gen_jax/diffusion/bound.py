@@ -10,7 +10,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from gen_jax import fields
 from gen_jax.diffusion.process import Process, at, p_mean_variance, posterior_mean, q_sample
 from gen_jax.errors import UserError
 from gen_jax.fields import Measure
@@ -101,15 +100,6 @@ def decoder_log_likelihood(x, mean, log_scale, bin_width=BIN_WIDTH['none']) -> j
 
 # --- As values of a system ------------------------------------------------------------------------
 
-FIELDS = {
-  'eval.likelihood_split': fields.text(
-    default='test', meaning='held-out part of the data for the variational bound'
-  ),
-  'eval.likelihood_examples': fields.integer(
-    2, optional=True, default=1000, smoke=8, meaning='examples of it; None: no bound'
-  ),
-}
-
 
 def settings(config) -> str:
   """What the numbers of `evaluate` depend on."""
@@ -133,10 +123,10 @@ def check(config) -> None:
   Raises:
     UserError: the data are points.
   """
-  examples = config.eval.likelihood_examples
+  examples = config.eval.held_out_examples
   if len(config.data.shape) == 1 and examples is not None:
     raise UserError(
-      f'config.eval.likelihood_examples={examples}: the bound is that of 8-bit images; for points '
+      f'config.eval.held_out_examples={examples}: the bound is that of 8-bit images; for points '
       'None is needed'
     )
 

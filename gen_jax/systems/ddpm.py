@@ -33,7 +33,6 @@ FIELDS = {
   **{f'optim.{name}': field for name, field in OPTIMIZER.items()},
   **samplers.FIELDS,
   **guidance.FIELDS,
-  **bound.FIELDS,
   'sample.weights': fields.one_of('ema', 'raw', default='ema', meaning='averaged or raw weights'),
 }
 

@@ -33,10 +33,6 @@ FIELDS = {
   'net': fields.net(meaning='classifies x_t: (x_t, t) to logits'),
   **process.FIELDS,
   **{f'optim.{name}': field for name, field in OPTIMIZER.items()},
-  'eval.likelihood_split': fields.text(default='test', meaning='held-out part of the data'),
-  'eval.likelihood_examples': fields.integer(
-    2, optional=True, default=1000, smoke=8, meaning='examples of it; None: no evaluation'
-  ),
   'eval.time_steps': fields.integer(
     2, default=20, smoke=3, meaning='evenly spaced time steps, 0 and T - 1 among them'
   ),

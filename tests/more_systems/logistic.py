@@ -17,12 +17,8 @@ from gen_jax.fields import Measure
 from gen_jax.state import OPTIMIZER, Player, init_player, make_optimizer, step_keys, update
 
 FIELDS = {
-  'net': fields.net(meaning='images to logits'),
-  **{f'optim.{name}': field for name, field in OPTIMIZER.items()},
-  'eval.likelihood_split': fields.text(default='test', meaning='held-out part of the data'),
-  'eval.likelihood_examples': fields.integer(
-    2, optional=True, default=None, meaning='examples of it; None: none'
-  ),
+  'net': fields.net(meaning='examples to logits'),
+  **{f'optim.{name}': rule for name, rule in OPTIMIZER.items()},
 }
 SCALES = (0.0, 0.5, 1.0)
 MEASURES = {

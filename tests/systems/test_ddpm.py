@@ -90,7 +90,7 @@ def make_config(**changes):
         intermediates=0,
         weights='ema',
       ),
-      eval=dict(every_steps=None, likelihood_examples=None),
+      eval=dict(every_steps=None, held_out_examples=None),
     )
   )
   config.update_from_flattened_dict({k.replace('__', '.'): v for k, v in changes.items()})
