@@ -8,7 +8,8 @@ Data, nets, latent, optimisers, batch size and the number of updates are those o
 gan_ring_collapse.py. The penalty's weight is the paper's for toys; there the nets are wider, the
 latent has two entries and the learning rate is 1e-4 for 100,000 steps.
 3,000 steps, 50 s of CPU time (AMD EPYC). Out come plots of real and generated points in
-runs/wgan_gp_ring/samples/ and, every 500 steps, the modes reached in evaluation.jsonl: all eight.
+runs/wgan_gp_ring/samples/ and, every 500 steps, the modes reached in evaluation.jsonl: all eight
+(docs/results.md).
 """
 
 from ml_collections import ConfigDict
