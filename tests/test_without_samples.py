@@ -34,6 +34,7 @@ def make(name, classes, **values):
     'data.shape': (8, 8, 1) if name == 'digits' else (2,),
     'data.num_classes': classes,
     'net': {'name': 'more_systems.logistic.Net', 'classes': classes},
+    'optim.lr': 0.01,
     'train': {'steps': 20, 'batch_size': 16, 'log_steps': 5, 'checkpoint_steps': 10},
     'eval': {'held_out_split': 'train', 'held_out_examples': 100},
   } | values
