@@ -1,5 +1,5 @@
-"""Trains a generative model (or resumes a stopped run), draws samples, scores them, compares runs,
-or exports their weights.
+"""Trains a generative model (or resumes a stopped run), generates samples, scores them, compares
+runs, or exports their weights.
 
   python launch.py --config=configs/ddpm_digits.py
   python launch.py --config=configs/ddpm_cifar.py:smoke --config.train.steps=100 --workdir=runs/try
@@ -25,7 +25,7 @@ from gen_jax.run import flags as command_line
 
 def run(argv):
   started = time.monotonic()
-  # Before any library sets up its own form of it.
+  # Before any library configures logging.
   logging.basicConfig(format='%(message)s', level=logging.WARNING)
   overrides, argv = configs.split_overrides(argv)
   flags = command_line.parse(argv, description=__doc__)
@@ -43,7 +43,7 @@ def run(argv):
     raise UserError('--config=FILE is needed (--list names the configs)')
   config, origins = configs.resolve(spec, overrides)
   workdir = Path(flags.workdir or configs.default_workdir(spec))
-  # These import jax: after the quick answers.
+  # These import jax, which takes seconds; --help and --list do not need it.
   from gen_jax import contract, evaluate, sample, train
   from gen_jax.devices import compilation, processes
   from gen_jax.run import export
@@ -60,7 +60,7 @@ def run(argv):
 
 
 def main(argv=None) -> int:
-  """Returns the exit status; `argv` leaves the program's name out (default: the command line)."""
+  """Returns the exit status; `argv` excludes the program's name (default: the command line)."""
   try:
     return run(sys.argv[1:] if argv is None else argv)
   except UserError as e:

@@ -5,7 +5,7 @@ sets, and `SMOKE`, {dotted path: value}, which shrinks its nets. Rules (`gen_jax
 default of every other field. They are applied in this order: defaults, the file, `:smoke`, the
 command line. JAX is imported only once a file has named its system.
 
-(`ml_collections.config_flags` answers an unknown field by a traceback of 30 lines and accepts nan.)
+(`ml_collections.config_flags` reports an unknown field by a long traceback and accepts nan.)
 """
 
 import ast
@@ -27,7 +27,7 @@ from gen_jax import __version__, systems
 from gen_jax.errors import UserError
 from gen_jax.fields import REQUIRED, SHARED, Field, did_you_mean
 
-# What `:smoke` shrinks stands in the rules (`smoke`); for two-dimensional points it is this.
+# What `:smoke` shrinks is in the rules (`smoke`), except for two-dimensional points.
 SMOKE_OF_POINTS = {
   'train.batch_size': 16,
   'sample.num_images': 64,
@@ -42,12 +42,12 @@ SAFE_TO_CHANGE = (
   'profile_steps',
   'train.steps',
   'train.steps_per_call',
-  'optim.*decay_steps',  # the schedule of a longer run goes with its train.steps
+  'optim.*decay_steps',  # a longer run needs a longer schedule
   'train.log_steps',
   'train.sample_steps',
   'train.checkpoint_steps',
   'train.keep_checkpoints',
-  'train.init_from',  # its checksum counts, see `trained.initial_weights`
+  'train.init_from',  # its checksum is compared instead, see `trained.initial_weights`
   'sample.*',
   'eval.*',
   'net.remat',
@@ -69,8 +69,8 @@ def check(
   default; frozen and hashable.
 
   Args:
-    config: the whole config, or a part of it with all fields that have no default.
-    fields: dotted path -> rule, for the groups that are the system's own; None: the `FIELDS` of
+    config: the complete config, or at least all fields that have no default.
+    fields: dotted path -> rule, for the system's own groups; None: the `FIELDS` of
       config.system.
 
   Raises:
@@ -136,8 +136,8 @@ def mesh_shape(config: ConfigDict, devices: int) -> tuple[int, int]:
   """The sizes of the axes `data` and `fsdp` on `devices`, the number of devices of all processes.
 
   Raises:
-    UserError: there are fewer devices than config.parallel asks for, or they do not divide by its
-      `fsdp`.
+    UserError: there are fewer devices than config.parallel asks for, or their number is not
+      divisible by its `fsdp`.
   """
   data, fsdp = config.parallel.data, config.parallel.fsdp
   if (data or 1) * fsdp > devices:
@@ -155,22 +155,22 @@ def mesh_shape(config: ConfigDict, devices: int) -> tuple[int, int]:
 
 
 def check_devices(config: ConfigDict, devices: int) -> None:
-  """Checks that a batch spreads evenly over `devices`, the number of devices of all processes.
+  """Checks that a batch divides evenly over `devices`, the number of devices of all processes.
 
   Raises:
-    UserError: it does not, or the part of a device not by config.train.accumulate; config.parallel
-      asks for more devices, or for what pmap cannot do.
+    UserError: it does not, or a device's share is not divisible by config.train.accumulate;
+      config.parallel asks for more devices, or for what pmap cannot do.
   """
   used, batch = math.prod(mesh_shape(config, devices)), config.train.batch_size
   if config.parallel.fsdp > 1 and config.parallel.mode == 'pmap':
     raise UserError(
-      f"config.parallel.fsdp={config.parallel.fsdp}: config.parallel.mode='pmap' keeps the whole "
+      f"config.parallel.fsdp={config.parallel.fsdp}: config.parallel.mode='pmap' replicates the "
       "state on every device; 'jit' is needed"
     )
   if batch % used:
     near = [n for n in (batch - batch % used, batch - batch % used + used) if n]
     raise UserError(
-      f'config.train.batch_size={batch} does not divide by the {used} devices that share a batch; '
+      f'config.train.batch_size={batch} is not divisible by the {used} devices that share a batch; '
       f'{" or ".join(map(str, near))} would (or set config.parallel.data)'
     )
   if batch // used % config.train.accumulate:
@@ -201,12 +201,12 @@ def resolve(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> Resolved:
   Args:
     spec: 'configs/ddpm_cifar.py', or 'configs/ddpm_cifar.py:smoke' for a small and quick version.
       A `.json` file is one that `to_json` wrote; nothing in it is executed.
-    overrides: (dotted path, value as text), e.g. ('train.steps', '1000'). The text is read in the
-      type of the field. A net takes any of its attributes. `:smoke` leaves these fields alone.
+    overrides: (dotted path, value as text), e.g. ('train.steps', '1000'). The text is parsed as
+      the type of the field. A net takes any of its attributes. `:smoke` does not override them.
 
   Raises:
-    UserError: no such file, a fault in the file (told with its line), an unknown argument or field,
-      text that the field cannot hold, or what `check` refuses.
+    UserError: no such file, an error in the file (reported with its line), an unknown argument or
+      field, text that the field cannot hold, or a config that `check` rejects.
   """
   path, arg = split_spec(spec)
   if not path.is_file():
@@ -239,7 +239,7 @@ def resolve(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> Resolved:
   origins |= dict.fromkeys(said, 'command line')
   values = dict(_fields(tree, rules))
   for name, rule in rules.items():
-    # The command line chose another optimiser: the file's settings of the old one do not count.
+    # The command line chose another optimiser: the file's settings of the old one are dropped.
     if rule.strict and rule.switch(name) in said and name not in said and name in values:
       if values[name] is None or not rule.matters(name, values.get):
         _drop(tree, name)
@@ -284,7 +284,7 @@ def default_workdir(spec: str) -> Path:
 
 
 def split_overrides(argv: Iterable[str]) -> tuple[list[tuple[str, str]], list[str]]:
-  """Takes `--config.x.y=value` and `--config.x.y value` out of a command line.
+  """Extracts `--config.x.y=value` and `--config.x.y value` from a command line.
 
   Returns:
     The overrides, as `load` takes them, and the other arguments.
@@ -307,7 +307,9 @@ def split_overrides(argv: Iterable[str]) -> tuple[list[tuple[str, str]], list[st
 
 
 def summaries(folder: Path) -> str:
-  """Returns a line for each config in a folder: file and first line of its docstring. Runs none."""
+  """Returns a line for each config in a folder: file and first line of its docstring. No config is
+  executed.
+  """
   lines = []
   for path in sorted(folder.glob('[!_]*.py')):
     try:
@@ -365,7 +367,7 @@ def to_json(config: Mapping | ConfigDict) -> str:
   """Returns the config as JSON that `from_json` turns back into an equal config.
 
   Raises:
-    UserError: a field holds an object that JSON cannot (a function, an array).
+    UserError: a field holds an object that JSON cannot represent (a function, an array).
   """
   values = to_dict(config)
   for path, value in _flatten(values):
@@ -420,7 +422,7 @@ def replace(config: Mapping | ConfigDict, values: Mapping[str, Any]) -> FrozenCo
 def difference(old: Mapping, new: Mapping) -> tuple[str, Any, Any] | None:
   """Returns (dotted path, old value, new value) of the first field that differs, or `None`.
 
-  Fields in `SAFE_TO_CHANGE` do not count. A field that one config lacks is '(absent)' there.
+  Fields in `SAFE_TO_CHANGE` are ignored. A field that one config lacks is '(absent)' there.
   """
   old, new = dict(leaves(old)), dict(leaves(new))
   for path in [*new, *(p for p in old if p not in new)]:
@@ -439,7 +441,7 @@ def check_resumable(old: Mapping, new: Mapping, workdir: str | Path) -> None:
   """Checks that a run in `workdir`, started with the config `old`, may be resumed with `new`.
 
   Raises:
-    UserError: a field differs that changes what is learnt.
+    UserError: a field differs that is not safe to change.
   """
   found = difference(old, new)
   if found:
@@ -454,7 +456,7 @@ def check_resumable(old: Mapping, new: Mapping, workdir: str | Path) -> None:
 
 
 def _plain(value):
-  """Nested dicts and tuples; what is in them is left as it is."""
+  """Nested dicts and tuples; their leaves are unchanged."""
   if isinstance(value, ConfigDict | Mapping):
     return {key: _plain(v) for key, v in value.items()}
   return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
@@ -496,7 +498,7 @@ def _groups(paths: Iterable[str]) -> set[str]:
 
 
 def _fields(tree: dict, rules: Mapping[str, Field], prefix=''):
-  """Yields (dotted path, value) for each field of the rules; refuses any other."""
+  """Yields (dotted path, value) for each field of the rules; rejects any other."""
   groups = _groups(rules)
   for key, value in tree.items():
     path = f'{prefix}{key}'
@@ -518,7 +520,7 @@ def _fields(tree: dict, rules: Mapping[str, Field], prefix=''):
 
 
 def _unknown(path: str, known: Iterable[str]) -> UserError:
-  # The right name in the wrong group is likelier meant than a similar name in that group.
+  # The same name in another group is a better guess than a similar name in this group.
   moved = [k for k in known if k.rpartition('.')[2] == path.rpartition('.')[2]]
   hint = did_you_mean(path, moved or known, 'config.', cutoff=0.0 if moved else 0.6)
   return UserError(f'config.{path} is not a field{hint}')
@@ -553,7 +555,7 @@ def _check_net(path: str, net, rule: Field):
 
 
 def _check_arguments(path: str, value, in_tuple=False):
-  """Refuses what a FrozenConfigDict cannot hold, and NaN: a config with one never equals itself."""
+  """Rejects what a FrozenConfigDict cannot hold, and NaN: a config with one never equals itself."""
   if isinstance(value, dict):
     if in_tuple:
       raise UserError(f'config.{path} holds a dict inside a tuple: a group of its own is needed')
@@ -577,7 +579,7 @@ def _short(value) -> str:
   shortener.maxstring = shortener.maxother = 60
   try:
     return shortener.repr(value)
-  except Exception:  # a repr is anybody's code; an int of 5,000 digits has none
+  except Exception:  # __repr__ may be user code that raises; repr of a very large int raises, too
     return f'({type(value).__name__})'
 
 
@@ -645,7 +647,7 @@ def _override(tree: dict, path: str, text: str, rules: Mapping[str, Field]):
 
 
 def _parse(path: str, text: str, rule: Field):
-  """Reads `text` in the type of the rule."""
+  """Parses `text` as the type of the rule."""
   value = _literal(text)
   if rule.many and rule.type == 'choice' and isinstance(value, str):
     return tuple(text.split(','))  # a,b
@@ -665,11 +667,11 @@ def _parse(path: str, text: str, rule: Field):
 
 
 def _parse_attribute(path: str, text: str, current):
-  """Reads `text` in the type of the current value of a net's attribute."""
+  """Parses `text` as the type of the current value of a net's attribute."""
   value = _literal(text)
   if isinstance(current, str):
     return value if isinstance(value, str | None) else text
-  # Of None the type is not known here; a module that asks for a number takes an int, too.
+  # The type behind a None is not known here; a module that expects a float accepts an int, too.
   if (current is None or type(current) is int) and isinstance(value, float) and value.is_integer():
     value = int(value)  # 1e6
   if isinstance(value, int | float) and isinstance(current, tuple):

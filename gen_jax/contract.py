@@ -6,34 +6,35 @@ A system is a module in gen_jax.systems with
     init_state(rng, batch, *, config)                         -> State
     train_step(state, batch, rng, *, config, axis_name=None)  -> (State, {'player/name': scalar})
 
-and, where it can,
+and optionally
 
     sample(state, given, rng, *, config)    -> {name: float32 [n, ...] or [n, m, ...]}
     evaluate(state, batch, rng, *, config)  -> {name: [b] or [b, k]}
     encode(state, batch, rng, *, config)    -> {'z': [b, ...], 'reconstruction': [b, ...]}
 
 `sample` returns one image (or point) for each row of `given` as 'image', in [-1, 1], and under
-other names further images of each sample: one, or a sequence of m. Every name becomes a picture of
-its own. A system without `sample`, such as a classifier, is trained and evaluated as any other.
+other names additional images of each sample: one, or a sequence of m. Every name is written as an
+image grid of its own. A system without `sample`, such as a classifier, is trained and evaluated
+like any other.
 
 `evaluate` returns values of each example of a held-out batch. `MEASURES`, {name: fields.Measure} of
-the module, says what each is; the first one stands for the system in comparisons. Values [b] become
-a row with mean and standard error; values [b, k] a file and a plot of their means over k.
+the module, describes each; the first one represents the system in comparisons. Values [b] become
+a row with mean and standard error; values [b, k] a file and a plot of their means against k.
 
-Where they are needed:
+Where needed:
 
     minibatches(config, step) -> int      minibatches of a step: leaves of the batch are [k, b, ...]
-    check(config)                         raises a UserError for fields that contradict one another
-    evaluations(config) -> int            passes of a net per sample, if it is not one
+    check(config)                         raises a UserError for fields that are inconsistent
+    evaluations(config) -> int            forward passes per sample, if not one
     runs(config) -> {field of the state: path}    finished runs that sampling needs, {} for none
 
-Fields `eval.quick.<name>` in FIELDS stand for `sample.<name>` in evaluations in training.
+Fields `eval.quick.<name>` in FIELDS replace `sample.<name>` in evaluations during training.
 
-`runs` may name a player too, (path, player), of a run with several networks. Its fields are None in
-training. Where a verb, or `gen_jax.load(...)`, samples or evaluates, `run.trained.attach` first
-puts a `state.Frozen` into each: the weights that the other run samples with, its batch statistics
-and its config. The checksums of these runs are part of the protocol of numbers. `sample` works with
-None too: samples in training are drawn without the other run.
+`runs` may also name a player, (path, player), of a run with several networks. Its fields are None
+in training. Where a verb, or `gen_jax.load(...)`, samples or evaluates, `run.trained.attach` first
+sets each to a `state.Frozen`: the weights that the other run samples with, its batch statistics and
+its config. The checksums of these runs are part of the protocol of every number. `sample` must also
+accept None: samples during training are generated without the other run.
 """
 
 import functools
@@ -55,15 +56,15 @@ def check(config):
   """Checks what can be checked without data, and returns the module of the system.
 
   Raises:
-    UserError: a field contradicts another one or the nets.
+    UserError: a field is inconsistent with another one or with the nets.
   """
   system = find_system(config.system)
   getattr(system, 'check', lambda config: None)(config)
   held_out = config.eval.held_out_examples
   if held_out is not None and not measures(system):
     raise UserError(
-      f'config.eval.held_out_examples={held_out}: config.system={config.system!r} has no values of '
-      'its own for them (no `evaluate`); None is needed'
+      f'config.eval.held_out_examples={held_out}: config.system={config.system!r} has no '
+      '`evaluate` for held-out examples; None is needed'
     )
   count = config.sample.batch_size
   for cached in (abstract_state, initialiser):
@@ -84,7 +85,7 @@ def check(config):
   except Exception as error:
     groups = [path for path, rule in system.FIELDS.items() if rule.type == 'net']
     if not _comes_from_our_nets(error, [config[path].name for path in groups]):
-      raise  # whoever wrote the net, or the system, needs the traceback
+      raise  # the author of the net, or of the system, needs the traceback
     named = ' or '.join(f'config.{path}' for path in groups)
     why = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
     raise UserError(
@@ -105,7 +106,7 @@ def has_samples(system) -> bool:
 
 
 def check_samples(config, system) -> None:
-  """Refuses to sample from a system that cannot.
+  """Checks that a system can generate samples.
 
   Raises:
     UserError: it has no `sample`.
@@ -130,11 +131,11 @@ def _comes_from_our_nets(error, names) -> bool:
 
 
 def check_training(config) -> None:
-  """Checks what matters to training only.
+  """Checks what only training depends on.
 
   Raises:
-    UserError: the batch does not divide by the devices, a learning rate is 0 before the last step,
-      the steps to trace are not there, or the config is not for several processes.
+    UserError: the batch is not divisible by the devices, a learning rate is 0 before the last step,
+      the steps to trace are out of range, or the config does not support several processes.
   """
   configs.check_devices(config, jax.device_count())
   if jax.process_count() > 1:
@@ -145,7 +146,7 @@ def check_training(config) -> None:
       )
     if used < jax.device_count():
       raise UserError(
-        f'config.parallel.data={config.parallel.data}: of several processes all '
+        f'config.parallel.data={config.parallel.data}: with several processes, all '
         f'{jax.device_count()} devices are used; None is needed'
       )
   first, last = config.profile_steps or (1, 1)
@@ -192,7 +193,7 @@ def _count(tree) -> int:
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
-@functools.lru_cache(maxsize=1)  # a start asks twice, and tracing a large net takes a second
+@functools.lru_cache(maxsize=1)  # called twice at a start, and tracing a large net takes a second
 def abstract_state(config, system):
   """Shapes and dtypes of a state, without computing one."""
   key = jax.eval_shape(lambda: jax.random.key(0))
@@ -200,8 +201,8 @@ def abstract_state(config, system):
 
 
 def abstract_batch(config, system) -> dict:
-  """Shapes and dtypes of what a state is initialised for; a batch may hold more, such as labels
-  that the config has no use for.
+  """Shapes and dtypes of the batch that a state is initialised with; a batch may hold more, such as
+  labels that the config does not use.
   """
   k = minibatches(config, system)
   rows = (config.train.batch_size,) if k is None else (k, config.train.batch_size)
@@ -213,22 +214,22 @@ def abstract_batch(config, system) -> dict:
 
 @functools.lru_cache(maxsize=1)
 def initialiser(config, system):
-  """`init(rng, batch) -> State` for an `abstract_batch`, jitted: what is traced for
-  `abstract_state` serves for the program, too.
+  """`init(rng, batch) -> State` for an `abstract_batch`, jitted: the trace made for
+  `abstract_state` is reused by the program.
   """
   return jax.jit(functools.partial(system.init_state, config=config))
 
 
 def minibatches(config, system, step: int = 0) -> int | None:
-  """Minibatches that a step takes; None: batches have no minibatch axis. A step is compiled for
-  each number.
+  """Number of minibatches of a step; None: batches have no minibatch axis. The step is compiled
+  once for each number.
   """
   return system.minibatches(config, step) if hasattr(system, 'minibatches') else None
 
 
 def conditions(config, n: int, start: int = 0) -> dict:
-  """The batch that `sample` is given: `index` int32 [n] from `start` on and, for labelled data,
-  `label`, the classes in turn.
+  """The batch passed to `sample`: `index` int32 [n], counting from `start`, and, for labelled data,
+  `label`, which cycles through the classes.
   """
   batch = {'index': jnp.arange(start, start + n, dtype=jnp.int32)}
   if config.data.num_classes is not None:
@@ -270,6 +271,6 @@ def _text(value) -> str:
 
 
 def quick(config):
-  """The config of evaluations in training: `eval.quick.<name>` stands for `sample.<name>`."""
+  """The config of evaluations in training: `eval.quick.<name>` replaces `sample.<name>`."""
   own = config.eval.get('quick', {})
   return configs.replace(config, {f'sample.{name}': value for name, value in own.items()})

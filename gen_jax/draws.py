@@ -1,10 +1,10 @@
-"""Random draws that do not depend on how the batch is spread over devices.
+"""Random draws that do not depend on how the batch is sharded over devices.
 
 Under `jit` every array is global, and a draw of shape `[batch, ...]` is the same on any number of
-devices. Under `pmap` a step sees only its own rows. These functions then draw for the global batch
-and keep the rows of this device, so that `jit` and `pmap` train on the same noise (JAX's threefry
-makes the bits of an entry from the key and the entry's position, and XLA computes only the entries
-that are kept).
+devices. Under `pmap` a step sees only the rows of its device. These functions then draw for the
+global batch and keep the rows of this device, so that `jit` and `pmap` train on the same noise
+(JAX's threefry computes the bits of an entry from the key and the entry's position, and XLA
+computes only the entries that are kept).
 """
 
 import functools
@@ -51,8 +51,8 @@ def integers(key, shape, low, high, axis_name=None, axis=0) -> jax.Array:
 def bernoulli(key, p, shape, axis_name=None, axis=0) -> jax.Array:
   """Boolean `shape`, true with probability `p` to within 2**-17; arguments as in `rows`.
 
-  Sixteen bits make an entry, so a call of threefry makes four: on CPU these calls are the cost of
-  dropout.
+  An entry uses sixteen bits, so one call of threefry yields four entries: on CPU these calls are
+  the cost of dropout.
   """
 
   def draw(shape):
@@ -68,12 +68,12 @@ def threefry(key, shape) -> tuple[jax.Array, jax.Array]:
   """Threefry-2x32 with 20 rounds (Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3,
   section 4.2) of the counters 0, 1, ...: two uint32 arrays of `shape`.
 
-  Their exclusive or is `jax.random.bits(key, shape)`. That keeps half of the bits and, on CPU, runs
-  the rounds as a loop over arrays with a pass through memory each; here they are one fused
-  expression, which every backend computes where the bits are used.
+  Their exclusive or is `jax.random.bits(key, shape)`, which uses half of the bits and, on CPU, runs
+  the rounds as a loop over arrays with one pass through memory each. Here the rounds are a single
+  expression, which every backend fuses with the code that uses the bits.
   """
-  jax.random.bits(key, (0,))  # nothing, but a use of the key: jax.debug_key_reuse watches no other
-  k0, k1 = jax.random.key_data(key).ravel()[:2]  # a threefry key has no more, rbg's has two in one
+  jax.random.bits(key, (0,))  # empty, but marks the key as used for jax.debug_key_reuse
+  k0, k1 = jax.random.key_data(key).ravel()[:2]  # an rbg key is two threefry keys
   keys = (k0, k1, k0 ^ k1 ^ jnp.uint32(0x1BD11BDA))
   x0 = jnp.broadcast_to(k0, shape)
   x1 = k1 + jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)

@@ -1,8 +1,8 @@
-"""Scores a run, or pictures made elsewhere, with every number's protocol beside it:
-`run(config, workdir)`; and what the training loop measures on its way.
+"""Scores a run, or images from elsewhere, and records the protocol of every number:
+`run(config, workdir)`; also the quick evaluations during training.
 
-Pictures are drawn batch by batch and pass at once through the feature network. Every batch leaves a
-file, so that an evaluation goes on where it was stopped.
+Samples are generated batch by batch, and each batch is passed through the feature network at once.
+Every batch is saved to a file, so that a stopped evaluation resumes.
 """
 
 import contextlib
@@ -36,9 +36,9 @@ from gen_jax.run.records import Row
 from gen_jax.run.workdir import Workdir
 
 SAMPLES, NOISE = 0xE7A1, 0xE7A2  # folded into the key of config.eval.seed, one for each use
-LEAST_SECONDS = 1.0  # of drawing, for a rate that is worth telling
-SHOWN = 64  # pictures in the grid of an evaluation
-QUICK_BLOCK = 64  # samples whose features a stop in training waits for
+LEAST_SECONDS = 1.0  # minimum time of sampling for a rate to be measured over
+SHOWN = 64  # images in the grid of an evaluation
+QUICK_BLOCK = 64  # samples per feature batch in training: a stop waits for one batch
 
 
 # --- Samples ------------------------------------------------------------------------------------
@@ -46,13 +46,13 @@ QUICK_BLOCK = 64  # samples whose features a stop in training waits for
 
 class Samples(NamedTuple):
   seen: Features
-  pictures: np.ndarray  # the first ones, as the data are, [at most SHOWN, ...]
-  per_second: float  # examples drawn per second when nothing else runs
-  machine: str  # which did so
+  pictures: np.ndarray  # the first samples, in the data's dtype, [at most SHOWN, ...]
+  per_second: float  # samples generated per second when nothing else runs
+  machine: str  # the machine that generated them
 
 
 def batches(config, system, state) -> Callable[[int], jax.Array]:
-  """Returns `draw(i)`, the examples of batch i, [config.sample.batch_size, ...]; compiled."""
+  """Returns `draw(i)`, the samples of batch i, [config.sample.batch_size, ...]; compiled."""
   size = config.sample.batch_size
   rng = jax.random.fold_in(jax.random.key(config.eval.seed), SAMPLES)
 
@@ -64,11 +64,11 @@ def batches(config, system, state) -> Callable[[int], jax.Array]:
 
 
 def drawn_features(config, draw, network, number: int, folder, stop=None) -> Samples | None:
-  """Draws `number` examples by `draw(i)`, of `batches`, and features of them; see
-  `scores.in_parts`.
+  """Generates `number` samples by `draw(i)`, from `batches`, and computes their features; resumes,
+  see `scores.in_parts`.
   """
   size = config.sample.batch_size
-  if scores.read_part(folder / 'first.npz') is None:  # comes with the first batch
+  if scores.read_part(folder / 'first.npz') is None:  # written with the first batch
     (folder / '00000.npz').unlink(missing_ok=True)
 
   def make(missing):
@@ -91,7 +91,7 @@ def drawn_features(config, draw, network, number: int, folder, stop=None) -> Sam
           scores.write_part(
             folder / 'first.npz', dict(pictures=first, per_second=per_second, machine=where)
           )
-        if after is not None:  # is drawn while features of this batch are computed
+        if after is not None:  # sampled while the features of this batch are computed
           following = draw(after)
         yield sampling.as_data(images, config)
 
@@ -109,8 +109,8 @@ def drawn_features(config, draw, network, number: int, folder, stop=None) -> Sam
 
 
 def measured(config, system, state, source, folder, stop) -> tuple[list[Row], dict] | None:
-  """What `system.evaluate` returns for config.eval examples of a held-out source; resumes, see
-  `scores.in_parts`.
+  """The values of `system.evaluate` for config.eval.held_out_examples of a held-out source;
+  resumes, see `scores.in_parts`.
 
   Returns:
     A row with mean and standard error of every value [b], and {name: [n, k]} of the others; None: a
@@ -128,7 +128,7 @@ def measured(config, system, state, source, folder, stop) -> tuple[list[Row], di
 
   def make(missing):
     for i in missing:
-      # One program serves all: the last block is filled up.
+      # The last block is padded, so that one program serves all blocks.
       batch = _as_trained(source.read(np.resize(blocks[i], size)), config)
       found = evaluate(state, batch, jax.random.fold_in(rng, i))
       if stop is not None and not stop.wait_ready(found):
@@ -155,7 +155,7 @@ def measured(config, system, state, source, folder, stop) -> tuple[list[Row], di
 
 
 def _as_trained(batch, config) -> dict:
-  """Examples of a source as a system is trained on them, without noise and flips."""
+  """Preprocesses examples of a source as training does, without noise and flips."""
   image = jnp.asarray(batch['image'])
   if len(config.data.shape) == 3:
     image = data.from_pixels(batch['image'], config.data.dequantize)
@@ -179,21 +179,21 @@ def run(config, workdir, step: int | None = None, samples: str | None = None) ->
       samples.
 
   Returns:
-    The exit status: 0; 1 if the net draws values that are not finite; 128 + n: stopped by signal n,
-    the next call goes on.
+    The exit status: 0; 1 if the net generates values that are not finite; 128 + n: stopped by
+    signal n, the next call resumes.
 
   Raises:
-    UserError: before anything is drawn: no checkpoint, or one of another config; data or weights
-      cannot be had; too few examples for a metric; pictures that are not like the data.
+    UserError: before any sampling: no checkpoint, or one of another config; data or weights are not
+      available; too few examples for a metric; images that do not match the data.
   """
   if processes.several():
     raise UserError('--mode=evaluate is for one process, which uses all devices of its host')
   folder = Workdir(workdir)
-  again = 'the same command goes on'
+  again = 'the same command resumes'
   with signals.exit_in_order():
     if samples is None:
       opened = _open_run(config, folder, step)
-      again += f', with --step={opened.manifest.step} if training has gone on' * (step is None)
+      again += f', with --step={opened.manifest.step} if training has continued' * (step is None)
       scored = functools.partial(_score_run, config, folder, opened)
     else:
       source = open_pictures(config, samples)
@@ -216,7 +216,7 @@ def run(config, workdir, step: int | None = None, samples: str | None = None) ->
 
 
 class Opened(NamedTuple):
-  """A run, and all that its evaluation needs."""
+  """A run and everything that its evaluation needs."""
 
   system: Any
   manifest: checkpoint.Manifest
@@ -248,12 +248,11 @@ def _opened(config, system, manifest, state) -> Opened:
 
 
 def score_state(config, folder: Workdir, manifest, state) -> list[Row]:
-  """Scores a state that is loaded, and appends the rows to `evaluation.jsonl` in the folder; see
-  `run`.
+  """Scores a loaded state, and appends the rows to `evaluation.jsonl` in the folder; see `run`.
 
   Raises:
     UserError, Diverged: as `run` reports them.
-    KeyboardInterrupt: a signal came first. The next call resumes.
+    KeyboardInterrupt: stopped by a signal. The next call resumes.
   """
   opened = _opened(config, contract.check(config), manifest, state)
   _check_writable(folder)
@@ -267,7 +266,7 @@ def score_state(config, folder: Workdir, manifest, state) -> list[Row]:
 def _check_writable(folder: Workdir) -> None:
   try:
     folder.path.mkdir(parents=True, exist_ok=True)
-    folder.evaluations.open('ab').close()  # now, rather than after all the work
+    folder.evaluations.open('ab').close()  # fails now, rather than after all the work
   except OSError as error:
     raise UserError(f'{folder.path} cannot be written: {error.strerror}') from error
 
@@ -318,7 +317,7 @@ def _score_run(config, folder, opened, stop) -> list[Row] | None:
 
 
 def _score_samples(config, folder, opened, parts, stop) -> list[Row] | None:
-  """Draws samples and scores them; writes a picture of the first ones."""
+  """Generates samples and scores them; writes a grid, or plot, of the first ones."""
   system, manifest, state, _, scorer, runs = opened
   reference = scorer.reference(stop)
   if reference is None:
@@ -371,40 +370,40 @@ def _score_pictures(samples: str, folder, source, scorer, stop) -> list[Row] | N
 
 
 def open_pictures(config, path: str):
-  """Pictures made elsewhere, as a source of the data's shape.
+  """Images, or points, from elsewhere as a source of the data's shape.
 
   Raises:
-    UserError: they are not there, or not like the data.
+    UserError: there are none, or they do not match the data's shape and dtype.
   """
   shape = tuple(config.data.shape)
   if path.endswith(('.npz', '.npy')):
     return _open_arrays(path, shape)
-  if len(shape) == 1:  # as --mode=sample leaves them
+  if len(shape) == 1:  # as --mode=sample writes them
     return _open_arrays(f'{path}/points.npy', shape)
   fields = {
     'data.name': 'folder',
     'data.path': path,
     'data.split': 'train',
     'data.num_classes': None,
-    # Scored as they are, and all of them.
+    # All images are scored, without resizing.
     'data.fit': 'exact',
     'data.bad_files': 'error',
   }
   try:
     return data.open_source(configs.replace(config, fields))
   except UserError as error:
-    text = str(error).partition(' Mend them')[0].replace('config.data.path=', '--samples=')
+    text = str(error).partition(' Fix them')[0].replace('config.data.path=', '--samples=')
     raise UserError(text) from error
 
 
 def _open_arrays(path: str, shape) -> sources.ArraySource:
-  """The first array of a file that is like the data."""
+  """The first array of a file that has the data's shape and dtype."""
   try:
     with open(path, 'rb') as file:
       loaded = np.load(file, allow_pickle=False)
       found = {'it': loaded} if isinstance(loaded, np.ndarray) else dict(_arrays(loaded))
   except scores.UNREADABLE as error:
-    why = getattr(error, 'strerror', None) or 'it is no file of NumPy arrays'
+    why = getattr(error, 'strerror', None) or 'it is not a file of NumPy arrays'
     raise UserError(f'--samples={path} cannot be read: {why}') from error
   dtype = np.dtype(np.uint8 if len(shape) == 3 else np.float32)
   for image in found.values():
@@ -423,7 +422,7 @@ def _open_arrays(path: str, shape) -> sources.ArraySource:
 
 
 def _arrays(file) -> Iterator[tuple[str, np.ndarray]]:
-  """The arrays of a npz file that hold no objects."""
+  """The arrays of an npz file, without those of objects."""
   for name in file.files:
     with contextlib.suppress(ValueError):
       if isinstance(array := file[name], np.ndarray):
@@ -434,14 +433,14 @@ def _arrays(file) -> Iterator[tuple[str, np.ndarray]]:
 
 
 class Quick:
-  """The cheap evaluations of a run in training: `quick(state, stop) -> rows`, or None when a stop
-  is requested first.
+  """The quick evaluations during training: `quick(state, stop) -> rows`, or None when a stop is
+  requested first.
 
-  Made before training begins, so that what is missing is told at once. See `contract.quick` for
-  what is cheap.
+  Constructed before training begins, so that missing data or weights are reported at once. See
+  `contract.quick` for the settings that make them quick.
 
   Raises:
-    UserError: as `scores.open_scorer`; or config.eval.best is no metric of config.eval.metrics.
+    UserError: as `scores.open_scorer`; or config.eval.best is not among config.eval.metrics.
   """
 
   def __init__(self, config, system):
@@ -451,8 +450,7 @@ class Quick:
     metric = scores.metric_of(best)
     if metric not in names:
       raise UserError(
-        f'config.eval.best={best!r} is none of config.eval.metrics={tuple(names)}: {metric!r} '
-        'among them is needed'
+        f'config.eval.best={best!r} needs {metric!r} among config.eval.metrics={tuple(names)}'
       )
     number = config.eval.quick_samples
     self.scorer = scores.open_scorer(config, number, f'config.eval.quick_samples={number}')

@@ -1,8 +1,8 @@
 """What a system declares: the rules of its config fields (type, bounds, default and meaning), and
-what the values are that its `evaluate` returns.
+the meaning of the values that its `evaluate` returns.
 
-The rules of the groups that every system shares stand here (`SHARED`); a system has its own in its
-file (`FIELDS`), an optimiser in `gen_jax.state`, a sampler in `gen_jax.diffusion.samplers`.
+The rules of the groups that all systems share are here (`SHARED`); those of a system are in its
+file (`FIELDS`), of an optimiser in `gen_jax.state`, of a sampler in `gen_jax.diffusion.samplers`.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import numbers as abstract_numbers
 from collections.abc import Callable, Iterable
 from typing import Any
 
-REQUIRED = object()  # the default of a field that has none
+REQUIRED = object()  # marks a field without default
 
 
 class _Given:
@@ -22,12 +22,12 @@ class _Given:
     return value is not None
 
 
-GIVEN = _Given()  # the values for `Field.when`: the other field has one
+GIVEN = _Given()  # for `Field.when`: any value of the other field but None
 
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-  """What one field may hold, and what it means. Made by the functions below, `integer` to `net`."""
+  """The rule of one field: allowed values and meaning. The functions `integer` to `net` make it."""
 
   type: str  # 'integer', 'number', 'text', 'choice' or 'net'
   many: bool = False  # a non-empty tuple of them
@@ -44,11 +44,11 @@ class Field:
   # (path, values): the field matters only where the field `path` has one of `values`. A path that
   # begins with a dot names a field of the same group.
   when: tuple[str, Any] | None = None
-  strict: bool = False  # where it does not matter, only None is allowed
-  protocol: bool = True  # of `sample.*`: whether numbers about the samples depend on it
+  strict: bool = False  # only None is allowed where the field has no effect
+  protocol: bool = True  # for `sample.*`: whether numbers about the samples depend on it
 
   def switch(self, path: str) -> str | None:
-    """The field on which the relevance of this one, at `path`, depends; None without `when`."""
+    """The field that decides whether this one, at `path`, has an effect; None without `when`."""
     if self.when is None:
       return None
     other = self.when[0]
@@ -59,7 +59,7 @@ class Field:
     return self.when is None or get(self.switch(path)) in self.when[1]
 
   def accept(self, value: Any) -> Any:
-    """Returns `value` in the type of the field: a list as a tuple, an int as a float for a number.
+    """Returns `value` as the type of the field: a list as a tuple, an int as a float for a number.
 
     Raises:
       ValueError: the field cannot hold this value.
@@ -103,7 +103,7 @@ class Field:
     return value
 
   def __str__(self) -> str:
-    """The allowed values in words: 'an integer of at least 1 or None'."""
+    """The allowed values as text: 'an integer of at least 1 or None'."""
     low, high, above, below = self.low, self.high, self.above, self.below
     if low is not None and high is not None:
       bounds = f' from {low} to {high}'
@@ -186,10 +186,10 @@ class Measure:
   """What one value of `evaluate` is, for tables and plots."""
 
   label: str  # name and unit, e.g. 'bits/dim'
-  kind: str  # what the value is, compared with the quantity that the label names: one of KINDS
-  how: Callable[[Any], str] | None = None  # config -> settings of the measurement, in words
-  index: str = 'index'  # of values [b, k]: what their last axis is
-  log: bool = False  # of values [b, k]: plot both axes on a logarithmic scale
+  kind: str  # one of KINDS: how the value relates to the quantity that the label names
+  how: Callable[[Any], str] | None = None  # config -> settings of the measurement, as text
+  index: str = 'index'  # name of the last axis of values [b, k]
+  log: bool = False  # plot values [b, k] with two logarithmic axes
 
   def __post_init__(self):
     if self.kind not in KINDS:
@@ -213,7 +213,7 @@ SHARED = {
     'float32', 'bfloat16', default='float32', meaning='compute dtype; parameters stay float32'
   ),
   'compilation_cache': text(
-    optional=True, default='auto', meaning='keeps compiled programs: auto, a folder, or None'
+    optional=True, default='auto', meaning='cache of compiled programs: auto, a folder, or None'
   ),
   'profile_steps': integers(
     length=(2,), optional=True, default=None, meaning='first and last step to trace; None: none'
@@ -278,7 +278,7 @@ SHARED = {
     'efficientnet_lite0',
     'classifier',
     default='auto',
-    meaning='feature network; auto: the best that can be had, none for points',
+    meaning='feature network; auto: the best available, none for points',
   ),
   'eval.weights': text(
     optional=True, default=None, meaning="file of Inception's weights; None: fetched once"

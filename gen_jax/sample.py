@@ -1,6 +1,4 @@
-"""Pictures from a trained state: `run(config, workdir)`,
-and what the training loop draws on its way.
-"""
+"""Samples from a trained state: `run(config, workdir)`; also the samples during training."""
 
 import sys
 
@@ -17,12 +15,12 @@ from gen_jax.run import trained, writers
 from gen_jax.run.workdir import Workdir
 
 MOST_IN_GRID = 256  # images in a grid of --mode=sample
-SAMPLE_MODE = 0x5A3B1E  # any number but 0 to 3: those are the keys that a run splits from its seed
+SAMPLE_MODE = 0x5A3B1E  # folded in; anything but 0 to 3, the keys that a run splits from its seed
 
 
 def compile_sampler(config, system):
-  """Returns `sample(state, batch, rng) -> {name: array}`, a program of its own, on the devices that
-  hold the state.
+  """Returns `sample(state, batch, rng) -> {name: array}`, compiled for the devices that hold the
+  state.
   """
   return compilation.ShardedForward(
     lambda state, batch, rng: system.sample(state, batch, rng, config=config)
@@ -30,12 +28,12 @@ def compile_sampler(config, system):
 
 
 def make_sampler(config, system):
-  """Returns `draw(state, rng, n, stop=None, labels=None) -> {name: numpy array}`, which draws n
-  examples in batches: images in uint8, points in float32, as the data are.
+  """Returns `draw(state, rng, n, stop=None, labels=None) -> {name: numpy array}`, which generates n
+  samples in batches: uint8 images, or float32 points.
 
   Every batch has config.sample.batch_size rows, so that one program serves all and batch
-  statistics, where a net uses them, are those of a whole batch. With `stop` (a `signals.Stop`),
-  None comes back when a stop is requested. `labels`, int32 [n], stand in for the classes in turn.
+  statistics, where a net uses them, are those of a full batch. With `stop` (a `signals.Stop`), it
+  returns None when a stop is requested. `labels`, int32 [n], replace the cycle through the classes.
   It raises `Diverged` for values that are not finite.
   """
   size = config.sample.batch_size
@@ -45,7 +43,7 @@ def make_sampler(config, system):
     parts, quiet = [], stop is not None or n <= size or not processes.is_first()
     for i in tqdm.trange(-(-n // size), desc='samples', disable=quiet):
       batch = contract.conditions(config, size, i * size)
-      if labels is not None:  # the last batch is filled up
+      if labels is not None:  # the last batch is padded
         batch['label'] = jnp.asarray(np.resize(labels[i * size :], size))
       made = sample(state, batch, jax.random.fold_in(rng, i))
       if stop is not None and not stop.wait_ready(made):
@@ -58,22 +56,22 @@ def make_sampler(config, system):
 
 
 def as_data(images, config) -> np.ndarray:
-  """Drawn examples as the data are: images in uint8, points in float32.
+  """Samples in the data's dtype: images in uint8, points in float32.
 
   Raises:
     Diverged: they are not finite.
   """
   images = np.asarray(images)
   if not np.isfinite(images).all():
-    raise Diverged('the net draws pictures that are not finite: training has diverged')
+    raise Diverged('the samples are not finite: training has diverged')
   points = len(config.data.shape) == 1
   return images if points else data.to_pixels(images, config.data.dequantize)
 
 
 def write(writer, step: int, made: dict, source):
-  """Writes what was drawn through `Writers`; returns the path of the picture 'samples'.
+  """Writes samples through `Writers`; returns the path of the grid, or plot, 'samples'.
 
-  Images become a grid, two-dimensional points a plot over real ones from `source`. Every further
+  Images become a grid, two-dimensional points a plot over real ones from `source`. Every other
   name of images in `made` becomes a grid of its own.
   """
   image = made['image']
@@ -106,12 +104,12 @@ def _further_grids(made: dict) -> dict[str, np.ndarray]:
 
 
 def run(config, workdir, step: int | None = None) -> int:
-  """Draws config.sample.num_images examples from a run, finished or not, and writes them as PNG
+  """Generates config.sample.num_images samples from a run, finished or not, and writes them as PNG
   files.
 
-  They go to `samples/step_<step>_seed_<config.sample.seed>/` in the workdir, one file each, or
-  `points.npy` for two-dimensional points; a grid, or a plot, stands beside the folder, which thus
-  holds samples only, and so do grids of the further images that the system returns.
+  They are written to `samples/step_<step>_seed_<config.sample.seed>/` in the workdir, one file
+  each, or `points.npy` for two-dimensional points. The folder holds samples only: a grid, or a
+  plot, and grids of the additional images that the system returns, are written beside it.
 
   Args:
     config: checked config; it may differ from the run's in fields that are safe to change
@@ -120,7 +118,7 @@ def run(config, workdir, step: int | None = None) -> int:
     step: which checkpoint; None: the newest that is intact.
 
   Returns:
-    The exit status: 0, or 1 if the net draws values that are not finite.
+    The exit status: 0, or 1 if the net generates values that are not finite.
 
   Raises:
     UserError: no checkpoint, or one of another config; the system generates no samples.
@@ -145,7 +143,7 @@ def run(config, workdir, step: int | None = None) -> int:
 
 
 def _write_files(made, config, folder: Workdir, step: int):
-  """Writes what was drawn as `run` says, and returns the path of the grid or plot."""
+  """Writes samples as `run` describes, and returns the path of the grid or plot."""
   out = folder.samples / f'step_{step:07d}_seed_{config.sample.seed}'
   try:
     out.mkdir(parents=True, exist_ok=True)

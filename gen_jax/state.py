@@ -1,5 +1,5 @@
-"""Players: a network's parameters with all that training needs, and the one place that updates
-them.
+"""Players: a network's parameters with everything that training needs, and the one function that
+updates them.
 """
 
 import functools
@@ -26,17 +26,17 @@ class Player:
   ema: Any = None  # exponential moving average of params; None when none is kept
 
   def variables(self, params=None) -> dict:
-    """Flax variables; `params` stands in for the player's own where given."""
+    """Flax variables; `params`, where given, replaces the player's own."""
     return {'params': self.params if params is None else params, 'batch_stats': self.stats}
 
 
 @flax.struct.dataclass
 class Frozen:
-  """A network of another, finished run, which is applied and never trained (`contract`, `runs`)."""
+  """A network of another, finished run, applied but never trained (see `runs` in `contract`)."""
 
   params: Any
   stats: Any  # Flax's `batch_stats`; an empty dict without batch norm
-  config: Any = flax.struct.field(pytree_node=False)  # that of its run, frozen and hashable
+  config: Any = flax.struct.field(pytree_node=False)  # the config of its run, frozen and hashable
 
   def variables(self) -> dict:
     """Flax variables."""
@@ -50,8 +50,8 @@ def _of(*names):
   return dict(when=('.name', names), strict=True)
 
 
-# One optimiser as a config writes it; a system puts these under `optim`, or `optim.G` and
-# `optim.D`. Fields that belong to other optimisers or schedules are None.
+# The fields of one optimiser; a system has them under `optim`, or `optim.G` and `optim.D`. Fields
+# that belong to other optimisers or schedules are None.
 OPTIMIZER = {
   'name': fields.one_of(
     'adam', 'adamw', 'adamax', 'rmsprop', 'sgd', default='adam', meaning='optimiser'
@@ -139,8 +139,8 @@ def make_schedule(config):
 def make_optimizer(config) -> optax.GradientTransformationExtraArgs:
   """The optimiser that the group `OPTIMIZER` describes.
 
-  The learning rate is a function of the training step, which its `update` takes as `step`: a player
-  that is updated several times in a step counts no faster.
+  The learning rate is a function of the training step, which `update` takes as `step`: several
+  updates of a player in one step do not advance the schedule.
   """
   rate = make_schedule(config)
 
@@ -149,8 +149,8 @@ def make_optimizer(config) -> optax.GradientTransformationExtraArgs:
     return jax.tree.map(lambda u: factor * u, updates), state
 
   def clip(updates, state, params=None, **_):
-    # As optax.clip_by_global_norm, but by one factor: dividing each leaf by the norm is a kernel
-    # and a pass through memory for each, where a factor goes along with what reads the leaf.
+    # As optax.clip_by_global_norm, but with one scalar factor: dividing each leaf by the norm costs
+    # a kernel and a pass through memory per leaf, whereas XLA fuses a factor with its consumer.
     factor = jnp.minimum(1.0, config.clip_norm / global_norm(updates))
     return jax.tree.map(lambda u: factor * u, updates), state
 
@@ -199,11 +199,12 @@ def update(
       batch statistics, `{}` without batch norm.
     rows: tree of arrays [b, ...].
     keys: tree of random keys.
-    name: of the player in metrics: its gradient's norm is `name/grad_norm`.
-    optimizer: the transformation whose state the player holds; any of optax.
-    step: the training step, int32, of which the learning rate is a function.
+    name: name of the player in metrics: its gradient's norm is `name/grad_norm`.
+    optimizer: the optax transformation whose state the player holds.
+    step: the training step, int32, on which the learning rate depends.
     accumulate: microbatches, see `value_and_grad`.
-    ema_decay: decay of the moving average (scalar, may be traced); it sees the new parameters.
+    ema_decay: decay of the moving average (scalar, may be traced), which includes the new
+      parameters.
     axis_name: the `pmap` axis to average over; under `jit` the loss is a global mean already.
 
   Returns:
@@ -224,11 +225,12 @@ def update(
 
 def value_and_grad(loss: Callable, accumulate: int = 1) -> Callable:
   """`jax.value_and_grad(loss, has_aux=True)` with gradient accumulation: the batch is processed in
-  `accumulate` microbatches, for the memory of one.
+  `accumulate` microbatches and needs the memory of one.
 
-  Microbatch i has every accumulate-th row from row i on, so that the rows of a device stay on it.
-  Where rows do not interact and no noise is drawn from `keys`, the result is that of the whole
-  batch within rounding. Batch norm sees a microbatch, and its new statistics are means over them.
+  Microbatch i has every accumulate-th row starting from row i, so that rows stay on their device.
+  Where rows do not interact and no noise is drawn from `keys`, the result equals that of the full
+  batch within rounding. Batch norm normalises over a microbatch; its new statistics are averaged
+  over microbatches.
 
   Args:
     loss: `loss(params, rows, keys) -> (scalar, aux)`, means over rows; `rows` is a tree of arrays

@@ -1,12 +1,12 @@
 """The loop that trains every system: `run(config, workdir)`.
 
-    Setup     what the parts share: config, system, mesh, data, folder, checkpoints
+    Setup     what the parts below share: config, system, mesh, data, folder, checkpoints
     Start     where the run begins: at step 0, or at the newest intact checkpoint
     Programs  the initialiser and the training step, compiled (gen_jax.devices.programs)
     Events    what happens between steps: metrics, checkpoints, samples, evaluations
     _loop     the loop itself
 
-It knows systems by their contract only (gen_jax.contract).
+It uses systems only through their contract (gen_jax.contract).
 """
 
 import contextlib
@@ -59,15 +59,15 @@ class Setup:
     return [name for name in cadences.due(self.config, done) if name != 'draw' or self.draws]
 
   def call_length(self, done: int) -> int:
-    """Steps of the call after `done` steps: all of them have batches of one shape."""
+    """Number of steps of the call after `done` steps; all have batches of the same shape."""
     longest = cadences.call_length(self.config, done)
     shapes = (self.batches.shape(step) for step in range(done, done + longest))
     first = next(shapes)
     return 1 + sum(1 for _ in itertools.takewhile(first.__eq__, shapes))
 
   def keys(self) -> dict:
-    """The keys of the run, {purpose: key}. They are constant: a step folds its own number in, so
-    that resuming needs no saved key.
+    """The keys of the run, {purpose: key}. They are constant: a step folds in its own number, so
+    that no key has to be saved for resuming.
     """
     keys = jax.random.split(jax.random.key(self.config.seed), 4)
     return dict(zip(('init', 'data', 'step', 'sample'), keys, strict=True))
@@ -86,8 +86,8 @@ def run(config, workdir, started: float | None = None) -> int:
     0: finished. 1: stopped by a loss that is not finite. 128 + n: saved and stopped by signal n.
 
   Raises:
-    UserError: something in the config, the data or the workdir has to be corrected first.
-    SystemExit, KeyboardInterrupt: SIGTERM or Ctrl-C came before there was anything to save.
+    UserError: a user error in the config, the data or the workdir.
+    SystemExit, KeyboardInterrupt: SIGTERM or Ctrl-C before there was anything to save.
   """
   started = time.monotonic() if started is None else started
   mesh = sharding.make_mesh(config)
@@ -99,7 +99,7 @@ def run(config, workdir, started: float | None = None) -> int:
     Watch() as watch,
     open_workdir(workdir) if first else contextlib.nullcontext(Workdir(workdir)) as folder,
   ):
-    # The config that counts is the checkpoint's, see `Start.find`; this check needs no data yet.
+    # `Start.find` compares with the checkpoint's config; this earlier check needs no data.
     if any(folder.checkpoints.glob('[0-9]*')) and (earlier := folder.read_config()):
       earlier = configs.from_json(earlier, folder.config)
       configs.check_resumable(earlier, configs.to_dict(config), folder.path)
@@ -141,7 +141,7 @@ def _train(setup: Setup) -> int:
     _tell(
       f'{folder.path} is finished: step {start.step} of {total}'
       + f'; samples in {folder.samples}' * setup.draws
-      + f'. {_to_train_further(setup.config)} trains it further.',
+      + f'. {_to_train_further(setup.config)} continues training.',
       sys.stdout,
     )
     return 0
@@ -171,7 +171,7 @@ def _loop(setup: Setup, start: 'Start', programs: Programs, events: 'Events', st
   with contextlib.closing(feed), contextlib.closing(trace):
     events.happen(start.missing, done, state)
     if (number := requests.answer(requests.ask())) is not None:
-      return number  # the state is that of the checkpoint
+      return number  # the state is still that of the checkpoint
     while done < config.train.steps:
       asked = requests.ask()
       steps = setup.call_length(done)
@@ -186,7 +186,7 @@ def _loop(setup: Setup, start: 'Start', programs: Programs, events: 'Events', st
         events.log.flush()
         _tell(f'first step after {time.monotonic() - setup.started:.1f} s')
       events.happen(setup.due(done), done, state)
-      # A signal may have come during any line above: the steps that are done are saved.
+      # A signal may have arrived during any line above: the finished steps are saved.
       if (number := requests.answer(asked)) is not None:
         events.happen(['save'], done, state)
         with setup.watch.resting():
@@ -203,7 +203,7 @@ class Start(NamedTuple):
 
   step: int  # number of steps done
   manifest: checkpoint.Manifest | None  # of the checkpoint to restore; None: there is none
-  missing: list[str]  # events of `step` that did not happen: the run was stopped before them
+  missing: list[str]  # events of `step` that the stopped run did not reach
 
   @classmethod
   def find(cls, setup: Setup) -> 'Start':
@@ -219,7 +219,7 @@ class Start(NamedTuple):
     setup.saver.runs = trained.initial_weights(config, manifest)
     if manifest is None:
       if folder.config.exists():
-        _tell(f'{folder.path}: no checkpoint is there, starting from step 0')
+        _tell(f'{folder.path}: no checkpoint, starting from step 0')
       return cls(0, None, [])
     configs.check_resumable(manifest.config, configs.to_dict(config), folder.path)
     fingerprint = setup.batches.source.fingerprint
@@ -240,8 +240,8 @@ class Start(NamedTuple):
     return cls(manifest.step, manifest, processes.from_first(missing))
 
   def make_state(self, setup: Setup, programs: Programs):
-    """Restores or initialises the state while the first call is compiled, which takes most of the
-    time of a start.
+    """Restores or initialises the state in parallel with compiling the first call, which takes most
+    of the start-up time.
     """
     config, resumes = setup.config, self.step < setup.config.train.steps
     init_from = config.train.init_from if self.manifest is None else None
@@ -264,7 +264,7 @@ class Start(NamedTuple):
 
 
 def make_programs(setup: Setup) -> Programs:
-  """The initialiser and the step of the system, with the batch preprocessed inside of them."""
+  """The initialiser and the step of the system, both including the preprocessing of the batch."""
   config, system, batches, keys = setup.config, setup.system, setup.batches, setup.keys()
 
   def init(host_batch, device_data):
@@ -297,8 +297,8 @@ class Events:
   """What happens between calls, each on its own cadence (`gen_jax.run.cadences`).
 
   Attributes:
-    log: of the metrics.
-    picture: path of the last grid, or plot, of samples; at first, of their folder.
+    log: the log of metrics.
+    picture: path of the latest grid, or plot, of samples; their folder before the first one.
   """
 
   def __init__(self, setup: Setup, start: int):
@@ -307,7 +307,7 @@ class Events:
     if processes.is_first():
       records.forget_quick(folder, start)
     setup.saver.protect(self.best_step())
-    # One of several processes cannot leave `draw` alone: the others would wait for it.
+    # With several processes, none may leave `draw` alone: the others would wait for it.
     self._leave = signals.Stop() if processes.several() else setup.stop
     self._sample = sampling.make_sampler(config, system) if setup.draws else None
     self._writer = writers.Writers(
@@ -334,7 +334,8 @@ class Events:
 
   def happen(self, names: list[str], done: int, state) -> None:
     """Runs the events of these names (`save`, `draw`, `measure`) after step `done`. Metrics up to
-    that step come first: a state whose metrics are not finite is neither saved nor drawn from.
+    that step are checked first: a state with metrics that are not finite is neither saved nor
+    sampled from.
     """
     if names:
       self.log.flush()
@@ -374,7 +375,7 @@ class Events:
     if best == done and done > self._start:  # the start has a checkpoint already
       self.save(done, state)
     with setup.watch.resting():
-      setup.saver.protect(best)  # waits for `save`; only then is the checkpoint before released
+      setup.saver.protect(best)  # waits for `save`, then releases the previous best checkpoint
 
   def best_step(self) -> int | None:
     """The step of the best quick evaluation so far; None: there is none."""
@@ -387,8 +388,8 @@ class Events:
 
 
 def _of_all_processes(config, source) -> dict:
-  """What must be the same in all processes of a run: the data, and the config except for fields
-  that each process may set for itself.
+  """What all processes of a run must agree on: the data, and the config except for fields that each
+  process may set for itself.
   """
   own = ('compilation_cache', 'data.path', 'data.read_threads', 'data.prefetch')
   fields = {f'config.{path}': value for path, value in configs.leaves(config) if path not in own}
@@ -396,7 +397,7 @@ def _of_all_processes(config, source) -> dict:
 
 
 def _to_train_further(config) -> str:
-  """The fields that a finished run needs larger values of."""
+  """Which fields need larger values to continue a finished run."""
   ends = [
     f'--config.{path}'
     for path, value in configs.leaves(config)

@@ -303,7 +303,7 @@ def test_a_signal_stops_the_process_and_the_same_command_goes_on(run_of):
   process.send_signal(signal.SIGTERM)
   _, err = process.communicate(timeout=60)
   assert process.returncode == 128 + signal.SIGTERM
-  again = 'the same command goes on, with --step=20 if training has gone on'
+  again = 'the same command resumes, with --step=20 if training has continued'
   assert err.splitlines()[-1] == f'{folder}: stopped; {again}'
   assert not records.read(Workdir(folder))
   again = subprocess.run(command, capture_output=True, text=True, env=env, timeout=240)
@@ -624,7 +624,7 @@ def test_pictures_that_are_not_like_the_data(tmp_path):
   for name, words in (
     ('png', r"--samples='.*png' cannot be used: 0.png is 9x8x1; .*\.$"),
     ('few.npz', r'--samples=.*few.npz with 20 examples, but frechet needs at least 129'),
-    ('text.npz', 'cannot be read: it is no file of NumPy arrays'),
+    ('text.npz', 'cannot be read: it is not a file of NumPy arrays'),
     ('floats.npz', r'arr_0 is float64 \(300, 8, 8, 1\), but uint8'),
     ('empty.npz', 'holds no array'),
   ):
@@ -637,16 +637,18 @@ def test_quick_evaluations_refuse_before_training(tmp_path, capsys):
   with pytest.raises(UserError, match='config.eval.quick_samples=2, but kernel needs at least 4'):
     train.run(load(RING, **few)[0], tmp_path)
   other = few | {'eval.quick_samples': 50, 'eval.metrics': ('kernel',)}
-  with pytest.raises(UserError, match="config.eval.best='frechet' is none of config.eval.metrics"):
+  with pytest.raises(
+    UserError, match="config.eval.best='frechet' needs 'frechet' among config.eval.metrics"
+  ):
     train.run(load(RING, **other)[0], tmp_path)
   score = few | {'eval.quick_samples': 50, 'eval.best': 'inception_score'}
-  with pytest.raises(UserError, match="config.eval.best='inception_score' is none of"):
+  with pytest.raises(UserError, match="config.eval.best='inception_score' needs"):
     train.run(load(RING, **score | {'eval.metrics': ('kernel',)})[0], tmp_path)
   with pytest.raises(UserError, match="config.eval.best='inception_score' is for images"):
     train.run(load(RING, **score)[0], tmp_path)
   for best in ('modes', 'good', 'modes_kl'):
     kl = few | {'eval.quick_samples': 50, 'eval.best': best}
-    with pytest.raises(UserError, match=f"config.eval.best='{best}' is none of .*: 'modes' among"):
+    with pytest.raises(UserError, match=f"config.eval.best='{best}' needs 'modes' among"):
       train.run(load(RING, **kl | {'eval.metrics': ('kernel',)})[0], tmp_path)
     with pytest.raises(UserError, match=f"^config.eval.best='{best}' is for toys with known modes"):
       train.run(load(RING, **kl | {'data.name': 'swiss_roll'})[0], tmp_path)
@@ -682,7 +684,7 @@ def test_pictures_that_are_not_finite_end_with_status_1(run_of, monkeypatch, cap
     system, 'sample', lambda state, batch, rng, config: {'image': np.full((64, 2), np.nan)}
   )
   assert evaluate.run(config, folder) == 1
-  assert 'pictures that are not finite' in capsys.readouterr().err
+  assert 'samples are not finite' in capsys.readouterr().err
   assert not records.read(Workdir(folder))
 
 

@@ -141,7 +141,7 @@ def test_dry_run_prints_and_does_nothing(calls, capsys):
       ['--mode=evaluate', '--workdir=r', '--samples=x', '--step=3'],
       '--step is for checkpoints of a',
     ),
-    (['--mode=evaluate', '--workdir=r', '--samples='], '--samples= names nothing; a folder of '),
+    (['--mode=evaluate', '--workdir=r', '--samples='], '--samples= is empty; a folder of '),
     (['--mode=compare', '--workdir=a,b', '--step=3'], '--step is for --mode=sample and --mode='),
     (['--config=configs/tiny_ring.py', '--samples=x'], '--samples is for --mode=evaluate'),
     (['--mode=compare'], '--mode=compare needs --workdir=FOLDER,FOLDER,...'),

@@ -347,7 +347,7 @@ def test_a_start_from_step_0_is_never_silent(tmp_path, capsys):
   (tmp_path / 'checkpoints').rename(tmp_path / 'moved')
   status, output = main(*flags, capsys=capsys)
   assert status == 0
-  assert f'{tmp_path}: no checkpoint is there, starting from step 0\n' in output.err
+  assert f'{tmp_path}: no checkpoint, starting from step 0\n' in output.err
 
 
 def test_a_class_conditional_model_samples_one_png_per_image_and_a_trajectory(tmp_path):

@@ -13,14 +13,14 @@ _OWN_NAMES = ('digits', 'shapes', *toys.NAMES, 'folder')
 
 
 def open_source(config, field: str = 'data.split') -> Source:
-  """Opens `config.data.name`, prepares it first if need be, and checks it against `config.data`.
+  """Opens `config.data.name`, prepares it first if necessary, and checks it against `config.data`.
 
   Args:
     config: the whole config.
     field: which of its fields names the split.
 
   Raises:
-    UserError: if the data cannot be had or are not what the config says.
+    UserError: if the data are not available or do not match the config.
   """
   data = config.data
   if data.name in toys.NAMES:
@@ -35,7 +35,7 @@ def open_source(config, field: str = 'data.split') -> Source:
 
     source = FolderSource(config)
   else:
-    # Imported where it is needed: it takes a second.
+    # Imported where it is needed: the import takes a second.
     from gen_jax.data.tfds_source import TFDSSource
 
     source = TFDSSource(config, _OWN_NAMES, field)

@@ -1,8 +1,8 @@
 """A folder of PNG, JPEG and WebP images; its sub-folders, if it has any, are the classes.
 
 Every file is decoded once before training starts, so that a truncated file or one of another size
-is named at once and not after a night. What nobody can find: a JPEG with one flipped bit usually
-decodes without an error.
+is reported at once and not hours later. This does not detect all damage: a JPEG with one flipped
+bit usually decodes without an error.
 """
 
 import io
@@ -33,7 +33,7 @@ FORMATS = ('PNG', 'JPEG', 'WEBP')
 MAX_PIXELS = 2**26
 _BAR_FROM = 2_000
 _NAMED = 3
-# Conversions that lose nothing. Others (CMYK, 16-bit grey, float) need a decision of the user's.
+# Lossless conversions. Others (CMYK, 16-bit grey, float) are left to the user.
 _MODES = {
   '1': 'L',
   'L': 'L',
@@ -47,14 +47,14 @@ _CHANNELS = {'L': 1, 'RGB': 3, 'RGBA': 4}
 
 
 class BadImage(ValueError):
-  """Why a file is no image that this run can use, as the end of a sentence about the file."""
+  """Why an image file cannot be used, as the predicate of a sentence about the file."""
 
 
 def fit_image(image: Image.Image, shape: tuple[int, int, int], fit: str) -> np.ndarray:
   """Returns a loaded image as uint8 `shape`.
 
   With `fit='exact'`, size and channels must be those of `shape`. With `'crop'` the largest centred
-  part of the right aspect is resized (bicubic, antialiased); grey is repeated into RGB, and a
+  crop of the right aspect ratio is resized (bicubic, antialiased); grey is repeated into RGB, and a
   missing alpha is opaque.
 
   Raises:
@@ -96,8 +96,8 @@ def decode(data: bytes, shape: tuple[int, int, int], fit: str) -> np.ndarray:
   except BadImage:
     raise
   except Image.UnidentifiedImageError:
-    raise BadImage('is no PNG, JPEG or WebP image') from None
-  # All of these come out of Pillow on damaged input (SyntaxError: a broken PNG chunk).
+    raise BadImage('is not a PNG, JPEG or WebP image') from None
+  # Pillow raises all of these on damaged input (SyntaxError: a broken PNG chunk).
   except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
     raise BadImage(f'cannot be decoded ({error})') from None
 
@@ -109,11 +109,11 @@ def natural(name: str) -> list:
 
 
 def find_images(root: pathlib.Path) -> list[pathlib.PurePosixPath]:
-  """Returns the image files below `root`, relative to it, in natural order; none that is hidden."""
+  """Returns the image files below `root`, relative to it, in natural order, without hidden ones."""
   found, visited = [], set()
   for folder, folders, files in os.walk(root, followlinks=True):
     real = os.path.realpath(folder)
-    if real in visited:  # A link to a folder above would never end.
+    if real in visited:  # A link to a parent folder would never end.
       folders.clear()
       continue
     visited.add(real)
@@ -160,7 +160,7 @@ class FolderSource(Source):
       )
     self._decoded = None
     self._files = self._checked(files, data)
-    # Of all files, also skipped ones: a class without a good file keeps its number.
+    # From all files, skipped ones included: a class without a good file keeps its number.
     self.classes = () if flat else tuple(dict.fromkeys(path.parts[0] for path in files))
     classes = [] if flat else [path.parts[0] for path in self._files]
     self.num_classes = len(self.classes) or None
@@ -197,10 +197,10 @@ class FolderSource(Source):
       more = [f'and {len(bad) - _NAMED} more'] if len(bad) > _NAMED else []
       named = '; '.join(bad[:_NAMED] + more)
       if data.bad_files == 'error' or not good:
-        resize = "set config.data.fit='crop' to cut and resize, " if self._fit == 'exact' else ''
+        resize = "set config.data.fit='crop' to crop and resize, " if self._fit == 'exact' else ''
         raise UserError(
           f'config.data.shape={self.shape} with config.data.fit={self._fit!r}, but {count} cannot '
-          f'be used: {named}. Mend them, change the shape, {resize}or set '
+          f'be used: {named}. Fix them, change the shape, {resize}or set '
           "config.data.bad_files='skip'"
         )
       _log.warning('%s are skipped: %s', count, named)

@@ -1,14 +1,14 @@
 """From a source to the batches of a training run.
 
-A batch is a pure function of `(config.seed, step)`. The examples stand in one endless order, epoch
-after epoch, each a permutation of its own; step n takes the next `minibatches * batch_size`
-of them, so that resuming needs the step and nothing else. Both storages share this order. With
-`device` the whole set lies on the device and the host feeds indices; with `stream` Grain's threads
-read uint8 batches ahead. `preprocess` does the rest inside the compiled step.
+A batch is a pure function of `(config.seed, step)`. The examples form an endless sequence of
+epochs, each a permutation of its own; step n takes the next `minibatches * batch_size` of them, so
+that resuming needs only the step. Both storages share this order. With `device` the whole set is on
+the device and the host feeds indices; with `stream` Grain's threads prefetch uint8 batches.
+`preprocess` does the rest inside the compiled step.
 
-A permutation is the sorting order of random words, made once per epoch. Grain's own shuffle works
-out one index at a time in Python, 2 ms for a batch of 128 where this takes 0.02 ms, and gives seed
-s + 1 the epochs of seed s, one epoch later.
+A permutation is the argsort of random words, computed once per epoch. Grain's own shuffle computes
+one index at a time in Python, which is 100 times slower, and gives seed s + 1 the epochs of seed s,
+one epoch later.
 """
 
 import functools
@@ -47,7 +47,7 @@ class Batches:
   Attributes:
     source: where the examples come from.
     storage: `device` or `stream`; `config.data.storage='auto'` chooses by size.
-    device_data: host arrays that belong on the device for the whole run; `{}` with `stream`.
+    device_data: host arrays to be kept on the device for the whole run; `{}` with `stream`.
   """
 
   def __init__(
@@ -63,7 +63,7 @@ class Batches:
       config: the whole config.
       minibatches: leaves are `[minibatches, batch_size, ...]`; `None`: `[batch_size, ...]`. A
         function of the step where their number varies.
-      rows: the rows of each batch that this process feeds, of several; `None`: all of them.
+      rows: the rows of each batch that this process, one of several, feeds; `None`: all of them.
 
     Raises:
       UserError: if the source has fewer examples than `config.train.batch_size`.
@@ -94,7 +94,7 @@ class Batches:
     return (self._batch_size,) if k is None else (k, self._batch_size)
 
   def _examples_before(self, step: int) -> int:
-    with self._lock:  # threads read ahead
+    with self._lock:  # prefetching threads call this, too
       while len(self._before) <= step:
         self._before.append(self._before[-1] + math.prod(self.shape(len(self._before) - 1)))
       return self._before[step]
@@ -125,7 +125,7 @@ class Batches:
     """
     if self.storage == 'device':
       yield from map(self.host_batch, itertools.count(start_step))
-    # A thread makes a whole batch: more threads than batches ahead would have nothing to do.
+    # A thread reads a whole batch: more threads than prefetched batches would be idle.
     options = grain.ReadOptions(min(self._threads, self._prefetch), self._prefetch)
     steps = grain.MapDataset.range(start_step, 2**62).map(self.host_batch)
     batches = iter(steps.to_iter_dataset(options))
@@ -140,7 +140,7 @@ def preprocess(device_data, host_batch, rng, *, config, axis_name=None) -> dict[
 
   Args:
     device_data: `Batches.device_data`, on the device.
-    host_batch: `Batches.host_batch(step)`; under `pmap`, this device's part of it.
+    host_batch: `Batches.host_batch(step)`; under `pmap`, this device's rows of it.
     rng: key for this batch, the same on every device.
     config: the run's config; `config.data` is used.
     axis_name: name of the `pmap` axis, `None` outside of one.

@@ -3,8 +3,8 @@
     none      level v is at v / 127.5 - 1: bins of width 2 / 255, from -1 - 1/255 to 1 + 1/255
     uniform   v is anywhere in [2 v / 256 - 1, 2 (v + 1) / 256 - 1): bins of width 2 / 256
 
-Training, evaluation and whatever writes images use these two functions, and likelihoods the bins
-(`gen_jax.diffusion.bound.BIN_WIDTH`).
+Training, evaluation and everything that writes images use these two functions; likelihoods use the
+bins (`gen_jax.diffusion.bound.BIN_WIDTH`).
 """
 
 import jax
@@ -18,26 +18,27 @@ def from_pixels(images, dequantize: str, noise=None) -> jax.Array:
   Args:
     images: uint8, or integers in a float array.
     dequantize: 'none' or 'uniform'.
-    noise: of 'uniform', in [0, 1], like `images`; None: the centres of the bins.
+    noise: for 'uniform', values in [0, 1], of the shape of `images`; None: the centres of the bins.
   """
   x = jnp.asarray(images).astype(jnp.float32)
   if dequantize == 'none':
     return (x - 127.5) / 127.5  # x / 127.5 - 1 gives 1 + 1e-7: XLA multiplies by the reciprocal.
   if noise is None:
     noise = 0.5
-  # With more than that, float32 rounds 255 + noise, and others, up to the next level.
+  # With larger noise, float32 rounds 255 + noise, and other sums, up to the next level.
   return 2 * (x + jnp.minimum(noise, 1 - 2**-16)) / 256 - 1
 
 
 def to_pixels(images, dequantize: str) -> np.ndarray:
-  """The levels in whose bins float images lie: uint8 of the same shape. The rest is clipped.
+  """The levels whose bins contain the float values: uint8 of the same shape. Other values are
+  clipped.
 
   Raises:
-    ValueError: there is a NaN.
+    ValueError: a value is NaN.
   """
   images = np.asarray(images, np.float64)
   if bad := int(np.isnan(images).sum()):
     raise ValueError(f'{bad} of {images.size} values are NaN')
-  # The lower edge belongs to a bin: a half is rounded up.
+  # A bin contains its lower edge: a half is rounded up.
   levels = (images + 1) * 128 if dequantize == 'uniform' else images * 127.5 + 128
   return np.floor(np.clip(levels, 0, 255)).astype(np.uint8)

@@ -3,7 +3,7 @@
 The only module that needs TensorFlow. It runs in a process of its own, so that a training process
 never imports TensorFlow. Progress goes to stderr; when something fails, the reason is the one line
 on stdout and the exit status is 1. TFDS writes into a folder `incomplete.*` and renames it at the
-very end: a preparation that was cut off is never taken for a complete one.
+very end: an interrupted preparation is never mistaken for a complete one.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ SECONDS_TO_ANSWER = 5.0
 
 
 def _cached_urls(downloads: pathlib.Path) -> set[str]:
-  """Addresses whose archives TFDS has downloaded before; an `.INFO` file stands beside each."""
+  """URLs whose archives TFDS has already downloaded; each has an `.INFO` file beside it."""
   urls = set()
   for path in downloads.glob('**/*.INFO'):
     with contextlib.suppress(OSError, ValueError, KeyError):
@@ -27,12 +27,12 @@ def _cached_urls(downloads: pathlib.Path) -> set[str]:
 
 
 def _check_network(builder) -> None:
-  """Raises ConnectionError within seconds where TFDS would go on trying for minutes."""
+  """Raises ConnectionError within seconds where TFDS would retry for minutes."""
   import requests
 
   urls = {url for url in builder.url_infos if url.startswith('http')}
   cached = urls & _cached_urls(pathlib.Path(builder.data_dir_root) / 'downloads')
-  # TFDS lists the archives of all configs together, and also those that people fetch by hand.
+  # TFDS lists the archives of all configs together, and also those to be fetched manually.
   if builder.MANUAL_DOWNLOAD_INSTRUCTIONS or (builder.BUILDER_CONFIGS and cached) or urls == cached:
     return
   url = min(urls - cached)
@@ -41,7 +41,7 @@ def _check_network(builder) -> None:
   except requests.ConnectionError as error:
     raise ConnectionError(f'no network, {url} cannot be reached') from error
   except requests.RequestException:
-    pass  # someone is there, but slow or odd: TFDS has more patience
+    pass  # the server answers, but slowly or unexpectedly: TFDS has longer timeouts
 
 
 def prepare(name: str, data_dir: str | None) -> None:
@@ -58,7 +58,7 @@ def prepare(name: str, data_dir: str | None) -> None:
   builder = tfds.builder(name, data_dir=data_dir, file_format='array_record')
   if builder.is_prepared():
     return
-  # What can fail at once comes before the import of TensorFlow, which takes seconds.
+  # Quick checks come before the import of TensorFlow, which takes seconds.
   if importlib.util.find_spec('tensorflow') is None:
     raise ModuleNotFoundError(name='tensorflow')
   pathlib.Path(builder.data_dir_root).mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def main(name: str, data_dir: str | None = None) -> int:
   try:
     with contextlib.redirect_stdout(sys.stderr):
       prepare(name, data_dir)
-  # The parent shows one line; TFDS's traceback would help nobody.
+  # The parent shows one line; TFDS's traceback would not help.
   except Exception as error:
     print(_reason(error))
     return 1

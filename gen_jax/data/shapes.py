@@ -1,4 +1,4 @@
-"""Made-up pictures of any size, for trying a config where its data are not at hand."""
+"""Synthetic images of any size, for trying a config whose data are not available."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ NUM_IMAGES = 1024
 
 
 def shapes(shape) -> ArraySource:
-  """Returns 1,024 pictures uint8 [h, w, c] of a bright disc (label 0) or square (label 1) on black.
+  """Returns 1,024 images uint8 [h, w, c] of a bright disc (label 0) or square (label 1) on black.
 
   Args:
     shape: (h, w, c), as in config.data.shape.
@@ -18,7 +18,7 @@ def shapes(shape) -> ArraySource:
   """
   check_image_shape(tuple(shape))
   h, w, c = shape
-  rng = np.random.RandomState(0)  # the one generator whose stream NumPy promises to keep
+  rng = np.random.RandomState(0)  # the only generator whose stream NumPy guarantees across versions
   label = rng.randint(2, size=NUM_IMAGES).astype(np.int32)
   radius = rng.uniform(0.15, 0.35, NUM_IMAGES) * min(h, w)
   y, x = (rng.uniform(0.35, 0.65, NUM_IMAGES) * size for size in (h, w))

@@ -1,4 +1,4 @@
-"""What a data set offers to the pipeline, and the embedded set of handwritten digits."""
+"""The interface of a data set to the pipeline, and the embedded set of handwritten digits."""
 
 import contextlib
 import hashlib
@@ -16,7 +16,7 @@ DEVICE_BYTES = 2**30
 
 
 def fits_on_device(nbytes: int, storage: str) -> bool:
-  """Whether a set of `nbytes` lives on the device under `config.data.storage`."""
+  """Whether a set of `nbytes` is kept on the device under `config.data.storage`."""
   return storage == 'device' or (storage == 'auto' and nbytes <= DEVICE_BYTES)
 
 
@@ -29,7 +29,7 @@ class Source:
     dtype: of an image, uint8 in [0, 255], or of a point, float32 in [-1, 1].
     num_classes: number of classes, `None` where there are no labels.
     fingerprint: `name/split/length/hex`; changes whenever the examples or their order change.
-    content: what tells the examples from others with that fingerprint, where it holds no content.
+    content: a hash of the content, where the fingerprint does not include one.
   """
 
   name: str
@@ -89,7 +89,7 @@ class ArraySource(Source):
 
 
 def content_hash(*parts: bytes) -> str:
-  """16 hex digits of the SHA-256 of the parts, each with its length before it."""
+  """16 hex digits of the SHA-256 of the parts, each preceded by its length."""
   digest = hashlib.sha256()
   for part in parts:
     digest.update(len(part).to_bytes(8, 'little'))
@@ -99,7 +99,7 @@ def content_hash(*parts: bytes) -> str:
 
 @contextlib.contextmanager
 def reading_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
-  """A pool of threads that drops the work still waiting when an exception (Ctrl-C, too) ends its
+  """A pool of threads that cancels its pending work when an exception (including Ctrl-C) ends its
   block.
   """
   with ThreadPoolExecutor(threads) as pool:
@@ -111,7 +111,7 @@ def reading_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def check_image_shape(shape: tuple[int, ...]) -> None:
-  """Refuses a `config.data.shape` that no image can have.
+  """Rejects a `config.data.shape` that no image can have.
 
   Raises:
     UserError: it is not (height, width, channels) with 1, 3 or 4 channels.
@@ -123,7 +123,7 @@ def check_image_shape(shape: tuple[int, ...]) -> None:
 
 
 class Part(Source):
-  """Some examples of another source, in its order."""
+  """A subset of another source, in its order."""
 
   def __init__(self, source: Source, split: str, rows: np.ndarray):
     self.name = source.name
@@ -143,16 +143,16 @@ class Part(Source):
 
 
 def part(source: Source, split: str, field: str = 'data.split') -> Source:
-  """The part that a split names of a source with no other split than `train`.
+  """The subset that a split names of a source with no other split than `train`.
 
   Args:
-    source: the whole.
-    split: 'train' or, as tensorflow-datasets has it, a part such as 'train[:80%]' or
-      'train[-100:]', in a fixed shuffled order: a folder stands class by class.
-    field: of the config, whose value `split` is.
+    source: the full source.
+    split: 'train' or a slice in the syntax of tensorflow-datasets, such as 'train[:80%]' or
+      'train[-100:]', in a fixed shuffled order, as a folder is sorted by class.
+    field: the config field whose value `split` is.
 
   Raises:
-    UserError: there is no such part, or it is empty.
+    UserError: there is no such slice, or it is empty.
   """
   bound = r'(-?\d+%?)?'
   match = re.fullmatch(rf'train(?:\[{bound}:{bound}\])?', split)
@@ -180,7 +180,7 @@ def digits() -> ArraySource:
   from sklearn.datasets import load_digits
 
   bunch = load_digits()
-  # Its 17 grey levels, 0 to 16, spread over 0 to 255.
+  # The 17 grey levels, 0 to 16, are scaled to 0 to 255.
   image = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
   label = bunch.target.astype(np.int32)
   content = content_hash(image.tobytes(), label.tobytes())

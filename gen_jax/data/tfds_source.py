@@ -26,7 +26,7 @@ _BAR_FROM = 2_000
 
 @contextlib.contextmanager
 def _quiet():
-  """Keeps TFDS's warnings, such as that of a set not prepared yet, out of the output."""
+  """Suppresses TFDS's warnings, such as that of a set not prepared yet."""
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)
   try:
@@ -46,7 +46,7 @@ def _find(name: str, data_dir: str | None, own_names: tuple[str, ...]):
     close = ' or '.join(map(repr, difflib.get_close_matches(name, known)))
     hint = f'did you mean {close}?' if close else 'tensorflow.org/datasets lists them'
     raise UserError(
-      f'config.data.name={name!r} is none of {", ".join(own_names)} and no data set of '
+      f'config.data.name={name!r} is neither one of {", ".join(own_names)} nor a data set of '
       f'tensorflow-datasets; {hint}'
     ) from None
   except (ValueError, AssertionError) as error:  # An unknown config or version; a malformed name.
@@ -86,7 +86,7 @@ class TFDSSource(Source):
     if not prepared:
       root = str(builder.data_dir_root)
       problem = prepare(data.name, root)
-      # Looked up again: another process may have prepared it, and ours failed for that reason.
+      # Look again: ours may have failed because another process was preparing the set.
       builder, prepared = _find(data.name, data_dir, own_names)
       if not prepared:
         problem = problem or f'{builder.data_path} is incomplete, remove that folder'
@@ -119,15 +119,15 @@ class TFDSSource(Source):
     content = content_hash(f'{info.full_name} {split} {self._length}'.encode())
     self.fingerprint = f'{self.name}/{split}/{self._length}/{content}'
     if self._length:
-      self.read([0, self._length - 1])  # Finds a missing or cut off file before training does.
+      self.read([0, self._length - 1])  # Finds a missing or truncated file before training does.
 
   @property
   def content(self):
-    """Of names, sizes and times of the files: the version, which stands in the fingerprint, says
-    what a set holds until somebody builds his own set anew.
+    """A hash of names, sizes and times of the files: the version, which is part of the fingerprint,
+    does not change when a user rebuilds a set.
     """
     if not os.path.isdir(self._folder):
-      return ''  # in a bucket, where the version has to do
+      return ''  # a set in a bucket is identified by its version only
     files = sorted(os.scandir(self._folder), key=lambda file: file.name)
     stats = [(f.name, (s := f.stat()).st_size, int(s.st_mtime)) for f in files if f.is_file()]
     return content_hash(repr(stats).encode())
@@ -144,7 +144,7 @@ class TFDSSource(Source):
       if None in image.shape:
         raise UserError(
           f"config.data.fit='exact', but the images of {data.name} have several sizes, "
-          f"{tuple(image.shape)}; 'crop' cuts and resizes them to config.data.shape={self.shape}"
+          f"{tuple(image.shape)}; 'crop' crops and resizes them to config.data.shape={self.shape}"
         )
       self.shape = tuple(image.shape)
     label = features['label'] if 'label' in features else None
@@ -156,7 +156,7 @@ class TFDSSource(Source):
   def read(self, indices):
     try:
       records = self._records.__getitems__([int(i) for i in indices])
-    except RuntimeError as error:  # array_record's error for a file missing, cut off or damaged.
+    except RuntimeError as error:  # array_record's error for a missing, truncated or damaged file.
       raise UserError(
         f'{self._folder} is damaged ({str(error)[:200]}); remove that folder, and {self.name} '
         'will be prepared again'
@@ -177,7 +177,7 @@ class TFDSSource(Source):
     hidden = True if len(self) < _BAR_FROM else None  # None: hidden unless on a terminal
     bar = tqdm(total=len(self), desc=f'Reading {self.name}', disable=hidden, unit='image')
     parts = []
-    # Small images leave little to do outside of Python's lock: more threads only get in the way.
+    # Decoding small images mostly holds Python's lock: more threads only slow it down.
     threads = min(self._threads, os.cpu_count() or 1)
     with bar, reading_pool(threads) as pool:
       for part in pool.map(self.read, chunks):

@@ -1,10 +1,10 @@
-"""Two-dimensional toy data, generated: a generative model can be watched point by point.
+"""Synthetic two-dimensional data, on which every sample of a generative model can be plotted.
 
 The proportions are those of the literature. `ring`: 8 Gaussians on a circle of radius 2 with
 standard deviation 0.02 (Metz et al. 2016, Unrolled GANs). `grid`: 25 Gaussians at {-4, -2, 0, 2,
 4}^2 with standard deviation 0.05, and `swiss_roll`: the roll seen from above with noise 0.25 (both
 Gulrajani et al. 2017, Improved Training of Wasserstein GANs). Each is scaled into [-1, 1] with
-room to spare, so that a generator that ends in tanh need not saturate.
+a margin, so that a generator that ends in tanh need not saturate.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ _SCALE = {'ring': 0.4, 'grid': 0.2, 'swiss_roll': 1 / 16}
 
 @dataclasses.dataclass(frozen=True)
 class Modes:
-  """The Gaussians of a mixture; the points with label i are drawn around `centres[i]`.
+  """The Gaussians of a mixture; the points with label i are sampled around `centres[i]`.
 
   In the literature a sample counts as on a mode if it lies within 3 `sd` of its centre.
   """
@@ -50,7 +50,9 @@ def modes(name: str) -> Modes | None:
 
 def toy(name: str) -> ArraySource:
   """Returns 100,000 points, float32 [2] in [-1, 1]; labels are mode indices, if there are modes."""
-  rng = np.random.RandomState(SEED)  # The one generator whose stream NumPy promises to keep.
+  rng = np.random.RandomState(
+    SEED
+  )  # the only generator whose stream NumPy guarantees across versions
   mixture = modes(name)
   arrays = {}
   if mixture is None:
@@ -62,7 +64,7 @@ def toy(name: str) -> ArraySource:
     points = mixture.centres[label] + mixture.sd * rng.normal(size=(NUM_POINTS, 2))
     arrays['label'] = label.astype(np.int32)
   arrays['image'] = points.astype(np.float32)
-  # The recipe stands for the bits: sin and cos may differ in the last place between machines.
+  # A hash of the recipe, not of the bits: the last bits of sin and cos depend on the machine.
   content = content_hash(f'{name} {NUM_POINTS} {SEED} {_SCALE[name]} v1'.encode())
   fingerprint = f'{name}/train/{NUM_POINTS}/{content}'
   return ArraySource(name, arrays, len(mixture.centres) if mixture else None, fingerprint)

@@ -1,4 +1,4 @@
-"""How programs are compiled for the devices: training steps, samplers, and where JAX keeps them."""
+"""Compiling programs for the devices: training steps, samplers, and JAX's compilation cache."""
 
 import functools
 import hashlib
@@ -20,12 +20,12 @@ _log = logging.getLogger(__name__)
 
 
 def keep_programs(config) -> None:
-  """Lets JAX keep compiled programs as config.compilation_cache says, so that a later start of the
+  """Sets JAX's compilation cache as config.compilation_cache says, so that a later start of the
   same program does not compile it again.
 
-  A folder that the user has set by `JAX_COMPILATION_CACHE_DIR` stays. On CPU every kind of
-  processor has its own folder: machines may share a home, and a program compiled for one may use
-  instructions that another does not have.
+  `JAX_COMPILATION_CACHE_DIR`, if the user has set it, takes precedence. On CPU every processor
+  model has its own folder: machines may share a home folder, and a program compiled for one may use
+  instructions that another lacks.
 
   Raises:
     UserError: the folder that the config names cannot be created.
@@ -40,16 +40,16 @@ def keep_programs(config) -> None:
   except (OSError, UserError) as error:
     if where != 'auto':
       raise UserError(
-        f'config.compilation_cache={where!r} cannot be made ({error.strerror}): a folder that can, '
-        'auto or None is needed'
+        f'config.compilation_cache={where!r} cannot be created ({error.strerror}): a writable '
+        'folder, auto or None is needed'
       ) from error
-    _log.warning('compiled programs are not kept: %s', error)
+    _log.warning('compiled programs are not cached: %s', error)
     return
   jax.config.update('jax_compilation_cache_dir', str(folder))
 
 
 def _processor() -> str:
-  """What a program compiled for this CPU depends on, as a short name."""
+  """A short name of everything about this CPU that a compiled program depends on."""
   try:
     lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
   except OSError:
@@ -61,18 +61,18 @@ def _processor() -> str:
 
 
 class ShardedForward:
-  """`f(state, batch, rng)`, which takes no gradients, such as a sampler, on the devices that hold
-  the state.
+  """A sharded forward pass: `f(state, batch, rng)`, which takes no gradients, such as a sampler, on
+  the devices that hold the state.
 
-  The batch is sharded by rows if their number divides by the devices, otherwise every device
-  computes all rows. The results are replicated. It is compiled by the first call, or by `compile`.
+  The batch is sharded by rows if their number is divisible by that of the devices, otherwise every
+  device computes all rows. The results are replicated. The first call, or `compile`, compiles it.
   """
 
   def __init__(self, f: Callable):
     self._f, self._compiled = f, None
 
   def compile(self, state, batch, rng) -> 'ShardedForward':
-    """Compiles it for arguments like these."""
+    """Compiles it for arguments of these shapes and dtypes."""
     meshes = {getattr(leaf.sharding, 'mesh', None) for leaf in jax.tree.leaves(state)}
     mesh = meshes.pop() if len(meshes) == 1 else None
     if mesh is None:  # a state on one device, without a mesh
@@ -101,7 +101,7 @@ class ShardedForward:
 
 
 def compile_once(f: Callable, target) -> Callable:
-  """Compiles a function that runs once, such as an initialiser, whose result is sharded as the
+  """Compiles a function that runs once, such as an initialiser; its result is sharded like the
   abstract state `target`.
   """
   return jax.jit(f, out_shardings=_shardings(target), compiler_options=options_for_one_run())
@@ -121,8 +121,8 @@ def compile_step(
     step: pure; `state` is donated, `host_batch` has the global batch, `device_data` and `rng` are
       replicated.
     mesh: where to run.
-    *args: state, host_batch, device_data and rng, or their shapes and dtypes: what the step is
-      compiled for. The state is sharded, before and after, as its leaves' shardings say.
+    *args: state, host_batch, device_data and rng, or their shapes and dtypes, for which the step is
+      compiled. The shardings of the state's leaves are those of the new state, too.
     mode: 'jit', one program on global arrays, or 'pmap', one program per device on its own rows.
     axes: the leading axes of `host_batch`. If the call does several steps, metrics have a leading
       axis of steps, too.
@@ -157,8 +157,8 @@ def compile_step(
 
   def call(*args):
     state, metrics = compiled(*split(*args))
-    # pmap returns arrays on a mesh of its own, which has only the axis that it maps over. What
-    # follows (samplers, checkpoints) needs ours; the devices are the same, so nothing is copied.
+    # pmap returns arrays on a mesh of its own, which has only the axis that it maps over. Samplers
+    # and checkpoints need ours; the devices are the same, so nothing is copied.
     return jax.device_put(state, shardings), metrics
 
   return call

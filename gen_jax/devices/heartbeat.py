@@ -1,7 +1,7 @@
 """How the processes of a run notice that one of them is dead, is stuck or has a user error.
 
-Every process keeps a connection to the first one, over which both report every second how far they
-are.
+Every process keeps a connection to the first one, over which both report their progress every
+second.
 """
 
 import contextlib
@@ -19,8 +19,8 @@ from gen_jax.devices import processes
 from gen_jax.errors import UserError
 
 LOST = 3  # exit status: another process of the run is dead or stuck
-# Together at most a minute from the fault to the end of every process.
-SILENT_SECONDS = 20.0  # without a word from a process
+# Together they bound the time from the fault to the end of every process to a minute.
+SILENT_SECONDS = 20.0  # without a message from a process
 STUCK_SECONDS = 40.0  # without a finished step while steps are running
 CONNECT_SECONDS = 30.0
 
@@ -28,16 +28,17 @@ CONNECT_SECONDS = 30.0
 class Watch:
   """Ends this process when another one of the run is dead or stuck: one line, status `LOST`.
 
-  A context manager; alone, a process watches nothing. `beat(step)` after every step says that it
-  is alive. From the second one on, a run may stand still for `STUCK_SECONDS`, or for five times its
-  longest step, and as long as any process is within `resting()`. Processes that leave it in order
-  leave it together. One that leaves it with a UserError ends the others with that.
+  A context manager; a single process watches nothing. `beat(step)` after every step reports that it
+  is alive. From the second step on, a run may make no progress for `STUCK_SECONDS`, or for five
+  times its longest step, and as long as any process is within `resting()`. Processes that exit the
+  block normally exit it together. One that exits it with a UserError ends the others with the same
+  error.
   """
 
   def __init__(self):
     self._lock = threading.Lock()
-    self._step, self._since, self._longest = 0, None, 0.0  # _since None: at rest
-    self._rested = -math.inf  # when last a process was seen at rest
+    self._step, self._since, self._longest = 0, None, 0.0  # _since None: resting
+    self._rested = -math.inf  # when a process was last seen resting
     self._closing, self._last_word = threading.Event(), {}
     self._thread = None
 
@@ -59,7 +60,7 @@ class Watch:
         lines = [line]
     except OSError as error:
       raise UserError(
-        f'the processes of the run do not meet at {host}:{port}, where process 0 listens: {error}'
+        f'the processes of the run cannot connect to process 0 at {host}:{port}: {error}'
       ) from error
     self._thread = threading.Thread(target=self._run, args=(lines,), name='watch', daemon=True)
     self._thread.start()
@@ -69,18 +70,18 @@ class Watch:
     if self._thread is None:
       return
     if isinstance(error, jax.errors.JaxRuntimeError):
-      # A collective has failed: most likely a process has gone, which its line will tell.
+      # A collective has failed: most likely a process has ended, as its connection will show.
       self._thread.join(SILENT_SECONDS + 2)
     if kind is None:
       self._last_word = dict(bye=True)
     elif isinstance(error, UserError):
       self._last_word = dict(end=f'process {jax.process_index()}: {error}', status=2)
     self._closing.set()
-    # In order: until all are here, or one is lost.
+    # A normal exit: wait until all processes are here, or one is lost.
     self._thread.join(None if kind is None else 5)
 
   def beat(self, step: int) -> None:
-    """Says that `step` is done."""
+    """Reports that `step` is done."""
     with self._lock:
       now = time.monotonic()
       if self._since is not None:
@@ -89,7 +90,7 @@ class Watch:
 
   @contextlib.contextmanager
   def resting(self):
-    """Around what may take long, such as sampling: no step is expected meanwhile."""
+    """Wraps what may take long, such as sampling: no step is expected meanwhile."""
     with self._lock:
       begun, self._since = self._since is not None, None
     try:
@@ -101,14 +102,14 @@ class Watch:
 
   def _word(self) -> dict:
     with self._lock:
-      waits = self._closing.is_set()  # for the others to leave
+      waits = self._closing.is_set()  # for the others to exit
       rests = self._since is None and not waits
       still = 0.0 if rests or waits else time.monotonic() - self._since
       over = self._longest > 0 and still > max(STUCK_SECONDS, 5 * self._longest)
       return dict(step=self._step, still=still, over=over, rests=rests)
 
   def _run(self, lines) -> None:
-    """The thread: of the first process with a line to each other one, of these with one to it."""
+    """The thread: the first process has a connection to each other one, these have one to it."""
     try:
       while not self._closing.wait(1):
         self._look(lines)
@@ -122,7 +123,7 @@ class Watch:
         self._wait_for_bye(lines)
       for line in lines:
         line.close()
-    except Exception as error:  # without a watch, a lost process would leave the others for ever
+    except Exception as error:  # without a watch, the others would wait for a lost process forever
       processes.end(f'the watch of process {jax.process_index()} has failed ({error!r})', LOST)
 
   def _wait_for_bye(self, lines) -> None:
@@ -135,7 +136,7 @@ class Watch:
       time.sleep(0.05)
 
   def _look(self, lines) -> None:
-    """Reads what the others say, and ends the process if one of them is lost."""
+    """Reads the messages of the others, and ends the process if one of them is lost."""
     faults = [(line, line.read()) for line in lines]
     for line in lines:
       if text := line.word.get('end'):
@@ -150,13 +151,11 @@ class Watch:
     words[0] = self._word()
     now = time.monotonic()
     if any(word['rests'] for word in words.values()):
-      self._rested = now  # who waits for one at rest stands still too, and a moment longer
+      self._rested = now  # processes waiting for a resting one are idle, too, and slightly longer
     over = any(word['over'] for word in words.values())
     if over and now - self._rested > STUCK_SECONDS:
       last = min(words, key=lambda process: words[process]['step'])
-      text = (
-        f'process {last} has stood at step {words[last]["step"]} for {words[last]["still"]:.0f}'
-      )
+      text = f'process {last} has been at step {words[last]["step"]} for {words[last]["still"]:.0f}'
       self._end(f'{text} s: the run ends here; the same command resumes it', LOST, lines)
 
   def _end(self, text: str, status: int, lines) -> None:
@@ -167,12 +166,12 @@ class Watch:
 
 
 class _Line:
-  """A connection on which both sides say something every second, in lines of JSON.
+  """A connection on which both sides send a message every second, a line of JSON.
 
   Attributes:
     process: number of the other side.
-    word: the newest word of it; {}: none so far.
-    bye: whether it has left in order.
+    word: its latest message; {}: none so far.
+    bye: whether it has exited normally.
   """
 
   def __init__(self, connection, process: int):
@@ -182,17 +181,17 @@ class _Line:
     connection.setblocking(False)
 
   def send(self, word: dict) -> None:
-    # What the other side does not take, it will miss: `read` tells.
+    # A failed send is ignored: `read` reports the broken connection.
     with contextlib.suppress(OSError):
       self._connection.sendall(json.dumps(word).encode() + b'\n')
 
   def close(self) -> None:
     with contextlib.suppress(OSError):
-      self._connection.shutdown(socket.SHUT_WR)  # what is sent still arrives
+      self._connection.shutdown(socket.SHUT_WR)  # data already sent still arrive
     self._connection.close()
 
   def read(self) -> str | None:
-    """Takes in what the other side has said; returns what is wrong with it."""
+    """Reads the messages of the other side; returns what is wrong with it, if anything."""
     ended = False
     try:
       while not ended and select.select([self._connection], [], [], 0)[0]:
@@ -214,7 +213,7 @@ class _Line:
     if ended:
       return 'has ended'
     silent = time.monotonic() - self._heard
-    return f'has said nothing for {silent:.0f} s' if silent > SILENT_SECONDS else None
+    return f'has not answered for {silent:.0f} s' if silent > SILENT_SECONDS else None
 
 
 def _listen():
@@ -225,10 +224,10 @@ def _listen():
 
 
 def _accept(server, number: int, token: str) -> list[_Line]:
-  """The lines of `number` processes that know the token; who does not is sent away.
+  """The connections of `number` processes that know the token; others are rejected.
 
   Raises:
-    OSError: they do not come in time.
+    OSError: they do not connect in time.
   """
   lines, deadline = [], time.monotonic() + CONNECT_SECONDS
   with server:
@@ -250,7 +249,7 @@ def _accept(server, number: int, token: str) -> list[_Line]:
 
 
 def _own_address() -> str:
-  """An address of this host that others reach."""
+  """An address of this host that others can reach."""
   with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
     with contextlib.suppress(OSError):
       probe.connect(('192.0.2.1', 9))  # sends nothing: asks which address would be used

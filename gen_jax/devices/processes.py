@@ -1,7 +1,7 @@
-"""Several processes as one run: how they find one another and agree.
+"""Several processes as one run: how they connect and agree.
 
-Every host of a TPU slice or of a cluster runs the same command. JAX makes one machine of their
-devices; a collective that one of them does not join waits for ever (gen_jax.devices.heartbeat).
+Every host of a TPU slice or of a cluster runs the same command. JAX sees all their devices; a
+collective that one process does not join waits forever (see gen_jax.devices.heartbeat).
 """
 
 import contextlib
@@ -20,24 +20,24 @@ from jax.experimental import multihost_utils
 
 from gen_jax.errors import UserError
 
-MEET_SECONDS = 300  # for all processes to be there
+MEET_SECONDS = 300  # time for all processes to connect
 START_SECONDS = 50  # until JAX gives up a process that is lost before the heartbeat begins
-first_host: str | None = None  # where the user says that the first process is
+first_host: str | None = None  # the host of the first process, where the user names it
 
 
 # --- Start --------------------------------------------------------------------------------------
 
 
 def initialize(coordinator: str | None, processes: int | None, process: int | None) -> None:
-  """Joins the processes of a run, before anything else uses JAX.
+  """Connects the processes of a run, before anything else uses JAX.
 
   Without arguments it does so where JAX finds the others by itself, in a Slurm step of several
-  tasks and on a TPU VM; elsewhere this process stays alone.
+  tasks and on a TPU VM; elsewhere this is a run of a single process.
 
   Args:
     coordinator: host:port of the first process, the same for all.
-    processes: how many there are.
-    process: which one this is, from 0.
+    processes: number of processes.
+    process: number of this one, from 0.
 
   Raises:
     UserError: only some of the arguments are given, or the others cannot be reached.
@@ -46,7 +46,7 @@ def initialize(coordinator: str | None, processes: int | None, process: int | No
   missing = [f'--{name}' for name, value in given.items() if value is None]
   if 0 < len(missing) < len(given):
     raise UserError(
-      f'{" and ".join(missing)} too: the three of them start one of several processes'
+      f'{" and ".join(missing)} too: all three are needed to start one of several processes'
     )
   if missing and not _has_a_cluster():
     return
@@ -58,11 +58,12 @@ def initialize(coordinator: str | None, processes: int | None, process: int | No
     global first_host
     first_host = coordinator.rpartition(':')[0].strip('[]')
     coordinator = coordinator if process == 0 else _relayed(coordinator)
-  # Ours to answer: JAX's service would take SIGTERM away.
+  # JAX's service would handle SIGTERM; we do that ourselves.
   jax.config.update('jax_enable_preemption_service', False)
   where = f'--coordinator={given["coordinator"]}' if coordinator else 'the cluster that JAX found'
-  apart = f'{where}: the processes of the run do not meet'
-  # JAX aborts the process, without an exception, when its own time is over.
+
+  apart = f'{where}: the processes of the run cannot connect'
+  # JAX aborts the process, without an exception, at its own timeout.
   timer = threading.Timer(MEET_SECONDS, end, (f'{apart} within {MEET_SECONDS} s', 2))
   timer.daemon = True
   timer.start()
@@ -88,8 +89,8 @@ def initialize(coordinator: str | None, processes: int | None, process: int | No
 
 
 def leave(status: int) -> None:
-  """Ends the process if it is one of several and has failed, or was stopped: at its exit JAX would
-  wait minutes for the others.
+  """Ends the process if it is one of several and has failed, or was stopped: in a normal exit JAX
+  would wait minutes for the others.
   """
   if status and jax.distributed.is_initialized():
     sys.stdout.flush()
@@ -104,10 +105,11 @@ def end(text: str, status: int) -> None:
 
 
 def _relayed(address: str) -> str:
-  """An address in this process that passes all on to `address`, and stays there when that is gone.
+  """An address in this process that relays everything to `address`, and stays open when that is
+  gone.
 
-  JAX aborts a process with a page of text when its connection to the first one breaks. So it does
-  not break, and `watch.Watch` ends the process with a line.
+  JAX aborts a process with a page of text when its connection to the first one breaks. The relay
+  keeps the connection open, and `heartbeat.Watch` ends the process with one line.
   """
   host, _, port = address.rpartition(':')
   server = socket.create_server(('127.0.0.1', 0))
@@ -124,7 +126,7 @@ def _relayed(address: str) -> str:
       near, _ = server.accept()
       try:
         far = socket.create_connection((host.strip('[]'), int(port)))
-      except OSError:  # not there yet: JAX tries again
+      except OSError:  # not listening yet: JAX tries again
         near.close()
         continue
       for line in ((near, far, True), (far, near, False)):
@@ -155,7 +157,7 @@ def is_first() -> bool:
 
 
 def from_first(make: Callable[[], object]):
-  """What `make()` gives in the first process, a value that JSON has; all processes must call it."""
+  """The result of `make()` in the first process, a JSON value; all processes must call it."""
   if not several():
     return make()
   text = json.dumps(make()).encode() if is_first() else b''
@@ -169,7 +171,7 @@ def check_same(values: dict) -> None:
   """Checks that all processes hold the same values, {what they are: value}.
 
   Raises:
-    UserError: in those where one is not that of the first process.
+    UserError: in each process where one differs from that of the first process.
   """
   if not several():
     return
@@ -178,15 +180,15 @@ def check_same(values: dict) -> None:
   for what, value in values.items():
     if value != first.get(what):
       raise UserError(
-        f'{what}: {value} in process {jax.process_index()}, {first.get(what)} in process 0; all '
-        'processes need the same'
+        f'{what}: {value} in process {jax.process_index()}, {first.get(what)} in process 0; they '
+        'must be equal in all processes'
       )
 
 
 @contextlib.contextmanager
 def first_alone():
-  """The first process runs the block before the others do, so that what it leaves in a cache is
-  there for them.
+  """The first process runs the block before the others do, so that they find its results in the
+  cache.
   """
   if not is_first():
     from_first(lambda: None)
@@ -196,11 +198,11 @@ def first_alone():
 
 
 class Requests:
-  """A `signals.Stop` of which all processes learn at the same step.
+  """A `signals.Stop` that takes effect in all processes at the same step.
 
-  `ask()` before a step and `answer()` after it: a request of any process before `ask` is answered,
-  with the number of its signal, in all of them. Waiting for the answer is waiting for the step
-  before.
+  Call `ask()` before a step and `answer()` after it: a request of any process before `ask` is
+  returned, as the number of its signal, by `answer` in all of them. Waiting for the answer also
+  waits for the step before.
   """
 
   def __init__(self, stop, mesh):
@@ -213,7 +215,7 @@ class Requests:
       )
 
   def ask(self):
-    """What `answer` needs."""
+    """Starts the exchange; returns the argument of `answer`."""
     if not several():
       return None
     mine = np.int32(self._stop.requested or 0)

@@ -11,14 +11,14 @@ from gen_jax.devices.sharding import BatchAxes
 
 
 class Programs:
-  """The initialiser, and a call for each number of steps and shape of a batch: most often one.
+  """The initialiser, and one compiled call for each number of steps and batch shape, usually one.
 
   Args:
     init: `init(host_batch, device_data) -> state`.
     step: `step(state, host_batch, device_data, keys, *, axis_name) -> (state, metrics)`.
     target: the abstract state, with shardings.
     mesh: where they run.
-    example: `example(step)`, the batch of a step as the host has it: a tree of arrays [*axes, ...].
+    example: `example(step)`, the host batch of a step: a tree of arrays [*axes, ...].
     axes: `axes(step)`, its leading axes, (rows,) or (minibatches, rows); rows of all devices.
     device_data: replicated arrays.
     keys: replicated keys.
@@ -53,10 +53,10 @@ class Programs:
     return lambda: lowered.compile()(batch, self._device_data)
 
   def of(self, done: int, steps: int) -> Callable:
-    """The call of so many steps after `done` steps, compiled when one like it is first asked for.
+    """The call that does `steps` steps after `done` steps, compiled on first use.
 
-    It takes a state, which is donated, and the batch of each step as the host has it; it returns
-    the new state and the metrics, which are arrays [steps] if there are several steps.
+    It takes a state, which is donated, and the host batch of each step; it returns the new state
+    and the metrics, which are arrays [steps] if there are several steps.
     """
     key = self._axes(done), steps
     if key not in self._calls:

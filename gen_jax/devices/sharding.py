@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from gen_jax import config as configs
 from gen_jax.devices import fsdp
 
-AXIS = 'data'  # of the devices that hold the same state
+AXIS = 'data'  # mesh axis over which the state is replicated
 
 
 def make_mesh(config) -> Mesh:
@@ -20,7 +20,7 @@ def make_mesh(config) -> Mesh:
   product.
 
   Raises:
-    UserError: there are fewer devices, or they do not divide by config.parallel.fsdp.
+    UserError: there are fewer devices, or their number is not divisible by config.parallel.fsdp.
   """
   devices = jax.devices()
   shape = configs.mesh_shape(config, len(devices))
@@ -33,9 +33,9 @@ def make_mesh(config) -> Mesh:
 
 
 def mesh_of_all(config) -> Mesh:
-  """A mesh of all devices, whatever config.parallel.data says, with the largest `fsdp` axis that
-  divides both their number and config.parallel.fsdp: for sampling and evaluation, which need not
-  run on the devices of the training.
+  """A mesh of all devices, regardless of config.parallel.data, with the largest `fsdp` axis that
+  divides both their number and config.parallel.fsdp: for sampling and evaluation, which may run on
+  other devices than training.
   """
   parts = math.gcd(config.parallel.fsdp, jax.device_count())
   return make_mesh(configs.replace(config, {'parallel.data': None, 'parallel.fsdp': parts}))
@@ -63,12 +63,12 @@ def own_rows(mesh: Mesh, batch: int) -> np.ndarray | None:
 
 @dataclasses.dataclass(frozen=True)
 class BatchAxes:
-  """The axes that a batch on its way into a call has before those of an example:
-  [steps, minibatches, rows]. This class is the one place that knows their order.
+  """The leading axes of the batch of a call, before those of an example: [steps, minibatches,
+  rows]. Only this class knows their order.
 
   Attributes:
     step: axes of the batch of one step, (rows,) or (minibatches, rows); rows of all devices.
-    steps: number of steps that the call does in sequence; 1 has no axis of its own.
+    steps: number of steps that the call does in sequence; there is no such axis if it is 1.
   """
 
   step: tuple[int, ...]
@@ -89,10 +89,10 @@ class BatchAxes:
     return by_rows(mesh, leading=self.row_axis)
 
   def batch(self, host_batches: Sequence, mesh: Mesh):
-    """What a call takes: a tree of arrays [*shape, ...].
+    """The batch of a call: a tree of arrays [*shape, ...].
 
     Args:
-      host_batches: a tree of host arrays for each step; of several processes, each has its
+      host_batches: a tree of host arrays for each step; with several processes, each passes its
         `own_rows`.
       mesh: where the call runs.
     """
@@ -138,7 +138,7 @@ def put(tree, shardings):
 
 
 def abstract_state(state, mesh: Mesh):
-  """The shapes, dtypes and shardings of a state; `fsdp.spec` is the rule."""
+  """The shapes, dtypes and shardings of a state, sharded by `fsdp.spec`."""
 
   def place(leaf):
     sharding = NamedSharding(mesh, fsdp.spec(leaf.shape, mesh.shape[fsdp.AXIS]))

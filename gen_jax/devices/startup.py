@@ -1,4 +1,4 @@
-"""Settings of the Python process that make training faster; a script's first lines ask for them."""
+"""Settings of the Python process that make training faster, for the first lines of a script."""
 
 import gc
 import os
@@ -9,13 +9,14 @@ def prepare(script: str) -> None:
   """Restarts a plain `python script`, with large arrays in huge pages where Linux gives them on
   request, and lets Python's garbage collector run less often.
 
-  A training step on CPU writes hundreds of megabytes that glibc has just got from the kernel, page
-  by page of 4 KB otherwise: a tenth to a fifth of the step (docs/performance_notebook.md). glibc
-  reads GLIBC_TUNABLES when a process starts and never again. What a debugger, a profiler or a
-  notebook runs is not restarted, and the user's own GLIBC_TUNABLES, even if empty, stays.
+  A training step on CPU writes hundreds of megabytes that glibc has just allocated from the kernel,
+  otherwise in pages of 4 KB, which takes a notable share of the step
+  (docs/performance_notebook.md). glibc reads GLIBC_TUNABLES only when a process starts. A script
+  under a debugger, a profiler or a notebook is not restarted, and GLIBC_TUNABLES set by the user,
+  even if empty, is kept.
 
-  Tracing a step makes hundreds of thousands of objects that stay. Python's default thresholds visit
-  them all again and again, a fifth of the time of tracing.
+  Tracing a step creates hundreds of thousands of long-lived objects. With Python's default
+  thresholds the garbage collector visits them all repeatedly, which slows tracing down.
   """
   plain = [os.path.abspath(arg) for arg in sys.orig_argv[1:2]] == [os.path.abspath(script)]
   if plain and sys.platform == 'linux' and 'GLIBC_TUNABLES' not in os.environ:

@@ -1,1 +1,1 @@
-"""The folder of a run and its life: checkpoints, locks, records, pictures, signals."""
+"""The folder of a run and what happens in it: checkpoints, locks, records, images, signals."""

@@ -1,4 +1,4 @@
-"""The user's folder of what can be fetched or computed again: weights of feature networks,
+"""The user's cache of what can be fetched or computed again: weights of feature networks,
 classifiers, reference features, compiled programs.
 """
 
@@ -22,6 +22,6 @@ def cache_folder(*names: str) -> pathlib.Path:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise UserError(
-      f'{folder} cannot be made ({error.strerror}): set GEN_JAX_CACHE to a folder that can'
+      f'{folder} cannot be created ({error.strerror}): set GEN_JAX_CACHE to a writable folder'
     ) from error
   return folder

@@ -4,8 +4,8 @@ import jax
 
 
 def every(config) -> dict[str, int]:
-  """Steps from one event to the next of its kind, in the order in which those of one step happen:
-  `save` a checkpoint, `draw` samples, `measure` the state by a quick evaluation.
+  """Steps between events of each kind, in the order in which the events of one step happen: `save`
+  a checkpoint, `draw` samples, `measure` the state by a quick evaluation.
   """
   steps = dict(save=config.train.checkpoint_steps, draw=config.train.sample_steps)
   if config.eval.every_steps is not None:
@@ -31,8 +31,9 @@ def call_length(config, done: int) -> int:
   """Steps of the call after `done` steps: config.train.steps_per_call, and never beyond the next
   multiple of it, the next event, an end of a trace, or the last step.
 
-  A function of the config and `done` only, so that a resumed run has the calls of an uninterrupted
-  one. (Steps of one call are compiled together, and may differ from others in the last bits.)
+  It depends on the config and `done` only, so that a resumed run makes the same calls as an
+  uninterrupted one. (Steps of one call are compiled together; the last bits of their results may
+  differ from those of single steps.)
   """
   most = config.train.steps_per_call
   if most is None:

@@ -1,7 +1,7 @@
-"""Checkpoints: the whole state, exactly, or an error that says what is wrong.
+"""Checkpoints: the complete state, exactly, or an error that says what is wrong.
 
-One checkpoint is one folder, `checkpoints/<step>`, that appears by a single rename when everything
-in it is on disk:
+One checkpoint is one folder, `checkpoints/<step>`, which is created by a single rename when all its
+files are on disk:
 
   arrays/           the leaves of the state, written by orbax
   config.json       the resolved config of the run
@@ -9,8 +9,8 @@ in it is on disk:
                     data fingerprint, environment, format version
   manifest.sha256   the SHA-256 of the manifest itself, as `sha256sum -c` reads it
 
-Orbax does not check the bytes of arrays: one flipped bit is restored without a word. The manifest
-catches it. Everything is JSON or arrays; nothing is unpickled.
+Orbax does not check the bytes of arrays: it restores a flipped bit silently. The manifest detects
+it. Everything is JSON or arrays; nothing is unpickled.
 """
 
 import concurrent.futures
@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-  """What a checkpoint says about itself.
+  """The manifest of a checkpoint.
 
   Attributes:
     step: number of finished steps.
@@ -54,10 +54,10 @@ class Manifest:
     config: the resolved config; JSON has turned tuples into lists.
     data_fingerprint: names the data and their order.
     leaves: `{path: (shape, dtype)}`, e.g. `{'net/params/dense/kernel': ((3, 4), 'float32')}`.
-    environment: what the bits of a step may depend on besides the program, as strings.
+    environment: what the bits of a step may depend on besides the program, {name: text}.
     format: version of the layout of the folder.
     sha256: of the manifest, which holds those of all files.
-    runs: the finished runs that it began from, `{config field: {'path': ..., 'sha256': ...}}`.
+    runs: the finished runs that it started from, `{config field: {'path': ..., 'sha256': ...}}`.
   """
 
   step: int
@@ -72,22 +72,22 @@ class Manifest:
 
 
 class _Damaged(Exception):
-  """One checkpoint does not verify; the message says which file and why."""
+  """A checkpoint fails verification; the message says which file and why."""
 
 
 class Checkpointer:
   """Saves and restores the state of a run; one process writes to a `directory` at a time.
 
-  Making one touches no disk, so that a run in progress can be read by others.
+  The constructor does not access the disk, so that others can read a run in progress.
 
   Args:
     directory: where the checkpoints are, e.g. `Workdir.checkpoints`.
     config: plain dict of the resolved config; must be JSON.
     data_fingerprint: names the data and their order.
-    keep: how many of the newest checkpoints stay, at least 1.
+    keep: how many of the newest checkpoints are kept, at least 1.
 
   Attributes:
-    runs: the finished runs that this one began from, for the manifests: see `Manifest.runs`.
+    runs: the finished runs that this one started from, for the manifests: see `Manifest.runs`.
   """
 
   def __init__(self, directory, *, config: dict, data_fingerprint: str, keep: int):
@@ -115,7 +115,7 @@ class Checkpointer:
     return sorted(int(name) for name in names if name.isdecimal() and name == _name(int(name)))
 
   def protect(self, step: int | None) -> None:
-    """Keeps the checkpoint of one step, beside the newest ones, until another one is protected."""
+    """Keeps the checkpoint of one step, in addition to the newest, until another is protected."""
     if step != self._protected:
       self.wait()
       self._protected = step
@@ -126,12 +126,12 @@ class Checkpointer:
     """Saves `state`, any pytree of arrays, in the background.
 
     The arrays are copied on their devices first, so the caller may donate them right afterwards.
-    A step that this object has saved before is not written again. Waits for the save before it.
-    Of several processes all must call it, and the first one writes.
+    A step that this object has saved before is not written again. Waits for the previous save.
+    With several processes, all must call it, and the first one writes.
 
     Raises:
       ValueError: a leaf holds NaN or infinity; the message names it. Nothing is written.
-      UserError: the save before this one could not be written.
+      UserError: the previous save could not be written.
     """
     self.wait()
     if step in self._written:
@@ -150,7 +150,7 @@ class Checkpointer:
     self._pending = self._worker.submit(self._write, step, copies)
 
   def wait(self) -> None:
-    """Returns when all that was saved is on disk.
+    """Returns when everything that was saved is on disk.
 
     Raises:
       UserError: it could not be written; names the path and the cause.
@@ -160,7 +160,7 @@ class Checkpointer:
       pending.result()
 
   def close(self) -> None:
-    """`wait`, then lets go of threads. The object cannot save any more."""
+    """`wait`, then shuts down the threads. The object cannot save any more."""
     try:
       self.wait()
     finally:
@@ -171,7 +171,7 @@ class Checkpointer:
     """The newest checkpoint that verifies, or the one of `step`.
 
     Every byte is read and compared with the manifest. Damaged checkpoints are logged in one line
-    each and left alone. None means that there is no checkpoint at all.
+    each and kept. None means that there is no checkpoint at all.
 
     Raises:
       UserError: there are checkpoints but none verifies, or that of `step` is missing or damaged.
@@ -190,7 +190,7 @@ class Checkpointer:
         manifest = self._verified(candidate)
         if manifest is not None:
           return manifest
-      # A run in progress may have written a newer one and deleted the last of these meanwhile.
+      # Meanwhile a run in progress may have written a newer one and deleted the last of these.
       before, steps = steps, self.steps()
       if steps == before:
         break
@@ -210,7 +210,7 @@ class Checkpointer:
         sharding is restored to it, others to the default device, numpy arrays to numpy arrays.
 
     Raises:
-      UserError: a leaf is missing, left over, or has another shape or dtype.
+      UserError: a leaf is missing or unexpected, or its shape or dtype differs.
     """
     check_fits(manifest, target)
     here = environment()
@@ -220,14 +220,14 @@ class Checkpointer:
       changes = ', '.join(f'{n} {old} -> {new}' for n, old, new in pairs if old != new)
       _log.warning(
         'checkpoint of step %d comes from another environment (%s): '
-        'the resume is exact in value, perhaps not in bits',
+        'later steps may differ in the last bits',
         manifest.step,
         changes,
       )
     return rebuild(target, self.read(manifest, state_leaves(target)))
 
   def read(self, manifest: Manifest, specs: dict) -> dict:
-    """Some arrays, or all, of a checkpoint that `latest` has verified.
+    """Arrays, some or all, of a checkpoint that `latest` has verified.
 
     Args:
       manifest: from `latest`.
@@ -241,7 +241,7 @@ class Checkpointer:
         leaf = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
       placed[key] = leaf
     filled = {k: x for k, x in placed.items() if _has_data(x)}
-    if jax.process_count() > 1:  # each reads all of it, and keeps what lies on its devices
+    if jax.process_count() > 1:  # each reads all arrays, and keeps the shards of its devices
       wanted = {k: np.empty(x.shape, x.dtype) for k, x in filled.items()}
     else:
       wanted = filled
@@ -251,8 +251,8 @@ class Checkpointer:
       if manifest.path.exists():
         raise
       raise UserError(
-        f'checkpoint {manifest.path} was deleted while it was read, by the run that has newer ones '
-        'now; try again'
+        f'checkpoint {manifest.path} was deleted while it was read, by a run that has written '
+        'newer ones; try again'
       ) from error
     if jax.process_count() > 1:
       restored = {k: place(x, placed[k]) for k, x in restored.items()}
@@ -281,7 +281,7 @@ class Checkpointer:
       # The writer of the run may have deleted an old checkpoint while this process was reading it.
       if path.exists():
         if step not in self._damaged:
-          _log.warning('checkpoint %s; it is left alone', damage)
+          _log.warning('checkpoint %s; it is skipped and kept', damage)
         self._damaged.add(step)
       return None
 
@@ -316,7 +316,7 @@ class Checkpointer:
       for folder, _, _ in os.walk(temporary):
         sync_directory(folder)
       if final.exists():
-        # Damaged, or of a run that was wound back: never delete what may be wanted.
+        # A damaged checkpoint, or a run that was set back: never delete what may still be needed.
         aside = next(p for n in itertools.count(1) if not (p := _aside(final, n)).exists())
         _log.warning('checkpoint %s exists; the old one is kept as %s', final, aside.name)
         os.rename(final, aside)
@@ -352,13 +352,13 @@ class Checkpointer:
     for step in intact[self._keep :]:
       if step == self._protected or self._verified(step) is None:
         continue
-      # Half deleted under its own name it would look damaged after a crash.
+      # Renamed first: half deleted under its own name, it would look damaged after a crash.
       rubbish = self._directory / f'{_TEMPORARY}delete-{_name(step)}'
       os.rename(self._directory / _name(step), rubbish)
       shutil.rmtree(rubbish)
 
 
-# --- What a manifest says -----------------------------------------------------------------------
+# --- The manifest -------------------------------------------------------------------------------
 
 
 def environment() -> dict[str, str]:
@@ -393,7 +393,7 @@ def _cpu_name() -> str:
 
 
 def _arrays_of_this_process(handler=ocp.StandardCheckpointHandler) -> ocp.Checkpointer:
-  """Orbax for arrays on disk; of several processes, without waiting for the others."""
+  """Orbax for arrays on disk; with several processes, without waiting for the others."""
   if jax.process_count() == 1:
     return ocp.Checkpointer(handler())
   me = jax.process_index()
@@ -404,7 +404,7 @@ def _arrays_of_this_process(handler=ocp.StandardCheckpointHandler) -> ocp.Checkp
 
 
 def _whole(x) -> np.ndarray:
-  """An array that several processes hold, on the host of each."""
+  """An array sharded over several processes, gathered on the host of each."""
   if not isinstance(x, jax.Array):
     return np.array(x)
   if x.is_fully_replicated:
@@ -413,7 +413,7 @@ def _whole(x) -> np.ndarray:
 
 
 def place(x: np.ndarray, spec):
-  """An array that every process holds, sharded as `spec` says; an array for a numpy spec."""
+  """Shards an array that every process holds as `spec` says; a numpy array for a numpy spec."""
   if isinstance(spec, np.ndarray):
     return x
   if spec.sharding is None:
@@ -430,7 +430,7 @@ def _aside(path: pathlib.Path, number: int) -> pathlib.Path:
 
 
 def _flatten(state) -> dict:
-  # A None or an empty node holds no array but belongs to the structure.
+  # A None or an empty node holds no array but is part of the structure.
   return traverse_util.flatten_dict(serialization.to_state_dict(state), keep_empty_nodes=True)
 
 
@@ -453,7 +453,7 @@ def rebuild(target, arrays: dict):
 
 
 def _has_data(leaf) -> bool:
-  # Orbax refuses arrays of size zero; shape and dtype in the manifest say all there is to say.
+  # Orbax rejects arrays of size zero; shape and dtype in the manifest determine them.
   return 0 not in leaf.shape
 
 
@@ -480,7 +480,7 @@ def check_fits(manifest: Manifest, target) -> None:
   """Compares the leaves of a checkpoint with those of `target`, as for `Checkpointer.restore`.
 
   Raises:
-    UserError: a leaf is missing, left over, or has another shape or dtype.
+    UserError: a leaf is missing or unexpected, or its shape or dtype differs.
   """
   found, wanted = manifest.leaves, table(state_leaves(target))
   where = f'checkpoint {manifest.path} does not fit this model'
@@ -500,7 +500,7 @@ def _some(names: list[str]) -> str:
 
 
 def shape_text(leaf) -> str:
-  """A shape and dtype of `Manifest.leaves` in words: 'float32[3,4]'."""
+  """A shape and dtype of `Manifest.leaves` as text: 'float32[3,4]'."""
   shape, dtype = leaf
   return f'{dtype}[{",".join(map(str, shape))}]'
 
@@ -513,7 +513,7 @@ def _files(folder: pathlib.Path) -> list[str]:
   names = []
   for parent, folders, files in os.walk(folder):
     names += [os.path.join(parent, name) for name in files]
-    # A link to a folder: not followed by `walk`, and never ours.
+    # A link to a folder: `walk` does not follow it, and we never create one.
     names += [p for name in folders if os.path.islink(p := os.path.join(parent, name))]
   return sorted(pathlib.Path(name).relative_to(folder).as_posix() for name in names)
 
@@ -546,7 +546,7 @@ def _verify(path: pathlib.Path) -> Manifest:
         raise _Damaged(f'{path} is damaged: {name} is missing')
     for name in found:
       if (path / name).is_symlink() or not (path / name).is_file():
-        raise _Damaged(f'{path} is damaged: {name} is no plain file')
+        raise _Damaged(f'{path} is damaged: {name} is not a regular file')
     text = (path / 'manifest.json').read_bytes()
     if (path / 'manifest.sha256').read_bytes() != _checksum_line(text):
       raise _Damaged(f'{path} is damaged: manifest.json does not match manifest.sha256')
@@ -585,10 +585,10 @@ def _verify(path: pathlib.Path) -> Manifest:
 
 
 def _storage_cause(error: Exception) -> str | None:
-  """Why the disk refused, in words; None if `error` is not about storage."""
+  """Why the storage failed, as text; None if `error` is not about storage."""
   if isinstance(error, OSError):
     return error.strerror or str(error)
-  # TensorStore raises ValueError with a paragraph; the code of the system is the part that helps.
+  # TensorStore raises ValueError with a paragraph; only the system's error code is useful.
   if code := re.search(r"os_error_code='(\d+)'", str(error)):
     return os.strerror(int(code.group(1)))
   if re.match('[A-Z_]+: ', str(error)):
@@ -598,7 +598,7 @@ def _storage_cause(error: Exception) -> str | None:
 
 @contextlib.contextmanager
 def _without_orbax_tracebacks():
-  # Orbax logs the traceback of each of its threads; the same error is raised to us.
+  # Orbax logs the traceback of each of its threads, and also raises the error.
   def keep(record):
     return not (record.exc_info and 'orbax' in record.pathname)
 

@@ -16,7 +16,7 @@ MODES = dict(
 )
 
 
-class _Parser(argparse.ArgumentParser):  # whose own answer to a user error is the whole usage
+class _Parser(argparse.ArgumentParser):  # argparse would answer a user error with the usage text
   def error(self, message):
     raise UserError(message)
 
@@ -31,20 +31,20 @@ def parse(argv: list[str], description: str) -> argparse.Namespace:
   layout = argparse.RawDescriptionHelpFormatter
   parser = _Parser(description=description, formatter_class=layout, allow_abbrev=False)
   add = parser.add_argument
-  add('--config', metavar='FILE[:ARG]', help='config file; :smoke is the same, small and quick')
+  add('--config', metavar='FILE[:ARG]', help='config file; :smoke makes it small and quick')
   add('--config.FIELD', metavar='VALUE', help='set one field, e.g. --config.train.steps=1000')
-  add('--workdir', metavar='FOLDER', help='of the run (default: runs/CONFIG_ARG)')
+  add('--workdir', metavar='FOLDER', help='folder of the run (default: runs/CONFIG_ARG)')
   add('--mode', choices=MODES, default='train', help='default: train')
   add('--step', type=int, help='not train: which checkpoint (default: the newest)')
   add('--samples', metavar='PATH', help='evaluate: a folder of images, .npz or .npy, not a run')
   add('--weights', help='export: ema or raw (default: what the run samples with)')
   add('--player', metavar='NAME', help='export: one network, e.g. G (default: all)')
   add('--dtype', help='export: float32 (default) or float16')
-  add('--out', metavar='FOLDER', help='export: where to (default: export in the workdir)')
-  add('--coordinator', metavar='HOST:PORT', help='of several processes, the same for all')
-  add('--num_processes', type=int, metavar='N', help='how many (Slurm and TPU VMs need none')
-  add('--process_id', type=int, metavar='I', help='of these flags), and which one this is')
-  add('--dry_run', action='store_true', help='print config and parameters, and do nothing')
+  add('--out', metavar='FOLDER', help='export: target folder (default: export in the workdir)')
+  add('--coordinator', metavar='HOST:PORT', help='several processes: address of the first')
+  add('--num_processes', type=int, metavar='N', help='several processes: how many there are')
+  add('--process_id', type=int, metavar='I', help='number of this one (Slurm, TPU: omit all 3)')
+  add('--dry_run', action='store_true', help='print config and parameter counts, then exit')
   add('--list', action='store_true', help='list the configs')
   flags, unknown = parser.parse_known_args(argv)
   if unknown:
@@ -58,7 +58,7 @@ def parse(argv: list[str], description: str) -> argparse.Namespace:
   if flags.step is not None and flags.samples is not None:
     raise UserError('--step is for checkpoints of a run, not for --samples')
   if flags.samples == '':
-    raise UserError('--samples= names nothing; a folder of images, .npz or .npy is needed')
+    raise UserError('--samples= is empty; a folder of images, .npz or .npy is needed')
   return flags
 
 

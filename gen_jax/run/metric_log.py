@@ -1,4 +1,4 @@
-"""The metrics of training steps, on their way from the device to what people read."""
+"""Fetches the metrics of training steps from the device, checks them and logs them."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ from gen_jax.run import cadences
 class MetricLog:
   """Checks the metrics of every step, and logs those of some.
 
-  Metrics of a call are fetched while the next one runs: `add` holds them back until then, or until
+  Metrics of a call are fetched while the next one runs: `add` holds them until then, or until
   `flush`.
 
   Args:
@@ -22,7 +22,7 @@ class MetricLog:
     start: number of steps done before.
     players: names of the nets, as a state has them.
     fetched: called with the number of the last step whenever metrics have been fetched.
-    saved: returns which checkpoint there is, in words.
+    saved: returns a text that says which checkpoint there is.
   """
 
   def __init__(
@@ -46,10 +46,10 @@ class MetricLog:
     self._pending = last, metrics
 
   def flush(self) -> None:
-    """Waits for the metrics that are held back, if any.
+    """Waits for the metrics that are not fetched yet, if any.
 
     Raises:
-      Diverged: one is not finite.
+      Diverged: a metric is not finite.
     """
     if self._pending is None:
       return
@@ -66,7 +66,7 @@ class MetricLog:
         player, _, what = name.partition('/')
         raise Diverged(
           f'{what} of {self._players.get(player, player)} is {value} at step {step}: training has '
-          f'diverged and is stopped ({self._saved()}); a smaller learning rate is the usual cure'
+          f'diverged and is stopped ({self._saved()}); a smaller learning rate usually helps'
         )
     if cadences.is_logged(self._config, step):
       self._writer.scalars(step, metrics)

@@ -1,4 +1,4 @@
-"""What an evaluation leaves: numbers with their protocol, in `evaluation.jsonl` and as tables."""
+"""Results of an evaluation: numbers with their protocol, in `evaluation.jsonl` and as tables."""
 
 import dataclasses
 import json
@@ -10,41 +10,41 @@ from collections.abc import Iterable
 from gen_jax.errors import UserError
 from gen_jax.run.workdir import Workdir, write_atomic
 
-# Fields in which numbers must agree to compare: of several runs, and of one.
+# Fields that must be equal for numbers to be comparable: across runs, and within one run.
 PROTOCOL = ('reference', 'data', 'samples', 'features', 'resize')
 COMPARED = (*PROTOCOL, 'weights', 'sampler', 'runs', 'seed')
-LOWER_IS_BETTER = ('frechet', 'kernel', 'modes_kl')  # of the values of config.eval.best
+LOWER_IS_BETTER = ('frechet', 'kernel', 'modes_kl')  # among the values of config.eval.best
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One number, and what it depends on. None, here, is what a number does not have."""
+  """One number, and what it depends on. None: does not apply to this number."""
 
-  metric: str  # the name in a program, e.g. 'frechet'
-  label: str  # the name for people, e.g. 'FID' or 'FD-classifier'
+  metric: str  # the name for programs, e.g. 'frechet'
+  label: str  # the name for readers, e.g. 'FID' or 'FD-classifier'
   value: float
-  spread: float | None = None  # standard error; of the inception score, deviation over the splits
-  kind: str | None = None  # exact, lower bound, upper bound or estimate; of values of `evaluate`
+  spread: float | None = None  # standard error; for the inception score, deviation over splits
+  kind: str | None = None  # for values of `evaluate`: exact, lower bound, upper bound or estimate
   reference: str | None = None  # data set, split and number of examples
-  data: str | None = None  # fingerprint of that set, and the shape that it has here
+  data: str | None = None  # fingerprint of that set, and the shape of its examples
   samples: str | None = None  # how many, and from where if not from the run
   features: str | None = None  # feature network and the checksum of its weights
   note: str | None = None  # about that network, e.g. its accuracy
-  resize: str | None = None  # how pictures come to its input
+  resize: str | None = None  # how images are resized for its input
   weights: str | None = None  # of the generator: ema or raw
   sampler: str | None = None
   runs: str | None = None  # finished runs that the sampler needs, with their checksums
-  evaluations: int | None = None  # of a net, per sample
-  seed: int | None = None  # of the samples
+  evaluations: int | None = None  # forward passes of a net per sample
+  seed: int | None = None  # seed of the samples
   version: str = 'full'  # or quick: in training, with config.eval.quick_samples
-  machine: str | None = None  # of a number that is a time
+  machine: str | None = None  # for a number that is a time
 
 
 # --- evaluation.jsonl ---------------------------------------------------------------------------
 
 
 def append(folder: Workdir, step: int | None, made: list[Row]) -> None:
-  """Adds a line for every row to `evaluation.jsonl`. Values that JSON does not have become null.
+  """Appends a line for every row to `evaluation.jsonl`. NaN and infinity become null.
 
   Raises:
     UserError: it cannot be written.
@@ -58,7 +58,7 @@ def append(folder: Workdir, step: int | None, made: list[Row]) -> None:
     with open(folder.evaluations, 'a+b') as file:
       if file.tell():
         file.seek(-1, os.SEEK_END)
-        if file.read(1) != b'\n':  # a kill has torn the last line
+        if file.read(1) != b'\n':  # the last line is incomplete: the process was killed
           lines.insert(0, '')
       file.write(''.join(f'{line}\n' for line in lines).encode())
   except OSError as error:
@@ -66,7 +66,7 @@ def append(folder: Workdir, step: int | None, made: list[Row]) -> None:
 
 
 def read(folder: Workdir) -> list[dict]:
-  """The lines of `evaluation.jsonl`; torn ones are left out."""
+  """The lines of `evaluation.jsonl`, without incomplete ones."""
   lines = []
   try:
     text = folder.evaluations.read_text(encoding='utf-8')
@@ -86,7 +86,7 @@ def is_measured(lines: Iterable[dict], step: int) -> bool:
 
 
 def forget_quick(folder: Workdir, step: int) -> None:
-  """Drops the quick evaluations after `step`, of a run that goes on from there."""
+  """Drops the quick evaluations after `step`, from which the run resumes."""
   lines = read(folder)
   kept = [line for line in lines if line['version'] != 'quick' or line['step'] <= step]
   if len(kept) < len(lines):
@@ -95,10 +95,10 @@ def forget_quick(folder: Workdir, step: int) -> None:
 
 
 def best_step(lines: Iterable[dict], name: str) -> int | None:
-  """The step of the best of the quick evaluations in `lines`, as `read` gives them; the first of
-  equals. None: there is none.
+  """The step of the best of the quick evaluations in `lines`, as `read` gives them; ties: the
+  first. None: there is none.
 
-  Those with another protocol than the last one's do not count: their numbers do not compare.
+  Those whose protocol differs from the last one's are ignored: their numbers are not comparable.
   """
   quick = [line for line in lines if line['version'] == 'quick' and line['metric'] == name]
   values = {
@@ -115,7 +115,7 @@ def best_step(lines: Iterable[dict], name: str) -> int | None:
 
 
 def table(made: list[Row]) -> str:
-  """Rows as an aligned table, which is Markdown too; columns that no row has are left out."""
+  """Rows as an aligned Markdown table, without columns that no row has."""
   names = [
     'label',
     'value',
@@ -138,7 +138,7 @@ def table(made: list[Row]) -> str:
 
 
 def markdown(lines: list[list[str]]) -> str:
-  """A table of text, the first line its head, as aligned Markdown."""
+  """A table of text, whose first line is the header, as aligned Markdown."""
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   rule = [['-' * width for width in widths]]
   return '\n'.join(
@@ -159,7 +159,7 @@ def _cell(row: Row, name: str) -> str:
 
 
 def machine(environment: dict) -> str:
-  """The machine of an environment, as `checkpoint.environment` gives it, in words."""
+  """The machine of an environment, as `checkpoint.environment` gives it, as text."""
   if environment['backend'] == 'cpu':
     return f'{environment["cpu"]}, {environment["cpu_cores"]} cores'
   return f'{environment["devices"]} x {environment["device"]}'

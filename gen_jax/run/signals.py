@@ -1,4 +1,4 @@
-"""Stopping on SIGTERM and Ctrl-C: in training the first signal asks, the second one exits."""
+"""Stopping on SIGTERM and Ctrl-C: in training the first one requests a stop, the second exits."""
 
 import contextlib
 import os
@@ -19,10 +19,10 @@ _QUIT = b'\0'
 
 @contextlib.contextmanager
 def exit_in_order():
-  """Where nothing is to be saved yet: SIGTERM raises SystemExit(143), as Ctrl-C raises
-  KeyboardInterrupt, so that child processes and threads are ended on the way out.
+  """For code with nothing to save: SIGTERM raises SystemExit(143), as Ctrl-C raises
+  KeyboardInterrupt, so that child processes and threads are ended before the exit.
 
-  Does nothing in other threads than the main one, as `Stop`.
+  Like `Stop`, it has no effect outside of the main thread.
   """
   if threading.current_thread() is not threading.main_thread():
     yield
@@ -39,10 +39,10 @@ class Stop:
 
   `requested` is None until the first signal, then its number. A second signal ends the process at
   once with status 128 + its number. A daemon thread does the work, woken by the C-level handler:
-  Python's own handlers wait until the main thread comes back from the compiled step it waits for.
+  Python's own handlers run only when the main thread returns from the compiled step.
 
   Python installs signal handlers in the main thread only. In any other thread, e.g. of a notebook,
-  a `Stop` does nothing and never requests.
+  a `Stop` has no effect.
   """
 
   def __init__(self):
@@ -58,7 +58,7 @@ class Stop:
     self._thread = threading.Thread(target=self._watch, name='signals', daemon=True)
     self._thread.start()
     self._previous_fd = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
-    # The handler itself has nothing to do, but without one there is no wake-up.
+    # The handler itself does nothing, but without one there is no wake-up.
     self._previous = {s: signal.signal(s, lambda number, frame: None) for s in SIGNALS}
     return self
 
@@ -66,7 +66,7 @@ class Stop:
     if self._previous is None:
       return
     for number, handler in self._previous.items():
-      # None: a handler that was installed from C, which Python cannot put back.
+      # None: a handler that was installed from C, which Python cannot restore.
       signal.signal(number, signal.SIG_DFL if handler is None else handler)
     signal.set_wakeup_fd(self._previous_fd)
     self._write.send(_QUIT)
@@ -99,7 +99,7 @@ class Stop:
           line = (
             f'{signal.Signals(number).name}: saving and stopping; a second signal exits at once'
           )
-          # The terminal may be gone: that is no reason to miss the second signal.
+          # A closed terminal must not prevent the second signal from working.
           with contextlib.suppress(OSError, ValueError):
             print(line, file=sys.stderr, flush=True)
         elif now - seen > SAME_REQUEST_SECONDS:

@@ -6,12 +6,12 @@ import jax
 
 
 class Trace:
-  """Traces the calls that hold the steps `first` to `last` with `jax.profiler`.
+  """Traces the calls that contain the steps `first` to `last` with `jax.profiler`.
 
   Args:
     steps: (first, last); None traces nothing.
     folder: where the trace is written.
-    start: the number of steps done before; earlier ones than the next cannot be traced.
+    start: the number of steps done before; these cannot be traced.
   """
 
   def __init__(self, steps: tuple[int, int] | None, folder, start: int):

@@ -1,4 +1,4 @@
-"""The folder of one run: who may write to it, and where things are in it."""
+"""The folder of one run: its lock, and the paths in it."""
 
 import contextlib
 import datetime
@@ -14,14 +14,14 @@ from collections.abc import Iterator
 
 from gen_jax.errors import UserError
 
-# A killed process may need a moment to let go (device memory is freed first), and the winner of a
-# race needs one to write its name, so the lock is tried for a while before the run is refused.
+# A killed process may take a moment to release the lock (device memory is freed first), and the
+# winner of a race to write its name, so the lock is tried for a while before the run is rejected.
 LOCK_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
 
 def sync_directory(path) -> None:
-  """Makes renames and new names in directory `path` durable."""
+  """Makes renamed and new files in directory `path` durable."""
   fd = os.open(path, os.O_RDONLY)
   try:
     os.fsync(fd)
@@ -30,7 +30,7 @@ def sync_directory(path) -> None:
 
 
 def write_atomic(path, data: bytes) -> None:
-  """Replaces file `path` by `data`; a crash leaves all of the old bytes or all of the new."""
+  """Replaces file `path` by `data`; a crash leaves either all old bytes or all new ones."""
   path = pathlib.Path(path)
   temporary = path.with_name(f'.tmp-{path.name}-{os.getpid()}')  # another process may write it, too
   with open(temporary, 'wb') as file:
@@ -42,7 +42,7 @@ def write_atomic(path, data: bytes) -> None:
 
 
 class Workdir:
-  """Where the files of a run are. Making one touches no disk."""
+  """Where the files of a run are. The constructor does not access the disk."""
 
   def __init__(self, path):
     self.path = pathlib.Path(path)
@@ -51,12 +51,12 @@ class Workdir:
     self.samples = self.path / 'samples'
     self.metrics = self.path / 'metrics.jsonl'
     self.evaluations = self.path / 'evaluation.jsonl'
-    self.evaluation = self.path / 'evaluation'  # pictures, and what a stopped evaluation has done
+    self.evaluation = self.path / 'evaluation'  # images, and parts of a stopped evaluation
     self.tensorboard = self.path / 'tensorboard'
     self.lock = self.path / '.lock'
 
   def image_path(self, step: int, name: str) -> pathlib.Path:
-    """Where the picture `name` of `step` belongs."""
+    """The path of the image `name` of `step`."""
     return self.samples / f'{step:07d}_{name.replace("/", "_")}.png'
 
   def read_config(self) -> str | None:
@@ -74,18 +74,18 @@ class Workdir:
 
 @contextlib.contextmanager
 def open_workdir(path) -> Iterator[Workdir]:
-  """Makes the folder `path` and holds it for this process until the block ends.
+  """Creates the folder `path` and locks it for this process until the block ends.
 
-  The kernel lets go of the lock when the process dies, however it dies.
+  The kernel releases the lock when the process ends, even if it is killed.
 
   Raises:
-    UserError: the folder cannot be made or written, or another process holds it.
+    UserError: the folder cannot be created or written, or another process holds the lock.
   """
   workdir = Workdir(path)
   with contextlib.ExitStack() as stack:
     try:
       workdir.path.mkdir(parents=True, exist_ok=True)
-      # An old lock file would open even where no new file can be made.
+      # An old lock file would open even where no new file can be created.
       tempfile.TemporaryFile(dir=workdir.path).close()
       lock = stack.enter_context(open(workdir.lock, 'a+'))
     except (OSError, ValueError) as error:
@@ -106,7 +106,7 @@ def open_workdir(path) -> Iterator[Workdir]:
     try:
       yield workdir
     finally:
-      # The next holder must not be announced by the name of this one.
+      # The next holder must not be reported under the name of this one.
       with contextlib.suppress(OSError):
         _rewrite(lock, '')
 

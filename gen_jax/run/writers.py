@@ -1,4 +1,4 @@
-"""What a run writes for people: metrics, pictures, progress."""
+"""The readable outputs of a run: metrics, images, progress."""
 
 import io
 import json
@@ -24,15 +24,15 @@ _log = logging.getLogger(__name__)
 class Writers:
   """The outputs of a run: `metrics.jsonl`, TensorBoard, `samples/`, and progress on stderr.
 
-  A run that resumes at `start_step` first forgets what a killed run wrote about later steps, so
-  that an interrupted run leaves the same metrics as one that was never stopped.
+  A run that resumes at `start_step` first drops what a killed run wrote about later steps, so that
+  an interrupted run leaves the same metrics as an uninterrupted one.
 
   Args:
     workdir: a `Workdir` whose folder exists.
     total_steps: the step at which the run ends.
     images_per_step: size of the global batch.
     start_step: number of steps done before, 0 for a fresh run.
-    process_is_primary: False makes every method do nothing (one host of several writes).
+    process_is_primary: if False, no method has an effect (with several hosts, one writes).
   """
 
   def __init__(
@@ -70,7 +70,7 @@ class Writers:
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
     """Writes one line of `metrics.jsonl` and one point per value to TensorBoard.
 
-    NaN and infinity, which JSON does not have, become null.
+    NaN and infinity, which JSON cannot represent, become null.
     """
     if not self._primary:
       return
@@ -85,8 +85,8 @@ class Writers:
   def progress(self, step: int, metrics: Mapping[str, float]) -> None:
     """Shows step, images per second, losses and time left: a bar on a terminal, else one line.
 
-    Call it on the log cadence, and once when the first step is done: the time of that first call
-    holds the compilation and is left out of the rates that follow.
+    Call it every config.train.log_steps, and once after the first step: the time of that first call
+    includes the compilation and is excluded from the rates that follow.
     """
     if not self._primary:
       return
@@ -117,11 +117,11 @@ class Writers:
       print(f'step {step}  quick evaluation  {numbers}', file=sys.stderr, flush=True)
 
   def image_path(self, step: int, name: str) -> pathlib.Path:
-    """Where the picture `name` of `step` belongs."""
+    """The path of the image `name` of `step`."""
     return self._workdir.image_path(step, name)
 
   def image(self, step: int, name: str, picture) -> pathlib.Path:
-    """Writes a picture to `samples/` and to TensorBoard; returns its path.
+    """Writes an image to `samples/` and to TensorBoard; returns its path.
 
     Args:
       step: number of finished steps.
@@ -154,11 +154,11 @@ class Writers:
 def image_grid(images, columns: int | None = None, pad: int = 2) -> np.ndarray:
   """Arranges images row by row on white; returns uint8 [H, W, c].
 
-  Small images are enlarged by a whole factor, so that a person can read them.
+  Small images are enlarged by an integer factor, so that they are readable.
 
   Args:
     images: uint8 [n, h, w, c], c = 1, 3 or 4.
-    columns: images per row; None makes the grid about square.
+    columns: images per row; None makes the grid approximately square.
     pad: pixels between images and around them.
 
   Raises:
@@ -189,7 +189,7 @@ def save_png(path, picture) -> None:
   """Writes uint8 [h, w, c], c = 1, 3 or 4, to a PNG file; the file is never half-written."""
   picture = np.asarray(picture)
   if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] not in (1, 3, 4):
-    raise ValueError(f'a picture is uint8 [h, w, 1, 3 or 4], not {picture.dtype} {picture.shape}')
+    raise ValueError(f'an image is uint8 [h, w, 1, 3 or 4], not {picture.dtype} {picture.shape}')
   buffer = io.BytesIO()
   Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture).save(buffer, 'PNG')
   write_atomic(path, buffer.getvalue())
@@ -231,16 +231,16 @@ def values_plot(
   Args:
     values: [n, k].
     path: the file.
-    title: of the figure.
-    label: of the vertical axis: the name of the values and their unit.
-    index: of the horizontal axis.
-    log: both axes are logarithmic; values below 1e-9 are drawn there.
+    title: title of the figure.
+    label: label of the vertical axis: the name of the values and their unit.
+    index: label of the horizontal axis.
+    log: both axes are logarithmic; values below 1e-9 are plotted at 1e-9.
   """
   from matplotlib.figure import Figure
 
   values = np.asarray(values, np.float64)
   if log:
-    values = np.maximum(values, 1e-9)  # a logarithm shows nothing below
+    values = np.maximum(values, 1e-9)  # a logarithmic axis has no zero
   figure = Figure(figsize=(8, 5), dpi=100, layout='tight')
   axes = figure.add_subplot()
   k = np.arange(values.shape[1])
@@ -264,7 +264,7 @@ def save_figure(figure, path) -> None:
 
 
 def _forget(metrics: pathlib.Path, start_step: int) -> None:
-  """Drops lines about steps after `start_step`, and torn ones."""
+  """Drops lines about steps after `start_step`, and incomplete ones."""
   if not metrics.exists():
     return
   lines = metrics.read_bytes().splitlines(keepends=True)
@@ -276,7 +276,7 @@ def _forget(metrics: pathlib.Path, start_step: int) -> None:
 
 def _is_of(line: bytes, start_step: int) -> bool:
   try:
-    # A fresh run has no past, not even a step 0.
+    # A fresh run keeps no lines, not even of step 0.
     return start_step > 0 and json.loads(line)['step'] <= start_step
   except (ValueError, KeyError, TypeError):
     return False
@@ -284,7 +284,7 @@ def _is_of(line: bytes, start_step: int) -> bool:
 
 def _has_terminal() -> bool:
   try:
-    # A pseudo-terminal that nobody looks at has no columns, and no bar fits into it.
+    # An unattended pseudo-terminal may have zero columns, into which no bar fits.
     return os.get_terminal_size(sys.stderr.fileno()).columns > 0
   except (OSError, ValueError, AttributeError):
     return False

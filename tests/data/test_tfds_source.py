@@ -203,7 +203,7 @@ def test_damaged_set(refusal, prepared, tmp_path, kind):
   message = refusal(path=tmp_path)
   assert str(folder) in message
   # array_record gives empty records instead of those that were cut off.
-  words = {'missing': 'damaged', 'truncated': 'is no PNG', 'tfrecord': 'config.data.path'}
+  words = {'missing': 'damaged', 'truncated': 'is not a PNG', 'tfrecord': 'config.data.path'}
   assert words[kind] in message
 
 

@@ -170,7 +170,7 @@ def test_a_process_that_hangs_ends_the_run(tmp_path):
     (status,), (said,) = finish(processes[:1], timeout=60)
   assert status == heartbeat.LOST
   assert re.search(
-    r'^error: process 1 has said nothing for \d+ s: the run ends', said, re.MULTILINE
+    r'^error: process 1 has not answered for \d+ s: the run ends', said, re.MULTILINE
   )
 
 
@@ -246,7 +246,7 @@ except UserError as error:
 processes.leave(status)
 """
 LOST_2 = 'error: process 2 has ended: the run ends here; the same command resumes it'
-STOOD = LOST_2.replace('2 has ended', '1 has stood at step 2 for . s')
+STOOD = LOST_2.replace('2 has ended', '1 has been at step 2 for . s')
 
 
 @pytest.mark.xdist_group('distributed')

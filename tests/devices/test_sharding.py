@@ -94,7 +94,7 @@ def test_no_home_is_no_reason_to_stop(tmp_path, repository, unset, monkeypatch, 
   monkeypatch.setenv('GEN_JAX_CACHE', str(tmp_path / 'file'))
   config = configs.load(str(repository / 'configs' / 'gan_ring.py'))
   compilation.keep_programs(config)
-  assert 'compiled programs are not kept' in caplog.text
+  assert 'compiled programs are not cached' in caplog.text
   assert jax.config.jax_compilation_cache_dir is None
 
 

@@ -66,6 +66,6 @@ def test_a_metric_that_is_not_finite_is_told_by_step_and_net(opened):
     log.flush()
   assert str(error.value) == (
     'grad_norm of D is inf at step 5: training has diverged and is stopped '
-    '(step 3 is saved in runs/x); a smaller learning rate is the usual cure'
+    '(step 3 is saved in runs/x); a smaller learning rate usually helps'
   )
   assert list(writer.scalars_of) == [4]
