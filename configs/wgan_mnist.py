@@ -4,7 +4,8 @@ Arjovsky, Chintala and Bottou 2017, https://arxiv.org/abs/1701.07875.
 
     python launch.py --config=configs/wgan_mnist.py
 
-TIME
+Not trained here: a step takes 0.6 s of CPU time on an AMD EPYC with AVX-512, the 5,000 steps about 30
+minutes on two cores.
 Out come grids of handwritten digits in runs/wgan_mnist/samples/.
 """
 
@@ -19,7 +20,8 @@ def get_config():
     generator=dict(name='dcgan.Generator28', features=(128, 64)),
     critic=dict(name='wgan_gp.Critic28', features=32, negative_slope=0.2),
     latent=dict(dim=100, distribution='normal'),
-    loss=dict(clip=0.01, n_critic=5, n_critic_start=100, start_steps=25, start_every=500),
+    # The paper has 100 at the start; on CPU these updates are unrolled, 2 s of compilation for each.
+    loss=dict(clip=0.01, n_critic=5, n_critic_start=20, start_steps=25, start_every=500),
     optim=dict(G=rmsprop, D=rmsprop),
     train=dict(steps=5000, batch_size=64, log_steps=50, sample_steps=1000, checkpoint_steps=1000),
     eval=dict(num_reference=10_000),
