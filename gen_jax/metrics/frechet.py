@@ -59,7 +59,7 @@ class Moments:
     return self.merge(Moments.of(features))
 
   def merge(self, other: Moments) -> Moments:
-    """The moments of the union (Chan, Golub and LeVeque 1979: without subtracting sums of squares)."""
+    """The moments of the union (Chan, Golub and LeVeque 1979, which avoids cancellation)."""
     n = self.n + other.n
     delta = other.mean - self.mean
     return Moments(

@@ -116,7 +116,7 @@ def complete(spec, field: str = 'config.net') -> dict:
 
 
 def about(name, attribute: str) -> str:
-  """The documentation of an attribute in a module's source: the comment on its line, and the type."""
+  """The meaning of an attribute in a module's source: the comment on its line, and the type."""
   module = find(name)
   declared = rf'^  {re.escape(attribute)}: ([^=#\n]+?)(?: = [^#\n]*?)?(?:  # (.*))?$'
   try:

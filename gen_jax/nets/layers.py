@@ -38,7 +38,7 @@ class Conv(nn.Module):
 
 
 class UpsampledConv(nn.Module):
-  """Nearest-neighbour upsampling by 2, then a 3x3 `Conv`: [b, h, w, c] -> [b, 2 h, 2 w, features]."""
+  """Nearest-neighbour upsampling by 2, then a 3x3 `Conv`: [b, h, w, c] -> [b, 2 h, 2 w, d]."""
 
   features: int
   kernel_init: Callable = nn.initializers.lecun_normal()

@@ -71,7 +71,7 @@ def _moments(x):
 
 
 def _factor_and_shift(moments, scale, bias, groups, epsilon):
-  """Returns factor and shift, both [b, c]: the normalised, scaled and shifted x is x factor + shift."""
+  """Factor and shift, both [b, c]: the normalised, scaled and shifted x is x factor + shift."""
   c = moments.shape[-1]
   group = jnp.arange(c) // (c // groups)
   mean_of_group = (group[:, None] == group[None]) * jnp.float32(groups / c)
