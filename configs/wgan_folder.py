@@ -1,4 +1,4 @@
-"""WGAN with weight clipping on a folder of your own pictures, 64x64: the nets of the released code.
+"""WGAN with weight clipping on a folder of your own images, 64x64: the nets of the released code.
 
 Arjovsky, Chintala and Bottou 2017, https://arxiv.org/abs/1701.07875.
 
@@ -6,7 +6,7 @@ Arjovsky, Chintala and Bottou 2017, https://arxiv.org/abs/1701.07875.
 
 The released code trains 25 epochs of LSUN bedrooms, about 200,000 steps. Not trained here: a step
 TIME
-Out come grids of samples in runs/wgan_folder/samples/.
+It writes grids of samples to runs/wgan_folder/samples/.
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,7 @@ Arjovsky, Chintala and Bottou 2017, https://arxiv.org/abs/1701.07875.
     python launch.py --config=configs/wgan_mnist.py
 
 TIME
-Out come grids of handwritten digits in runs/wgan_mnist/samples/.
+It writes grids of handwritten digits to runs/wgan_mnist/samples/.
 """
 
 from ml_collections import ConfigDict
