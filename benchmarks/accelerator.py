@@ -1,16 +1,16 @@
-"""Training speed of a config on the devices at hand: images a second, share of what the device can
-do, memory, and whether bfloat16 learns as float32 does.
+"""Training speed of a config on the available devices: images per second, share of the device's
+peak, memory, and whether bfloat16 learns like float32.
 
     python benchmarks/accelerator.py
     python benchmarks/accelerator.py --config=configs/ddpm_digits.py --batches 64 --ceiling 2048
 
-Made-up pictures lie on the device and the step is the training loop's own, some of them in one
-dispatch; a call is not waited for before the next one is sent off. The ceiling is a product of two
+Synthetic images are on the device and the step is the training loop's own, several steps per
+dispatch; calls are dispatched without waiting for the previous one. The ceiling is a product of two
 square random matrices in bfloat16 on one device; operations are XLA's count for the step as
-written; memory is what XLA has laid out for a call: state, data and what lies in between. Larger
-batch sizes than the first one take as many pictures, in fewer calls. Loss curves are those of the
-first batch size: means of 50 steps, and by how much those of bfloat16 differ from those of float32
-at most. (Both have the same pictures and noise.)
+written; memory is XLA's allocation for a call: state, data and temporary buffers. Batch sizes
+larger than the first one process as many images, in fewer calls. Loss curves are those of the first
+batch size: means of 50 steps, and the largest difference of bfloat16 from float32. (Both have the
+same images and noise.)
 """
 
 import argparse
@@ -31,11 +31,11 @@ from gen_jax import contract, data
 from gen_jax.devices import compilation, sharding
 from gen_jax.systems import find_system
 
-WINDOW = 50  # steps of which the mean loss is compared
+WINDOW = 50  # number of steps over which the compared losses are averaged
 
 
 def ceiling(size: int) -> float:
-  """Operations a second of a product of two [size, size] matrices in bfloat16."""
+  """Operations per second of a product of two [size, size] matrices in bfloat16."""
   a, b = (jax.random.normal(jax.random.key(i), (size, size), jnp.bfloat16) for i in range(2))
   product = jax.jit(jnp.matmul)
   jax.block_until_ready(product(a, b))
@@ -48,8 +48,8 @@ def ceiling(size: int) -> float:
 
 
 def operations(step, args) -> float:
-  """Floating-point operations of a step as written. Lowered for the CPU, where XLA counts them: the
-  plugins of accelerators do not.
+  """Floating-point operations of a step as written. It is lowered for the CPU, where XLA counts
+  them; the plugins of accelerators do not.
   """
   cpu = jax.sharding.SingleDeviceSharding(jax.devices('cpu')[0])
   like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=cpu)
@@ -79,19 +79,19 @@ class Run:
     self.keys = sharding.put({'data': data_key, 'step': step_key}, whole)
     self.device_data = sharding.put(self.batches.device_data, whole)
 
-    def init(fed, resident):
-      rows = data.preprocess(resident, fed, data_key, config=config)
+    def init(host_batch, device_data):
+      rows = data.preprocess(device_data, host_batch, data_key, config=config)
       return system.init_state(init_key, rows, config=config)
 
-    def step(state, fed, resident, keys, *, axis_name):
+    def step(state, host_batch, device_data, keys, *, axis_name):
       key = jax.random.fold_in(keys['data'], state.step)
-      rows = data.preprocess(resident, fed, key, config=config, axis_name=axis_name)
+      rows = data.preprocess(device_data, host_batch, key, config=config, axis_name=axis_name)
       return system.train_step(state, rows, keys['step'], config=config, axis_name=axis_name)
 
-    fed = self.batches.host_batch(0)
-    target = sharding.abstract_state(jax.eval_shape(init, fed, self.device_data), self.mesh)
-    self.state = compilation.compile_once(init, target)(fed, self.device_data)
-    self.operations = operations(step, (target, fed, self.device_data, self.keys))
+    host_batch = self.batches.host_batch(0)
+    target = sharding.abstract_state(jax.eval_shape(init, host_batch, self.device_data), self.mesh)
+    self.state = compilation.compile_once(init, target)(host_batch, self.device_data)
+    self.operations = operations(step, (target, host_batch, self.device_data, self.keys))
     self.feed = self.batches.iterate(0)
     start = time.perf_counter()
     self.call = compilation.compile_step(
@@ -112,7 +112,7 @@ class Run:
     return self.axes.batch(list(itertools.islice(self.feed, self.steps)), self.mesh)
 
   def calls(self, number: int) -> tuple[float, np.ndarray]:
-    """Seconds of so many calls, and the loss of the last player in each of their steps."""
+    """Seconds of `number` calls, and the loss of the last player in each of their steps."""
     start, losses = time.perf_counter(), []
     for _ in range(number):
       self.state, metrics = self.call(self.state, self.next(), self.device_data, self.keys)
@@ -129,7 +129,10 @@ def main():
   parser.add_argument('--config', default='configs/ddpm_cifar.py')
   parser.add_argument('--batches', type=int, nargs='+', default=[128, 512])
   parser.add_argument(
-    '--calls', type=int, default=50, help='timed, after as many more, of the first batch size'
+    '--calls',
+    type=int,
+    default=50,
+    help='timed calls of the first batch size, after as many for warm-up',
   )
   parser.add_argument('--steps_per_call', type=int, default=10)
   parser.add_argument('--ceiling', type=int, default=8192, help='rows of the square matrices')

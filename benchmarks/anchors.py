@@ -1,14 +1,14 @@
-"""What the metrics say of real pictures, whole and spoilt: anchors to read a number by.
+"""The metrics of real images, intact and degraded: reference values for judging a number.
 
     python benchmarks/anchors.py        # all sets: 14 minutes, more while a classifier is missing
     python benchmarks/anchors.py digits mnist --num 2000
 
-Reference are pictures of a data set's training split. Against them stand as many others of that
-split, which the classifier may have been trained on; as many held-out ones, the floor; these with
-noise of growing standard deviation, and blurred more and more; and those of them that are left when
-classes are removed. Features are those of the classifier that `config.eval.network='auto'` picks,
-trained once and cached. At the end the program says whether the metrics move as they should; the
-exit status is 1 if one does not.
+The reference set is from a data set's training split. It is compared with as many other images of
+that split, which the classifier may have been trained on; as many held-out ones, the floor; the
+held-out ones with noise of increasing standard deviation, or with increasing blur; and the held-out
+ones of some classes only. Features are those of the classifier that `config.eval.network='auto'`
+picks, trained once and cached. At the end the program says whether the metrics change as expected;
+the exit status is 1 if one does not.
 """
 
 import argparse
@@ -36,27 +36,27 @@ SETS = {  # name -> config, held-out split
 }
 NOISE = (4, 8, 16, 32, 64)  # standard deviations in grey levels
 BLUR = {8: (0.25, 0.5, 0.75, 1), 28: (0.5, 1, 1.5, 2)}  # height in pixels -> radii
-KEPT = (9, 7, 5, 3, 1)  # how many classes, the first ones
-# The floor is one draw: the share by which the least noise may bring held-out pictures nearer
+KEPT = (9, 7, 5, 3, 1)  # numbers of classes that are kept, the first ones
+# The floor is one sample: the share by which the least noise may bring held-out images nearer
 # (MNIST: 0.036; a bootstrap gives -0.18 +- 0.12 for that difference).
 DRAW = 0.05
-SLACK = 0.02  # some classes are easier: what precision may fall by when others are removed
+SLACK = 0.02  # precision may fall by this when classes are removed, as some classes are easier
 
 
 def noisy(image, sd):
-  """The same noise for every `sd`, but for its size."""
+  """Adds the same noise for every `sd`, up to its scale."""
   noise = np.random.default_rng(0).standard_normal(image.shape)
   return np.uint8(np.clip(np.rint(image + sd * noise), 0, 255))
 
 
 def blurred(image, radius):
-  """Grey pictures [n, h, w, 1] through Pillow's Gaussian blur."""
+  """Grey images [n, h, w, 1] after Pillow's Gaussian blur."""
   blur = ImageFilter.GaussianBlur(radius)
   return np.stack([np.asarray(Image.fromarray(x[..., 0]).filter(blur)) for x in image])[..., None]
 
 
 def look(network, image):
-  """`scores.Features` of pictures uint8 [n, h, w, c]."""
+  """`scores.Features` of images uint8 [n, h, w, c]."""
   source = sources.ArraySource('pictures', {'image': image}, None, '')
   with tempfile.TemporaryDirectory() as folder:
     parts = pathlib.Path(folder)
@@ -64,7 +64,7 @@ def look(network, image):
 
 
 def sets_of_pictures(network, train, test, n):
-  """(how they are spoilt, title, `scores.Features`) of every row."""
+  """(kind of degradation, title, `scores.Features`) of every row."""
   others = np.setdiff1d(scores.chosen(len(train), 2 * n), scores.chosen(len(train), n))
   if len(others) == n:
     title = 'others of ' + train.fingerprint.split('/')[1]
@@ -83,7 +83,7 @@ def sets_of_pictures(network, train, test, n):
 
 
 def anchors(name, num):
-  """Prints the table of a data set; yields (what should hold, whether it does, the values)."""
+  """Prints the table of a data set; yields (expectation, whether it holds, the values)."""
   file, split = SETS[name]
   config = configs.load(str(CONFIGS / f'{file}.py'))
   train = data.open_source(config)
@@ -98,7 +98,7 @@ def anchors(name, num):
     values = list(scores.score(scorer, reference, seen))
     lines.append([title, f'{len(seen.features):,}', *(cell(*value[2:]) for value in values)])
     found.append((how, {metric: value for metric, _, value, _ in values}))
-  head = ['pictures', 'number', *(label for _, label, _, _ in values)]
+  head = ['images', 'number', *(label for _, label, _, _ in values)]
   about = scorer.protocol
   print(f'\nReference: {about["reference"]}; held out: {split}.')
   print(f'Features: {about["features"]} ({about["note"]}).\n')

@@ -4,18 +4,18 @@
     python benchmarks/compare_torch.py                               # all cases: 55 minutes
     python benchmarks/compare_torch.py --cases gan_mnist --rounds 3
 
-One process works with gen_jax, one with PyTorch, one with PyTorch and torch.compile, and, for
-diffusion models, one with diffusers' net and schedulers. They work in turns: ours, theirs,
-compiled, ours, theirs, ... A turn is some seconds of steps, each of which is waited for, and gives
-their median. Our programs are those of config.compilation_cache=None, with oneDNN where it can be
-had; --kept adds those that JAX can keep, which default configs train with. The speed-up is the
-median of theirs / ours, in bold against the fastest of the others; in brackets its smallest and
-largest value over rounds. Times to the first step run from the start of a process, without caches
-of compiled code. The last column is the share of the machine's ceiling: PyTorch's count of
-operations in products and convolutions, by the time of the step and by what a product of two
-2048x2048 matrices reaches, measured in turns with the rest. The last case, `features`, is
-benchmarks/features.py, with a table of its own: the networks whose packages, named there, are
-installed. Nothing else should run on the machine meanwhile: compare the load.
+One process runs gen_jax, one PyTorch, one PyTorch with torch.compile, and, for diffusion models,
+one diffusers' net and schedulers. They take turns: ours, theirs, compiled, ours, theirs, ... A turn
+lasts some seconds, waits for each step, and reports the median time. Our programs are those of
+config.compilation_cache=None, with oneDNN where it is available; --kept adds those that JAX can
+cache, which default configs train with. The speed-up is the median of theirs / ours, in bold
+against the fastest of the others, with its smallest and largest value over rounds in brackets.
+Times to the first step are measured from the start of a process, without caches of compiled code.
+The last column is the share of the machine's ceiling: PyTorch's count of operations in products and
+convolutions, divided by the time of the step and by the rate of a product of two 2048x2048
+matrices, measured in turns with the rest. The last case, `features`, is benchmarks/features.py,
+with its own table: the networks whose packages, named there, are installed. Nothing else should run
+on the machine at the same time: check the reported load.
 """
 
 import argparse
@@ -40,7 +40,7 @@ ROOT = Path(__file__).resolve().parent.parent
 class Case(NamedTuple):
   config: str
   batch: int
-  sampling: dict | None = None  # fields of the config for drawing samples; None: a training step
+  sampling: dict | None = None  # config fields for sampling; None: a training step
 
 
 CASES = {
@@ -51,7 +51,7 @@ CASES = {
   'ddpm_digits': Case('ddpm_digits', 64),
   'ddpm_fashion_mnist': Case('ddpm_fashion_mnist', 32),
   'ddpm_cifar': Case('ddpm_cifar', 8),
-  # Few steps, each of which costs what one of many does.
+  # Few steps, as every step costs the same.
   'digits_ancestral': Case(
     'ddpm_digits', 64, {'sample.sampler': 'ancestral', 'diffusion.steps': '20'}
   ),
@@ -65,11 +65,11 @@ NAMES = {
   'kept': 'gen_jax, kept',
   'torch': 'PyTorch',
   'compiled': 'PyTorch, torch.compile',
-  'diffusers': 'diffusers',  # of diffusion cases only
+  'diffusers': 'diffusers',  # for diffusion cases only
 }
 OURS = ('jax', 'kept')
 CEILING = 'a matrix product'
-# Feature networks of benchmarks/features.py, and the package of PyTorch's port where it needs one.
+# Feature networks of benchmarks/features.py, and the package of the PyTorch port, if it needs one.
 FEATURES = {
   'inception': 'torch_fidelity',
   'efficientnet_lite0': 'efficientnet_lite_pytorch',
@@ -120,7 +120,7 @@ def make_jax(case):
     init, sharding.abstract_state(jax.eval_shape(init, init_key), mesh)
   )
 
-  def one_step(state, batch, resident, key, *, axis_name):
+  def one_step(state, batch, device_data, key, *, axis_name):
     return system.train_step(state, batch, key, config=config, axis_name=axis_name)
 
   state = init(init_key)
@@ -173,7 +173,7 @@ def make_torch(case, compiled=False, diffusers=False):
 
 
 def make_ceiling(case):
-  """What the machine can do at most: a product of two 2048x2048 matrices, in float32."""
+  """The peak rate of the machine: a product of two 2048x2048 matrices, in float32."""
   import jax
   import jax.numpy as jnp
 
@@ -192,7 +192,7 @@ def count_operations(step):
   from torch.utils._python_dispatch import TorchDispatchMode
   from torch.utils.flop_counter import flop_registry
 
-  # PyTorch's own FlopCounterMode hooks into modules, which gradients in inputs do not survive.
+  # PyTorch's own FlopCounterMode hooks into modules, which breaks gradients in inputs.
   class Counter(TorchDispatchMode):
     total = 0
 
@@ -200,7 +200,7 @@ def count_operations(step):
       kwargs = kwargs or {}
       count = flop_registry.get(function._overloadpacket)
       if count is None:
-        with self:  # in inference mode conv2d is one function, and made of others
+        with self:  # in inference mode conv2d is a composite of other functions
           made = function.decompose(*args, **kwargs)
         if made is not NotImplemented:
           return made
@@ -225,11 +225,11 @@ MAKE = {
 
 
 def work(side, case):
-  """Does the first step, tells the parent, then goes on for as many seconds as each line of stdin
-  says.
+  """Runs the first step, reports to the parent, then runs for the number of seconds in each line of
+  stdin.
   """
   replies = os.fdopen(os.dup(1), 'w', buffering=1)
-  os.dup2(2, 1)  # whatever a library prints is no reply
+  os.dup2(2, 1)  # keeps the output of libraries out of the replies
   step, parameters = MAKE[side](CASES[case])
   first = step()
   print(json.dumps({'parameters': parameters, 'metrics': first}), file=replies)
@@ -255,21 +255,21 @@ def work(side, case):
 
 
 def environment(side, *paths):
-  """Variables of a worker's process, which imports from `paths` too."""
+  """Environment variables of a worker process, with `paths` added to its import path."""
   env = os.environ | {
     'PYTHONPATH': os.pathsep.join([str(ROOT), *paths, os.environ.get('PYTHONPATH', '')]),
     'JAX_PLATFORMS': 'cpu',
-    'OMP_WAIT_POLICY': 'passive',  # PyTorch's threads must not spin in our turn
+    'OMP_WAIT_POLICY': 'passive',  # PyTorch's threads must not spin during our turn
     'JAX_ENABLE_COMPILATION_CACHE': str(side == 'kept').lower(),
     'TORCHINDUCTOR_FORCE_DISABLE_CACHES': '1',
   }
   if side in OURS:
-    env['GLIBC_TUNABLES'] = 'glibc.malloc.hugetlb=1'  # launch.py's; PyTorch gains nothing
+    env['GLIBC_TUNABLES'] = 'glibc.malloc.hugetlb=1'  # as launch.py; PyTorch does not benefit
   return env
 
 
 class Worker:
-  """A process that does one side of a case when told to, and sleeps otherwise."""
+  """A process that runs one side of a case on request, and sleeps otherwise."""
 
   def __init__(self, side, case):
     self.side, self.replies = side, []
@@ -383,7 +383,7 @@ def machine():
 
 
 def compare_features(rounds, seconds, compiled):
-  """Runs benchmarks/features.py, which prints its table, and tells which networks it leaves out."""
+  """Runs benchmarks/features.py, which prints its table, and reports the networks it leaves out."""
   found = [name for name, package in FEATURES.items() if importlib.util.find_spec(package)]
   for name, package in FEATURES.items():
     if name not in found:
@@ -401,9 +401,11 @@ def main():
   names = [*CASES, 'features']
   parser.add_argument('--cases', nargs='+', choices=names, default=names, metavar='CASE')
   parser.add_argument('--rounds', type=int, default=5)
-  parser.add_argument('--seconds', type=float, default=4.0, help='of a turn, at least 3 steps')
+  parser.add_argument(
+    '--seconds', type=float, default=4.0, help='length of a turn, at least 3 steps'
+  )
   parser.add_argument('--no-compile', action='store_true', help='no torch.compile')
-  parser.add_argument('--kept', action='store_true', help='our programs that JAX can keep, too')
+  parser.add_argument('--kept', action='store_true', help='also our programs that JAX can cache')
   parser.add_argument('--worker', nargs=2, help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.worker:

@@ -1,4 +1,4 @@
-"""How much longer an evaluation takes than drawing its samples alone: ratios, in turns.
+"""How much longer an evaluation takes than sampling alone: ratios, measured in turns.
 
     python benchmarks/evaluation.py --workdir=runs/ddpm_digits --num=400 --rounds=3
 

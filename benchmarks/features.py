@@ -6,16 +6,16 @@
     python benchmarks/features.py                           # all networks: 15 minutes
     python benchmarks/features.py --networks inception --rounds 3 --batch 64
 
-Both sides have the same weights and see the same uint8 pictures, which each brings to its network's
-size: Inception (torch-fidelity's port, weights from a seed), EfficientNet-Lite0 (its package's
-weights) and the classifier of small pictures. PyTorch is in its best form: channels-last, batch
-norm folded into the convolutions, inference mode, and a second process with torch.compile, whose
-weights are frozen.
+Both sides have the same weights and the same uint8 images, which each resizes for its network:
+Inception (torch-fidelity's port, weights from a seed), EfficientNet-Lite0 (its package's weights)
+and the classifier of small images. PyTorch is in its best form: channels-last, batch norm folded
+into the convolutions, inference mode, and a second process with torch.compile, whose weights are
+frozen.
 
-One process works with gen_jax, one with PyTorch, one with PyTorch and torch.compile. They work in
-turns. A turn is some seconds of batches, each of which is waited for, and gives their median. The
-speed-up is the median of theirs / ours; in brackets its smallest and largest value over rounds. The
-difference is the largest one of the features, relative to the largest feature.
+One process runs gen_jax, one PyTorch, one PyTorch with torch.compile. They take turns. A turn lasts
+some seconds, waits for each batch, and reports the median time. The speed-up is the median of
+theirs / ours, with its smallest and largest value over rounds in brackets. The difference is the
+largest one among the features, relative to the largest feature.
 """
 
 import argparse
@@ -36,17 +36,17 @@ from pathlib import Path
 import numpy as np
 from compare_torch import NAMES, ROOT, environment, machine
 
-SHAPES = {  # network -> shape of a picture
+SHAPES = {  # network -> shape of an image
   'inception': (32, 32, 3),
   'efficientnet_lite0': (32, 32, 3),
   'classifier': (28, 28, 1),
 }
-CLASSES = 10  # of the classifier
-REFERENCES = str(ROOT / 'tests' / 'metrics')  # what makes Inception's weights
+CLASSES = 10  # number of classes of the classifier
+REFERENCES = str(ROOT / 'tests' / 'metrics')  # has the generator of Inception's weights
 
 
 def pictures(network, batch):
-  """uint8 [batch, h, w, c]: coarse squares under noise."""
+  """uint8 [batch, h, w, c]: coarse squares with noise."""
   rng = np.random.RandomState(1)
   h, w, c = SHAPES[network]
   coarse = rng.randint(0, 206, (batch, h // 4, w // 4, c))
@@ -55,7 +55,7 @@ def pictures(network, batch):
 
 
 def inception_weights():
-  """The made-up weights of the tests' fixture, by the names of PyTorch's port."""
+  """The synthetic weights of the tests' fixture, by the names of the PyTorch port."""
   import inception_reference as reference
 
   fixture = np.load(reference.FIXTURE)
@@ -190,8 +190,8 @@ def torch_efficientnet():
 
 
 def torch_classifier():
-  """Sees the mirror image of pictures and kernels: with stride 2, PyTorch pads before the map and
-  SAME after it.
+  """Works on mirrored images and kernels: with stride 2, PyTorch pads before the map and SAME after
+  it.
   """
   import torch
   from torch import nn
@@ -235,11 +235,11 @@ MAKE = {
 
 
 def work(side, network, batch, folder):
-  """Leaves the features of one batch in the folder, then works for as many seconds as each line of
-  stdin says.
+  """Writes the features of one batch to the folder, then runs for the number of seconds in each
+  line of stdin.
   """
   replies = os.fdopen(os.dup(1), 'w', buffering=1)
-  os.dup2(2, 1)  # whatever a library prints is no reply
+  os.dup2(2, 1)  # keeps the output of libraries out of the replies
   run = MAKE[side](network, pictures(network, int(batch)))
   made, probabilities = run()
   np.savez(Path(folder) / f'{side}.npz', features=made, probabilities=probabilities)
@@ -258,7 +258,7 @@ def work(side, network, batch, folder):
 
 
 class Worker:
-  """A process that runs one side of a network when told to, and sleeps otherwise."""
+  """A process that runs one side of a network on request, and sleeps otherwise."""
 
   def __init__(self, side, network, batch, folder):
     self.side, self.replies = side, []
@@ -336,7 +336,7 @@ def compare(network, sides, batch, rounds, seconds):
 
 
 def difference(ours, theirs):
-  """The largest relative one of features and probabilities."""
+  """The largest relative difference of features and probabilities."""
   return max(np.abs(ours[name] - theirs[name]).max() / np.abs(theirs[name]).max() for name in ours)
 
 
@@ -347,9 +347,11 @@ def main():
   parser.add_argument(
     '--networks', nargs='+', choices=SHAPES, default=list(SHAPES), metavar='NETWORK'
   )
-  parser.add_argument('--batch', type=int, default=32, help='pictures at once')
+  parser.add_argument('--batch', type=int, default=32, help='images per batch')
   parser.add_argument('--rounds', type=int, default=5)
-  parser.add_argument('--seconds', type=float, default=4.0, help='of a turn, at least 3 batches')
+  parser.add_argument(
+    '--seconds', type=float, default=4.0, help='length of a turn, at least 3 batches'
+  )
   parser.add_argument('--no-compile', action='store_true', help='no torch.compile')
   parser.add_argument('--worker', nargs=4, help=argparse.SUPPRESS)
   args = parser.parse_args()
@@ -357,7 +359,7 @@ def main():
     return work(*args.worker)
 
   sides = ['jax', 'torch'] + ['compiled'] * (not args.no_compile)
-  header = ['network', 'batch', 'side', 'pictures/s', 'speed-up', 'difference', 'first, s', 'GiB']
+  header = ['network', 'batch', 'side', 'images/s', 'speed-up', 'difference', 'first, s', 'GiB']
   print(machine(), flush=True)
   print('', f'| {" | ".join(header)} |', f'|{" --- |" * len(header)}', sep='\n', flush=True)
   for network in args.networks:

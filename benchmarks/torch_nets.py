@@ -1,11 +1,11 @@
 """The PyTorch side of compare_torch.py: the nets and training steps of gen_jax, as a PyTorch user
-writes them.
+would write them.
 
-Same function, parameter count, losses, optimiser and random draws as gen_jax, in PyTorch's fast
-forms: channels-last maps, fused Adam, scaled_dot_product_attention. A SAME convolution with stride
-2 puts the odd zero after the map, PyTorch's `padding` puts it before; so these nets see the mirror
-image of what ours see, which saves PyTorch a copy per layer. Maps are flattened in the order (h, w,
-c), which costs nothing in channels-last.
+Same function, parameter count, losses, optimiser and distribution of the noise as gen_jax, in
+PyTorch's fast forms: channels-last maps, fused Adam, scaled_dot_product_attention. A SAME
+convolution with stride 2 pads the odd zero after the map, PyTorch's `padding` before it; so these
+nets work on mirrored maps, which saves PyTorch a copy per layer. Maps are flattened in the order
+(h, w, c), which is free in channels-last.
 """
 
 import copy
@@ -242,7 +242,7 @@ class Attention(nn.Module):
 
 
 class UNet(nn.Module):
-  """gen_jax.nets.unet.UNet; blocks keep the names they have there."""
+  """gen_jax.nets.unet.UNet; blocks have the same names."""
 
   def __init__(
     self,
@@ -328,7 +328,7 @@ class UNet(nn.Module):
 
 
 def diffusers_unet(shape, features, multipliers, blocks, attention, dropout, groups, **more):
-  """diffusers' UNet2DModel of the same parameters, called as the net above."""
+  """diffusers' UNet2DModel with the same parameters, called like the net above."""
   from diffusers import UNet2DModel
 
   sizes = [shape[0] // 2**level for level in range(len(multipliers))]
@@ -376,7 +376,7 @@ NETS = {
 
 
 def make_net(spec, diffusers=False, **given):
-  """The module of a config's net group; `given` are arguments that the config has elsewhere."""
+  """The module of a config's net group; `given` are arguments from other groups of the config."""
   arguments = {k: v for k, v in spec.items() if k not in ('name', 'remat')}
   net = (diffusers_unet if diffusers else NETS[spec['name']])(**arguments, **given)
   return net.to(memory_format=torch.channels_last)
@@ -473,7 +473,7 @@ def alpha_bars(config):
 
 
 def labels(config, n):
-  """The classes in turn, or None for a net without."""
+  """Labels that cycle through the classes; None for an unconditional net."""
   classes = config.net.get('num_classes')
   return None if classes is None else torch.arange(n) % classes
 
@@ -510,7 +510,7 @@ def ddpm_step(config, compiled, diffusers=False):
 
 
 def ddpm_sampler(config, compiled):
-  """(draw, nets) of gen_jax.systems.ddpm's sampler; draw() -> pictures [b, c, h, w]."""
+  """(draw, nets) of gen_jax.systems.ddpm's sampler; draw() -> images [b, c, h, w]."""
   net = make_net(config.net, shape=config.data.shape).eval()
   predict = torch.compile(net) if compiled else net
   c, n, (h, w, channels) = config.sample, config.sample.batch_size, config.data.shape
@@ -546,7 +546,7 @@ def ddpm_sampler(config, compiled):
 
 
 def diffusers_sampler(config):
-  """(draw, nets) of the same with diffusers' net and schedulers."""
+  """The same (draw, nets) with diffusers' net and schedulers."""
   from diffusers import DDIMScheduler, DDPMScheduler
 
   net = make_net(config.net, diffusers=True, shape=config.data.shape).eval()

@@ -1,4 +1,4 @@
-"""DCGAN on CIFAR-10: Radford's nets for 64 pixels less one stage, the common design for 32.
+"""DCGAN on CIFAR-10: Radford's nets for 64 pixels without one stage, the common design for 32.
 
 Radford, Metz and Chintala 2016, https://arxiv.org/abs/1511.06434.
 
@@ -6,7 +6,7 @@ Radford, Metz and Chintala 2016, https://arxiv.org/abs/1511.06434.
 
 The paper has no nets for 32 pixels, and no CIFAR-10 samples to compare with.
 Not trained here: a step takes 4.3 s on two CPU cores (AMD EPYC), the 50,000 steps 60 hours.
-Out come grids of samples in runs/dcgan_cifar/samples/.
+It writes grids of samples to runs/dcgan_cifar/samples/.
 """
 
 from ml_collections import ConfigDict

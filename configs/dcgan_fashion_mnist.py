@@ -1,18 +1,18 @@
-"""DCGAN on Fashion-MNIST, small convolutional nets for 28x28, as courses teach them.
+"""DCGAN on Fashion-MNIST, small convolutional nets for 28x28, common in courses.
 
 After Radford, Metz and Chintala 2016, https://arxiv.org/abs/1511.06434.
 
     python launch.py --config=configs/dcgan_fashion_mnist.py
 
 8,000 steps, 8 minutes on two CPU cores (AMD EPYC with AVX-512), 30 to 40 without AVX-512.
-Out come grids of clothes in runs/dcgan_fashion_mnist/samples/.
+It writes grids of clothes to runs/dcgan_fashion_mnist/samples/.
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config():
-  # With Radford's rate of 2e-4 the same takes twice the steps.
+  # With Radford's learning rate of 2e-4 this takes twice the steps.
   adam = dict(name='adam', lr=5e-4, b1=0.5, b2=0.999)
   config = dict(
     system='gan',

@@ -1,12 +1,12 @@
-"""DCGAN on a folder of your own pictures, 64x64: Radford's nets for faces and bedrooms.
+"""DCGAN on a folder of your own images, 64x64: Radford's nets for faces and bedrooms.
 
 Radford, Metz and Chintala 2016, https://arxiv.org/abs/1511.06434.
 
     python launch.py --config=configs/dcgan_folder.py --config.data.path=FOLDER
 
-PNG, JPEG and WebP, cropped to the middle and resized; sub-folders, if any, are classes.
+PNG, JPEG and WebP, centre-cropped and resized; sub-folders, if any, are classes.
 Not trained here: a step takes 32 s on two CPU cores (AMD EPYC), the 50,000 steps 18 days.
-Out come grids of samples in runs/dcgan_folder/samples/.
+It writes grids of samples to runs/dcgan_folder/samples/.
 """
 
 from ml_collections import ConfigDict

@@ -9,7 +9,7 @@ training set, ancestral sampling with 1000 steps, averaged weights). It clips th
 core's 16 images to norm 1 and averages; here the gradient of the whole batch is clipped.
 Not trained here: a step takes 26 s and 14 GB on two CPU cores (AMD EPYC); 1.6 s and 4 GB at batch
 8. One H100 would take 4.5 hours in bfloat16 (docs/performance.md).
-Out come grids of samples in runs/ddpm_cifar/samples/.
+It writes grids of samples to runs/ddpm_cifar/samples/.
 """
 
 from ml_collections import ConfigDict
@@ -32,7 +32,7 @@ def get_config():
     ema_decay=0.9999,
     optim=dict(name='adam', lr=2e-4, b1=0.9, b2=0.999, warmup_steps=5000, clip_norm=1.0),
     train=dict(steps=800_000, batch_size=128, sample_steps=10_000, checkpoint_steps=5000),
-    # Steps and spacing are for sampler='ddim'.
+    # Steps and spacing apply to sampler='ddim'.
     sample=dict(sampler='ancestral', variance='large', steps=50, spacing='quadratic'),
     eval=dict(held_out_examples=1000, num_samples=50_000, quick_samples=2500),
   )

@@ -4,10 +4,10 @@ Ho, Jain and Abbeel 2020, https://arxiv.org/abs/2006.11239.
 
     python launch.py --config=configs/ddpm_digits.py
 
-The net is told the digit, so that in the grids every column is one: 0 to 9.
+The net is conditional on the digit: the columns of the grids are 0 to 9.
 
 1,000 steps; 1.5 to 4 minutes on two cores of an AMD EPYC, the first step after 12 to 28 s.
-Out comes runs/ddpm_digits/samples/: grids of digits that anyone can read.
+It writes grids of legible digits to runs/ddpm_digits/samples/.
 """
 
 from ml_collections import ConfigDict
@@ -31,7 +31,7 @@ def get_config():
     ema_decay=0.995,
     optim=dict(lr=2e-3, schedule='linear', warmup_steps=100, decay_steps=1000, clip_norm=1.0),
     train=dict(steps=1000, log_steps=50, sample_steps=500, checkpoint_steps=500),
-    # Fresh noise in every step (eta) repairs what a net after a short training gets wrong.
+    # Fresh noise in every step (eta) corrects errors of a net after a short training.
     sample=dict(num_images=100, batch_size=100, sampler='ddim', steps=100, eta=1.0),
     eval=dict(
       split='train[:80%]',

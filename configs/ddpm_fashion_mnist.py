@@ -5,7 +5,7 @@ Ho, Jain and Abbeel 2020, https://arxiv.org/abs/2006.11239.
     python launch.py --config=configs/ddpm_fashion_mnist.py
 
 15,000 steps of 0.27 s on two CPU cores (AMD EPYC with AVX-512), an hour and 10 minutes.
-Out come grids of clothes in runs/ddpm_fashion_mnist/samples/.
+It writes grids of clothes to runs/ddpm_fashion_mnist/samples/.
 """
 
 from ml_collections import ConfigDict
@@ -30,8 +30,8 @@ def get_config():
     ema_decay=0.999,
     optim=dict(lr=1e-3, schedule='linear', warmup_steps=200, decay_steps=15_000, clip_norm=1.0),
     train=dict(steps=15_000, batch_size=32, log_steps=50, checkpoint_steps=500),
-    # Fresh noise in every step (eta) repairs what a net after a short training gets wrong: with
-    # eta=0 a third of the images are torn. For the same reason x_0 is clipped.
+    # Fresh noise in every step (eta) corrects errors of a net after a short training: with eta=0 a
+    # third of the images are broken. For the same reason x_0 is clipped.
     sample=dict(sampler='ddim', steps=50, eta=1.0, clip=True),
     eval=dict(num_reference=10_000, held_out_examples=128),
   )

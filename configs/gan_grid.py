@@ -1,13 +1,13 @@
-"""GAN on 25 Gaussians on a grid, set up to collapse: the failure of the lectures, as a number.
+"""GAN on 25 Gaussians on a grid, set up to collapse: mode collapse, measured.
 
 Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661; the grid: Gulrajani et al. 2017.
 
     python launch.py --config=configs/gan_grid.py
 
 5,000 steps, 2.5 minutes on two busy CPU cores (AMD EPYC), 1.2 minutes of CPU time.
-Out come plots in runs/gan_grid/samples/ and, every 500 steps, the number of modes reached in
+It writes plots to runs/gan_grid/samples/ and, every 500 steps, the number of modes reached to
 runs/gan_grid/evaluation.jsonl: G jumps from one small group of modes to the next. A larger D and
-less momentum reach more of the 25, and not all (docs/results.md):
+less momentum reach more of the 25, but not all (docs/results.md):
 --config.discriminator.features="(128,128)" --config.optim.G.b1=0.5 --config.optim.D.b1=0.5
 """
 
@@ -20,7 +20,7 @@ def get_config():
     system='gan',
     data=dict(name='grid', shape=(2,)),
     generator=dict(name='mlp.Generator', features=(128, 128), squash=False),
-    discriminator=dict(name='mlp.Discriminator', features=(32,), dropout=0.0),  # sees little
+    discriminator=dict(name='mlp.Discriminator', features=(32,), dropout=0.0),  # low capacity
     latent=dict(dim=2, distribution='normal'),
     loss=dict(generator='non_saturating'),
     optim=dict(G=adam, D=adam),

@@ -1,11 +1,11 @@
-"""GAN on MNIST with the lecture's fully connected nets ("StandardGAN").
+"""GAN on MNIST with fully connected nets ("StandardGAN").
 
 Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661.
 
     python launch.py --config=configs/gan_mnist.py
 
 30,000 steps, 31 minutes on two busy CPU cores (AMD EPYC), 27 minutes of CPU time.
-Out come grids of handwritten digits in runs/gan_mnist/samples/.
+It writes grids of handwritten digits to runs/gan_mnist/samples/.
 """
 
 from ml_collections import ConfigDict

@@ -1,13 +1,13 @@
-"""GAN on eight Gaussians on a ring: two dimensions, so that the game can be watched.
+"""GAN on eight Gaussians on a ring: two dimensions, so that training can be plotted.
 
 Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661.
 
     python launch.py --config=configs/gan_ring.py
 
 8,000 steps, 1 minute on two CPU cores (AMD EPYC).
-Out come plots of real and generated points in runs/gan_ring/samples/: about half of them on the
-eight Gaussians, and on each of them, the others between (docs/results.md). gan_ring_collapse.py is
-the game on these data that collapses onto one.
+It writes plots of real and generated points to runs/gan_ring/samples/: about half of the generated
+ones are on the Gaussians, covering all eight, the others between them (docs/results.md).
+gan_ring_collapse.py is the game on these data that collapses onto one.
 """
 
 from ml_collections import ConfigDict

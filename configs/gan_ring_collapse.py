@@ -7,9 +7,10 @@ Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661; the ring: Metz et al. 2
 Five updates of D per update of G, a high learning rate and a wide latent: G follows D to the
 first Gaussian that it reaches, and stays there. wgan_gp_ring.py, which differs in the loss, reaches
 all eight.
-3,000 steps, 40 s of CPU time (AMD EPYC). Out come plots of real and generated points in
-runs/gan_ring_collapse/samples/ and, every 500 steps, the modes reached in evaluation.jsonl: at the
-end one of the eight, for each of five seeds (docs/results.md).
+3,000 steps, 40 s of CPU time on two cores (AMD EPYC).
+It writes plots of real and generated points to runs/gan_ring_collapse/samples/ and, every
+500 steps, the modes reached to evaluation.jsonl: at the end one of the eight, for each of five
+seeds (docs/results.md).
 """
 
 from ml_collections import ConfigDict

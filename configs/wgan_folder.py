@@ -1,12 +1,12 @@
-"""WGAN with weight clipping on a folder of your own pictures, 64x64: the nets of the released code.
+"""WGAN with weight clipping on a folder of your own images, 64x64: the nets of the released code.
 
 Arjovsky, Chintala and Bottou 2017, https://arxiv.org/abs/1701.07875.
 
     python launch.py --config=configs/wgan_folder.py --config.data.path=FOLDER
 
-The released code trains 25 epochs of LSUN bedrooms, about 200,000 steps. Not trained here: a step of
-:smoke takes less than a minute on two CPU cores (AMD EPYC); the full net needs an accelerator.
-Out come grids of samples in runs/wgan_folder/samples/.
+The released code trains 25 epochs of LSUN bedrooms, about 200,000 steps. Not trained here: the full
+nets need an accelerator. `:smoke` takes less than 2 minutes on two CPU cores (AMD EPYC).
+It writes grids of samples to runs/wgan_folder/samples/.
 """
 
 from ml_collections import ConfigDict

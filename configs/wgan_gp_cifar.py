@@ -6,7 +6,7 @@ Gulrajani et al. 2017, https://arxiv.org/abs/1704.00028.
 
 The paper reports an Inception score of 7.86 +- 0.07.
 Not trained here: a step takes 21 s on two CPU cores (AMD EPYC), the 100,000 steps 25 days.
-Out come grids of samples in runs/wgan_gp_cifar/samples/.
+It writes grids of samples to runs/wgan_gp_cifar/samples/.
 """
 
 from ml_collections import ConfigDict

@@ -5,9 +5,9 @@ Gulrajani et al. 2017, https://arxiv.org/abs/1704.00028.
     python launch.py --config=configs/wgan_gp_mnist.py
 
 The released code trains 200,000 steps at a third of this learning rate, which learns in 500 steps
-what the smaller one does in 1,300. Most digits are good after 2,000 steps, 99 minutes beside other
-work on two CPU cores (AMD EPYC), 1.4 to 1.8 s a step alone.
-Out come grids of handwritten digits in runs/wgan_gp_mnist/samples/.
+what the smaller one does in 1,300. Most digits are good after 2,000 steps, 99 minutes on two busy
+CPU cores (AMD EPYC), 1.4 to 1.8 s per step on idle ones.
+It writes grids of handwritten digits to runs/wgan_gp_mnist/samples/.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""WGAN-GP on eight Gaussians on a ring: what cures gan_ring_collapse.py, by the loss alone.
+"""WGAN-GP on eight Gaussians on a ring: its loss cures the collapse of gan_ring_collapse.py.
 
 Gulrajani et al. 2017, https://arxiv.org/abs/1704.00028; the ring: Metz et al. 2016.
 
@@ -7,9 +7,9 @@ Gulrajani et al. 2017, https://arxiv.org/abs/1704.00028; the ring: Metz et al. 2
 Data, nets, latent, optimisers, batch size and the number of updates are those of
 gan_ring_collapse.py. The penalty's weight is the paper's for toys; there the nets are wider, the
 latent has two entries and the learning rate is 1e-4 for 100,000 steps.
-3,000 steps, 50 s of CPU time (AMD EPYC). Out come plots of real and generated points in
-runs/wgan_gp_ring/samples/ and, every 500 steps, the modes reached in evaluation.jsonl: all eight
-(docs/results.md).
+3,000 steps, 50 s of CPU time on two cores (AMD EPYC).
+It writes plots of real and generated points to runs/wgan_gp_ring/samples/ and, every 500
+steps, the modes reached to evaluation.jsonl: all eight (docs/results.md).
 """
 
 from ml_collections import ConfigDict

@@ -4,9 +4,9 @@ Arjovsky, Chintala and Bottou 2017, https://arxiv.org/abs/1701.07875.
 
     python launch.py --config=configs/wgan_mnist.py
 
-Not trained here: a step takes 0.6 s of CPU time on an AMD EPYC with AVX-512, the 5,000 steps about 30
-minutes on two cores.
-Out come grids of handwritten digits in runs/wgan_mnist/samples/.
+Not trained here: a step takes 0.6 s of CPU time, the 5,000 steps about 30 minutes on two CPU cores
+(AMD EPYC with AVX-512).
+It writes grids of handwritten digits to runs/wgan_mnist/samples/.
 """
 
 from ml_collections import ConfigDict

@@ -1,9 +1,9 @@
-"""Scores pictures against a data set by functions of features, in a script of your own.
+"""Scores images against a data set by functions of features, in a script of your own.
 
     python examples/score_pictures.py
 
-Here a hundred of scikit-learn's digits against another hundred with growing noise: the distance
-rises, and coverage falls.
+It compares a hundred of scikit-learn's digits with another hundred under increasing noise: the
+distance rises, and coverage falls.
 """
 
 import numpy as np

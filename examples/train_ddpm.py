@@ -37,7 +37,7 @@ batch = {'image': jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1)}  # [b, 2]
 state = ddpm.init_state(init_key, batch, config=config)
 step = jax.jit(functools.partial(ddpm.train_step, config=config), donate_argnums=0)
 for _ in range(3000):
-  state, metrics = step(state, batch, run_key)  # the step folds its number into the key
+  state, metrics = step(state, batch, run_key)  # the step folds its own number into the key
 print({name: round(float(value), 3) for name, value in metrics.items()})
 made = ddpm.sample(state, {'index': jnp.arange(200)}, sample_key, config=config)['image']
 print('mean distance from 0:', float(jnp.linalg.norm(made, axis=-1).mean()))  # 1 on the circle

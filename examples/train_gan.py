@@ -41,7 +41,7 @@ batch = {'image': jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1)[None]}  # [k=1
 state = gan.init_state(init_key, batch, config=config)
 step = jax.jit(functools.partial(gan.train_step, config=config), donate_argnums=0)
 for _ in range(500):
-  state, metrics = step(state, batch, run_key)  # the step folds its number into the key
+  state, metrics = step(state, batch, run_key)  # the step folds its own number into the key
 print({name: round(float(value), 3) for name, value in metrics.items()})
 points = gan.sample(state, {'index': jnp.arange(8)}, sample_key, config=config)['image']
 print(points)

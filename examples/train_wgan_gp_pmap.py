@@ -33,7 +33,7 @@ state = wgan_gp.init_state(init_key, {'image': images[0]}, config=config)
 step = jax.pmap(
   functools.partial(wgan_gp.train_step, config=config, axis_name='batch'),
   axis_name='batch',
-  in_axes=(None, 0, None),  # the state and the key are the same everywhere
+  in_axes=(None, 0, None),  # the state and the key are the same on all devices
   out_axes=(None, None),
 )
 for _ in range(3):

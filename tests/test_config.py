@@ -268,7 +268,7 @@ def test_a_net_is_completed_by_its_own_defaults():
   found = configs.to_dict(checked)['net']
   assert found == GOOD['net'] | {'channels': 3, 'mults': (1, 2), 'norm': 'layer', 'residual': False}
   message = error_of(configs.check, changed('net', {'name': Net, 'chanels': 3}), FIELDS)
-  assert message.startswith('config.net.chanels is no attribute of ')
+  assert message.startswith('config.net.chanels is not an attribute of ')
   assert message.endswith('did you mean config.net.channels?')
   message = error_of(configs.check, changed('net', {'name': 'unet.Unet'}), FIELDS)
   assert message.startswith("config.net.name='unet.Unet' cannot be imported")

@@ -14,7 +14,7 @@ from gen_jax.diffusion.process import Process, at, p_mean_variance, posterior_me
 from gen_jax.errors import UserError
 from gen_jax.fields import Measure
 
-# Of the bin of a level of 8-bit data, by config.data.dequantize (see gen_jax/data/pixels.py).
+# Width of the bin of an 8-bit level, by config.data.dequantize (see gen_jax/data/pixels.py).
 BIN_WIDTH = {'none': 2 / 255, 'uniform': 2 / 256}
 
 
@@ -31,8 +31,8 @@ def bound(
   """All terms of the bound for each example, means over dimensions: nats [T + 1, b], in the order
   L_0, L_1, ..., L_{T-1}, L_T.
 
-  One sample of x_t makes each term, as in the released code (calc_bpd_loop); the sum over terms, in
-  bits, is the number of bits per dimension.
+  Each term is estimated from one sample of x_t, as in the released code (calc_bpd_loop); the sum
+  over terms, in bits, is the number of bits per dimension.
 
   Args:
     eps: maps x [b, ...] and t int32 [b] to the predicted noise [b, ...].
@@ -40,8 +40,8 @@ def bound(
     rng: key of the noise of all steps.
     process: tables of the T steps.
     variance: of p(x_{t-1} | x_t): 'large' (beta_t) or 'small' (beta_tilde_t).
-    clip: cut the predicted x_0 to [-1, 1], as in the released code.
-    bin_width: of `BIN_WIDTH`.
+    clip: clip the predicted x_0 to [-1, 1], as in the released code.
+    bin_width: a value of `BIN_WIDTH`.
   """
   dims = tuple(range(1, x_0.ndim))
 
@@ -60,7 +60,7 @@ def bound(
 
 
 def normal_kl(mean_1, log_variance_1, mean_2, log_variance_2) -> jax.Array:
-  """KL(N(mean_1, variance_1) || N(mean_2, variance_2)) of each entry, nats."""
+  """KL(N(mean_1, variance_1) || N(mean_2, variance_2)), elementwise, nats."""
   ratio = log_variance_1 - log_variance_2
   distance = (mean_1 - mean_2) ** 2 * jnp.exp(-log_variance_2)
   return 0.5 * (jnp.exp(ratio) - 1 - ratio + distance)
@@ -75,39 +75,39 @@ def prior_kl(process: Process, x_0) -> jax.Array:
 def decoder_log_likelihood(x, mean, log_scale, bin_width=BIN_WIDTH['none']) -> jax.Array:
   """log p(x | mean) of the discretised Gaussian decoder (Ho et al. 2020, Eq. 13), in nats.
 
-  The Gaussian's mass in the bin around x; the outermost bins reach to infinity. As in the released
-  code, the normal CDF is the approximation by tanh, and a mass is at least 1e-12.
+  The Gaussian's mass in the bin around x; the outermost bins extend to infinity. As in the released
+  code, the normal CDF is approximated by tanh, and masses are clipped to at least 1e-12.
 
   Args:
     x: 8-bit data in [-1, 1], the centres of their bins, [b, ...].
     mean: [b, ...].
     log_scale: logarithm of the standard deviation, broadcast against x.
-    bin_width: of `BIN_WIDTH`.
+    bin_width: a value of `BIN_WIDTH`.
 
   Returns:
-    An array like x.
+    An array of the shape of x.
   """
 
   def cdf(edge):
     z = (edge - mean) * jnp.exp(-log_scale)
     return 0.5 * (1 + jnp.tanh(jnp.sqrt(2 / jnp.pi) * (z + 0.044715 * z**3)))
 
-  inner = 127 * bin_width  # the 256 bins are symmetric about 0: between the outermost edges but one
+  inner = 127 * bin_width  # inner edge of the last bin; bins are symmetric about 0
   below = jnp.where(x > -inner, cdf(x - bin_width / 2), 0)
   above = jnp.where(x < inner, cdf(x + bin_width / 2), 1)
   return jnp.log(jnp.maximum(above - below, 1e-12))
 
 
-# --- As values of a system ------------------------------------------------------------------------
+# --- The `evaluate` of a system -------------------------------------------------------------------
 
 
 def settings(config) -> str:
-  """What the numbers of `evaluate` depend on."""
+  """The settings that the values of `evaluate` depend on, as text."""
   text = f'variational bound, {config.diffusion.steps} steps, variance {config.sample.variance}'
   return text + ', given the label' * (config.net.get('num_classes') is not None)
 
 
-# One draw of x_t makes each term of the bound but L_T.
+# Each term of the bound but L_T is estimated from one sample of x_t.
 MEASURES = {
   'bits_per_dim': Measure('bits/dim', 'upper bound', settings),
   'L_0': Measure('L_0, bits/dim', 'estimate', settings),
@@ -118,7 +118,7 @@ MEASURES = {
 
 
 def check(config) -> None:
-  """Checks that there is a bound for the data.
+  """Checks that the bound is defined for the data.
 
   Raises:
     UserError: the data are points.
@@ -126,14 +126,14 @@ def check(config) -> None:
   examples = config.eval.held_out_examples
   if len(config.data.shape) == 1 and examples is not None:
     raise UserError(
-      f'config.eval.held_out_examples={examples}: the bound is that of 8-bit images; for points '
-      'None is needed'
+      f'config.eval.held_out_examples={examples}: the bound is defined for 8-bit images; for '
+      'points None is needed'
     )
 
 
 def evaluate(eps: Callable, x_0, rng, process: Process, config) -> dict:
   """The variational bound of each example in bits per dimension, with the variance that
-  config.sample names. T passes of the net.
+  config.sample names. T forward passes of the net.
 
   Args:
     eps, rng, process: as in `bound`.
@@ -141,8 +141,8 @@ def evaluate(eps: Callable, x_0, rng, process: Process, config) -> dict:
     config: the whole config.
 
   Returns:
-    'bits_per_dim' [b], the bound; 'L_0', 'L_t' (the sum of L_1 to L_{T-1}) and 'L_T' [b], whose sum
-    it is; and 'terms' [b, T + 1], L_0 to L_T.
+    'bits_per_dim' [b], the bound; its summands 'L_0', 'L_t' (the sum of L_1 to L_{T-1}) and 'L_T'
+    [b]; and 'terms' [b, T + 1], L_0 to L_T.
   """
   width = BIN_WIDTH[config.data.dequantize]
   nats = bound(eps, x_0, rng, process, variance=config.sample.variance, bin_width=width)

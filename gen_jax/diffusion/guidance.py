@@ -1,16 +1,17 @@
 r"""Classifier guidance (Dhariwal and Nichol 2021, arXiv 2105.05233, section 4).
 
-A classifier of noisy images, p(y | x_t), turns samples of p(x) towards a class y. The gradient
-g = grad log p(y | x_t), times a scale s, enters a step of a sampler in one of two forms:
+A classifier of noisy images, p(y | x_t), guides samples of p(x) towards a class y. The gradient
+g = grad log p(y | x_t), times a scale s, enters the step of a sampler in one of two forms:
 
     ancestral (Algorithm 1)   mean + s Sigma g, with Sigma the variance of p(x_{t-1} | x_t)
     DDIM      (Algorithm 2)   eps_hat - s sqrt(1 - alpha_bar_t) g
 
 With s = 1 and an exact classifier, samples follow p(x | y). s g is the gradient of
-log p(y | x_t)^s, so s > 1 sharpens the classifier: more of the class, less variety.
+log p(y | x_t)^s, so s > 1 sharpens the classifier: closer to the class, less diverse.
 
-The derivation has g at the mean of p(x_{t-1} | x_t). Here it is taken at x_t, as in the released
-code. Samplers know a function `guide(x, t) -> s g`, [b, ...] for x [b, ...] and t int32 [b].
+The derivation evaluates g at the mean of p(x_{t-1} | x_t); here it is evaluated at x_t, as in the
+released code. Samplers take a function `guide(x, t) -> s g`, [b, ...] for x [b, ...] and t int32
+[b].
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from gen_jax import fields
 from gen_jax.errors import UserError
 
 FIELDS = {
-  # The checksum of the run stands beside numbers about the samples; its path says nothing there.
+  # The protocol of numbers about the samples has the checksum of the run instead of its path.
   'sample.guidance.run': fields.text(
     optional=True,
     default=None,
@@ -33,7 +34,7 @@ FIELDS = {
     0,
     default=1.0,
     when=('.run', fields.GIVEN),
-    meaning='of the gradient; 1: samples of p(x | y), more: more of the class, less variety',
+    meaning='scale of the gradient; 1: samples of p(x | y); more: closer to y, less diverse',
   ),
 }
 
@@ -50,10 +51,10 @@ def check(config, classifier, system: str) -> None:
   Args:
     config: of the diffusion model.
     classifier: the config of the classifier's run.
-    system: the system that the run must be of.
+    system: the system that the run must have.
 
   Raises:
-    UserError: it is of another one, or the data or the process differ.
+    UserError: it is a run of another system, or the data or the process differ.
   """
   run = f'config.sample.guidance.run={config.sample.guidance.run!r}'
   if classifier.system != system:

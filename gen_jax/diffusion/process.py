@@ -21,7 +21,7 @@ _LINEAR = ('.schedule', ('linear',))
 FIELDS = {
   'diffusion.steps': fields.integer(2, default=1000, meaning='T'),
   'diffusion.schedule': fields.one_of(
-    'linear', 'cosine', default='linear', meaning='of beta over the T steps'
+    'linear', 'cosine', default='linear', meaning='schedule of beta over the T steps'
   ),
   'diffusion.beta_min': fields.number(
     above=0, below=1, default=1e-4, meaning='the first beta', when=_LINEAR
@@ -40,10 +40,10 @@ class Process(NamedTuple):
   alpha_bars: jax.Array
   alpha_bars_prev: jax.Array  # alpha_bar_{t-1}
   signal: jax.Array  # sqrt(alpha_bar)
-  noise: jax.Array  # sqrt(1 - alpha_bar), which float32 would cancel at small t
+  noise: jax.Array  # sqrt(1 - alpha_bar); from a float32 alpha_bar it would be inexact at small t
   posterior_variance: jax.Array  # beta_tilde
-  posterior_coef_x0: jax.Array  # of x_0 in mu_tilde
-  posterior_coef_xt: jax.Array  # of x_t in mu_tilde
+  posterior_coef_x0: jax.Array  # coefficient of x_0 in mu_tilde
+  posterior_coef_xt: jax.Array  # coefficient of x_t in mu_tilde
   log_variance_large: jax.Array  # log of [beta_tilde_1, beta_1, ..., beta_{T-1}]
   log_variance_small: jax.Array  # log of [beta_tilde_1, beta_tilde_1, beta_tilde_2, ...]
 
@@ -58,7 +58,7 @@ def linear_betas(steps: int, beta_min: float, beta_max: float) -> np.ndarray:
 
 def cosine_betas(steps: int, offset: float = 0.008, beta_max: float = 0.999) -> np.ndarray:
   """alpha_bar_t = cos^2((t / T + s) / (1 + s) pi / 2),
-  beta cut at 0.999 (Nichol and Dhariwal 2021, Eq. 17).
+  beta clipped to at most 0.999 (Nichol and Dhariwal 2021, Eq. 17).
   """
   f = np.cos((np.arange(steps + 1) / steps + offset) / (1 + offset) * np.pi / 2) ** 2
   return np.minimum(1 - f[1:] / f[:-1], beta_max)
@@ -81,7 +81,7 @@ def make_process(betas: np.ndarray) -> Process:
   alpha_bars = np.cumprod(alphas)
   prev = np.append(1.0, alpha_bars[:-1])
   variance = betas * (1 - prev) / (1 - alpha_bars)
-  # beta_tilde_0 is 0; the released code puts its neighbour there, whose logarithm is finite.
+  # beta_tilde_0 is 0; the released code replaces it by beta_tilde_1, whose logarithm is finite.
   first = variance[min(1, len(betas) - 1)]
   tables = Process(
     betas=betas,
@@ -100,7 +100,7 @@ def make_process(betas: np.ndarray) -> Process:
 
 
 def at(table, t, ndim: int) -> jax.Array:
-  """table[t] for t int32 [b], shaped [b, 1, ..., 1] to multiply an array with `ndim` dimensions."""
+  """table[t] for t int32 [b], as [b, 1, ..., 1] to broadcast to an array with `ndim` dimensions."""
   return jnp.asarray(table)[t].reshape(-1, *[1] * (ndim - 1))
 
 
@@ -126,7 +126,7 @@ def p_mean_variance(eps, x_t, t, process: Process, *, variance: str, clip: bool)
     t: int32 [b].
     process: tables of the T steps.
     variance: 'large' (sigma_t^2 = beta_t) or 'small' (beta_tilde_t).
-    clip: cut the predicted x_0 to [-1, 1].
+    clip: clip the predicted x_0 to [-1, 1].
   """
   x_0 = eps_to_x0(process, x_t, t, eps(x_t, t))
   if clip:

@@ -1,8 +1,8 @@
 """Samplers: each turns noise into data with a function `eps(x, t)` that predicts the noise in x.
 
 All have one signature, `sampler(eps, x, rng, process, ..., keep=0) -> (x_0, kept)`: `x` is the
-starting noise [b, ...], and `kept` holds `keep` evenly spaced pictures of the way, [keep, b, ...],
-the last one included. The whole trajectory is one `lax.scan`.
+starting noise [b, ...], and `kept` holds `keep` evenly spaced intermediate images, [keep, b, ...],
+including the last one. The whole trajectory is one `lax.scan`.
 """
 
 import functools
@@ -28,23 +28,23 @@ FIELDS = {
     'large',
     'small',
     default='large',
-    meaning='of ancestral steps, and of the bound: beta_t or the posterior beta tilde_t',
+    meaning='variance of ancestral steps and of the bound: beta_t or the posterior beta tilde_t',
     when=('.sampler', ('ancestral',)),
   ),
   'sample.steps': fields.integer(
     1,
     default=50,
     smoke=5,
-    meaning='S, evaluations of the net: exactly S, also where S does not divide T, for which the '
-    "released code's uniform spacing takes more; S = 1 is the last time, there the first",
+    meaning='S, evaluations of the net: exactly S, even where S does not divide T (the released '
+    "code's uniform spacing takes more); S = 1 takes the last time (the released code the first)",
     **_DDIM,
   ),
   'sample.spacing': fields.one_of(
     'uniform',
     'quadratic',
     default='uniform',
-    meaning='of the S times: floor(i T / S), where the released code takes every floor(T / S)-th, '
-    'or squares',
+    meaning='spacing of the S times: floor(i T / S) (the released code: every floor(T / S)-th) or '
+    'squares',
     **_DDIM,
   ),
   'sample.eta': fields.number(
@@ -58,9 +58,9 @@ FIELDS = {
     meaning='clip the predicted x_0 to [-1, 1]; None: as published, only in ancestral sampling',
   ),
   'sample.intermediates': fields.integer(
-    0, default=0, smoke=2, meaning='images to return between noise and data', protocol=False
+    0, default=0, smoke=2, meaning='intermediate images to return', protocol=False
   ),
-  # In quick evaluations, in place of `sample.*`.
+  # For quick evaluations, instead of `sample.*`.
   'eval.quick.sampler': _SAMPLER(default='ddim', meaning='sampler of quick evaluations'),
   'eval.quick.steps': fields.integer(
     1, default=20, smoke=5, meaning='sample.steps in quick evaluations', **_DDIM
@@ -94,13 +94,13 @@ def check(config) -> None:
 
 
 def evaluations(config) -> int:
-  """Evaluations of the net for one sample."""
+  """Number of forward passes of the net for one sample."""
   c = config.sample
   return config.diffusion.steps if c.sampler == 'ancestral' else c.steps
 
 
 def sample(eps: Callable, shape, rng, process: Process, c, guide: Callable | None = None) -> dict:
-  """Samples as `c`, the group `sample` of a config, says.
+  """Samples with the sampler and settings of `c`, the group `sample` of a config.
 
   Args:
     eps, process, guide: as in `ancestral`.
@@ -145,7 +145,7 @@ def ancestral(
     rng: key of the noise of all steps.
     process: tables of the T steps.
     variance: 'large' (sigma_t^2 = beta_t) or 'small' (beta_tilde_t).
-    clip: cut the predicted x_0 to [-1, 1].
+    clip: clip the predicted x_0 to [-1, 1].
     keep: number of intermediate images to return.
     guide: maps x and t to the scaled gradient of a classifier, see `guidance`; None: no guidance.
   """
@@ -167,8 +167,8 @@ def ddim_times(total: int, steps: int, spacing: str) -> np.ndarray:
   """The sub-sequence tau of time indices, ascending int32 [steps] (Song et al. 2020, appendix D.2).
 
   'uniform' takes floor(i total / steps) for i = 0, 1, ...; 'quadratic' squares an even grid up to
-  sqrt(0.8 total), as the released code does, and repeats small indices for many steps. Of a single
-  step, the time is the last with either: the x it is given is noise.
+  sqrt(0.8 total), as the released code does, and repeats small indices for many steps. With either,
+  a single step takes the last time, as its input is pure noise.
   """
   if steps == 1:
     return np.array([total - 1], np.int32)
@@ -199,12 +199,12 @@ def ddim(
     steps: length of the sub-sequence, 1..T.
     spacing: 'uniform' or 'quadratic', see `ddim_times`.
     eta: 0 is deterministic; 1 has the variance of the DDPM posterior.
-    clip: cut the predicted x_0 to [-1, 1], and take the noise that belongs to it, as Dhariwal and
-      Nichol 2021 do (the published numbers of DDIM are without). What guidance adds to it is not
-      clipped.
+    clip: clip the predicted x_0 to [-1, 1] and recompute the noise from it, as Dhariwal and Nichol
+      2021 do (the published numbers of DDIM are without clipping). The contribution of guidance is
+      not clipped.
   """
   tau = ddim_times(len(process.betas), steps, spacing)
-  # sqrt(alpha_bar) and sqrt(1 - alpha_bar), here and one step on.
+  # sqrt(alpha_bar) and sqrt(1 - alpha_bar) at this time and the next.
   signal, noise = np.asarray(process.signal)[tau], np.asarray(process.noise)[tau]
   signal_prev, noise_prev = np.append(1, signal[:-1]), np.append(0, noise[:-1])
   # Where an index repeats (quadratic spacing), sigma is 0 and the step changes nothing.
@@ -237,7 +237,7 @@ def ddim(
 def _run(step, x, inputs, keep):
   """Scans `step` over `inputs`; also returns x after `keep` evenly spaced steps."""
   total = len(inputs[0])
-  # slots[i]: where the picture after step i goes; `keep` (out of bounds, dropped) for most.
+  # slots[i]: the index of the image after step i; `keep`, out of bounds and dropped, for most.
   slots = np.full(total, keep, np.int32)
   if keep:
     ends = np.round(np.linspace(total / keep, total, keep)).astype(int) - 1

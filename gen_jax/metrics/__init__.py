@@ -1,7 +1,7 @@
 """Metrics of generated examples, as pure functions of features (or points, or probabilities).
 
-A number is comparable only with what it was made of: the feature network, its weights and resize,
-the reference set and the number of samples. `gen_jax.metrics.networks` tells the first three.
+Numbers are comparable only if the feature network, its weights and resize, the reference set and
+the number of samples are the same. `gen_jax.metrics.networks` provides the first three.
 """
 
 from gen_jax.metrics.frechet import Moments, frechet_distance

@@ -1,9 +1,9 @@
-"""A small convolutional classifier of a labelled data set, trained on it, for pictures that a
-network of photographs sees badly: 28x28 and 8x8.
+"""A small convolutional classifier trained on a labelled data set, for small images (28x28, 8x8),
+on which networks trained on photographs work badly.
 
 Its last hidden layer gives features for distances, its predictions the classes that a generator
-reaches. Numbers made with it belong to the data set and to this file: they are called
-FD-classifier and so on, and compare with nothing else.
+covers. Its numbers are specific to the data set and to this file: they are called FD-classifier and
+so on, and are not comparable with any others.
 """
 
 import functools
@@ -29,7 +29,7 @@ class Features(NamedTuple):
 
 
 class Classifier(nn.Module):
-  """Pictures [b, h, w, c] in 0 to 255 -> `Features`."""
+  """Images [b, h, w, c] in 0 to 255 -> `Features`."""
 
   num_classes: int
 
@@ -51,16 +51,16 @@ def train(image, label, num_classes: int, *, seed: int = 0, progress=lambda step
   Args:
     image: uint8 [n, h, w, c].
     label: int [n].
-    num_classes: how many there are.
-    seed: of the initial weights and of the order.
+    num_classes: number of classes.
+    seed: seed of the initial weights and of the order.
     progress: wraps the iterator over steps, as tqdm does.
 
   Raises:
-    ValueError: there are fewer pictures than a batch.
+    ValueError: there are fewer images than a batch.
   """
   n = len(image)
   if n < BATCH:
-    raise ValueError(f'{n} pictures: a classifier needs at least {BATCH}')
+    raise ValueError(f'{n} images: a classifier needs at least {BATCH}')
   net = Classifier(num_classes)
   init_key, order_key = jax.random.split(jax.random.key(seed))
   params = net.init(init_key, image[:1])['params']

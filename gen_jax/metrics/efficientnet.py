@@ -25,7 +25,7 @@ FILE = 'models/efficientnet-lite0-57934424.pth'
 SHA256 = '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db'
 BATCH_NORM_EPSILON = 1e-3
 
-# Of each stage: blocks, kernel, stride of the first block, expansion, channels (B0's table).
+# For each stage: blocks, kernel, stride of the first block, expansion, channels (B0's table).
 STAGES = (
   (1, 3, 1, 1, 16),
   (2, 3, 2, 6, 24),
@@ -55,7 +55,7 @@ class Conv(nn.Module):
 
 
 class Depthwise(nn.Module):
-  """Convolution of each channel by itself, with SAME padding and its batch norm (folded in)."""
+  """Depthwise convolution with SAME padding and its batch norm (folded in)."""
 
   kernel: int
   stride: int = 1
@@ -69,7 +69,7 @@ class Depthwise(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-  """Pictures [b, h, w, 3] in 0 to 255 -> `Features`."""
+  """Images [b, h, w, 3] in 0 to 255 -> `Features`."""
 
   @nn.compact
   def __call__(self, x):
@@ -94,8 +94,8 @@ def blocks():
 
 
 def preprocess(x):
-  """Pictures in 0 to 255 -> 224x224 in [-1, 1]: bilinear with aligned centres, smoothed where they
-  shrink.
+  """Images in 0 to 255 -> 224x224 in [-1, 1]: bilinear with aligned centres, antialiased where the
+  size shrinks.
   """
   shape = (x.shape[0], SIZE, SIZE, x.shape[3])
   return (jax.image.resize(x.astype(jnp.float32), shape, 'bilinear') - 127) / 128
@@ -118,7 +118,7 @@ def from_torch(arrays: dict) -> dict:
   """Parameters of `EfficientNetLite0` from the package's state dict, batch norm folded in.
 
   Raises:
-    UserError: a layer is missing, unknown, or of another shape.
+    UserError: a layer is missing or unknown, or its shape differs.
   """
   model = jax.eval_shape(EfficientNetLite0().init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
   state, params = StateDict(arrays, 'the EfficientNet-Lite0 weights'), {}

@@ -12,13 +12,13 @@ import dataclasses
 
 import numpy as np
 
-BLOCK = 4096  # features that are in memory in float64 at once
+BLOCK = 4096  # features that are converted to float64 at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
   """Number, mean and scatter of a set of features, in float64; a set that is too large for memory
-  is added up block by block.
+  is accumulated block by block.
 
   >>> moments = Moments.empty(2048)
   >>> for block in blocks:  # each [n, 2048]
@@ -31,21 +31,21 @@ class Moments:
 
   @classmethod
   def empty(cls, d: int) -> Moments:
-    """Of no features of d entries."""
+    """The moments of an empty set of features of d entries."""
     return cls(0, np.zeros(d), np.zeros((d, d)))
 
   @classmethod
   def of(cls, features) -> Moments:
-    """Of features [n, d].
+    """The moments of features [n, d].
 
     Raises:
-      ValueError: they are no matrix, or not finite.
+      ValueError: the features are not a matrix, or not finite.
     """
     features = np.asarray(features)
     if features.ndim != 2 or not len(features):
       raise ValueError(f'features of shape {features.shape}: [n, d] with n > 0 is needed')
     total = cls.empty(features.shape[1])
-    for start in range(0, len(features), BLOCK):  # no copy of the whole in float64
+    for start in range(0, len(features), BLOCK):  # avoids a float64 copy of the whole set
       x = features[start : start + BLOCK].astype(np.float64)
       if not np.isfinite(x).all():
         raise ValueError('features are not finite')
@@ -55,11 +55,11 @@ class Moments:
     return total
 
   def add(self, features) -> Moments:
-    """With features [n, d] added."""
+    """The moments with features [n, d] added."""
     return self.merge(Moments.of(features))
 
   def merge(self, other: Moments) -> Moments:
-    """Of both sets together (Chan, Golub and LeVeque 1979: no sum of squares is subtracted)."""
+    """The moments of the union (Chan, Golub and LeVeque 1979, which avoids cancellation)."""
     n = self.n + other.n
     delta = other.mean - self.mean
     return Moments(
@@ -82,12 +82,12 @@ def frechet_distance(real, fake) -> float:
     fake: likewise.
 
   Returns:
-    At least 0 but for rounding; 0 for equal sets. Too few samples bias it upwards: compare equal
-    numbers.
+    At least 0 up to rounding; 0 for equal sets. It is biased upwards, more for fewer samples:
+    compare equal numbers of samples.
 
   Raises:
-    ValueError: a set has fewer than two features, or values that are not finite, or other entries
-      than the other.
+    ValueError: a set has fewer than two features, or values that are not finite, or the numbers of
+      entries differ.
   """
   a, b = (x if isinstance(x, Moments) else Moments.of(x) for x in (real, fake))
   if a.mean.shape != b.mean.shape:
@@ -95,8 +95,8 @@ def frechet_distance(real, fake) -> float:
   if min(a.n, b.n) < 2:
     raise ValueError(f'a covariance of {min(a.n, b.n)} feature(s): at least 2 are needed')
   # Sigma_1 Sigma_2 has the eigenvalues of S_1 Sigma_2 S_1 = (S_1 S_2) (S_1 S_2)^T, S = Sigma^(1/2):
-  # their roots are the singular values of S_1 S_2. Putting the eigenvalues themselves under a root
-  # would make 1e-8 of a rounding error of 1e-16, once for each missing rank.
+  # their roots are the singular values of S_1 S_2. The root of a computed eigenvalue would turn a
+  # rounding error of 1e-16 into 1e-8, once for each missing rank.
   trace = np.linalg.svd(_root(a.covariance) @ _root(b.covariance), compute_uv=False).sum()
   difference = a.mean - b.mean
   return float(
@@ -105,6 +105,6 @@ def frechet_distance(real, fake) -> float:
 
 
 def _root(covariance):
-  """The symmetric square root of a covariance, by its eigenvalues."""
+  """The symmetric square root of a covariance, from its eigendecomposition."""
   values, vectors = np.linalg.eigh(covariance)
   return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T

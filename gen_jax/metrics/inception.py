@@ -2,8 +2,8 @@
 al. 2015, arXiv 1512.00567), by which all published FID, KID and IS are measured.
 
 It differs from later Inception-v3 nets in its weights and in four details: it has 1,008 logits, its
-average pools do not count the padding, the last block pools by maximum, and pictures of any size
-are resized to 299x299 as TensorFlow 1 did.
+average pools exclude the padding, the last block has a max pool, and images of any size are resized
+to 299x299 as TensorFlow 1 did.
 """
 
 import functools
@@ -32,7 +32,7 @@ class Features(NamedTuple):
 
 
 class Conv(nn.Module):
-  """Convolution, batch norm (folded into kernel and bias), means if any, and ReLU."""
+  """Convolution, batch norm (folded into kernel and bias), average pool if any, and ReLU."""
 
   features: int
   kernel: tuple[int, int] = (1, 1)
@@ -51,9 +51,9 @@ def join(*branches):
 
 
 class Inception(nn.Module):
-  """uint8-valued pictures [b, h, w, 3] in 0 to 255 -> `Features`.
+  """uint8-valued images [b, h, w, 3] in 0 to 255 -> `Features`.
 
-  With `layers` a dict {name: output} of every block comes back instead. The names are those of the
+  With `layers` it returns a dict {name: output} of all blocks instead. The names are those of the
   weights of the PyTorch ports.
   """
 
@@ -159,15 +159,15 @@ class Inception(nn.Module):
 
 
 def preprocess(x):
-  """Pictures in 0 to 255 -> 299x299 in [-1, 1)."""
+  """Images in 0 to 255 -> 299x299 in [-1, 1)."""
   return (resize_as_tensorflow_1(x, SIZE) - 128) / 128
 
 
 def resize_as_tensorflow_1(x, size: int):
   """`tf.image.resize_bilinear` of TensorFlow 1, [b, h, w, c] -> float32 [b, size, size, c].
 
-  Neither corners nor centres are aligned: the output at i is read at i * (input / output), which
-  moves pictures by half a pixel; nothing is smoothed where they shrink.
+  Neither corners nor centres are aligned: the output at i is sampled at i * (input / output), which
+  shifts images by half a pixel. There is no antialiasing.
   """
   x = x.astype(jnp.float32)
   for axis in (2, 1):
@@ -184,7 +184,7 @@ def from_torch(arrays: dict) -> dict:
   """Parameters of `Inception` from the state dict of a PyTorch port, batch norm folded in.
 
   Raises:
-    UserError: a layer is missing, unknown, or of another shape.
+    UserError: a layer is missing or unknown, or its shape differs.
   """
   model = jax.eval_shape(Inception().init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))['params']
   state, params = StateDict(arrays, 'the Inception weights'), {}

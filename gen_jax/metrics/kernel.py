@@ -13,7 +13,7 @@ import numpy as np
 
 
 class Estimate(NamedTuple):
-  """A mean and its spread: the standard error, or for the inception score the deviation."""
+  """A mean and its spread: the standard error, or, for the inception score, the deviation."""
 
   mean: float
   error: float
@@ -27,9 +27,9 @@ def kernel_distance(
   Args:
     real: features of the reference set.
     fake: features of the generated examples.
-    subsets: how many pairs of subsets are drawn, each without replacement.
-    subset_size: examples in a subset; at most the smaller set's.
-    seed: of the subsets.
+    subsets: number of pairs of subsets, each sampled without replacement.
+    subset_size: examples in a subset, at most the size of the smaller set.
+    seed: seed of the subsets.
 
   Returns:
     The mean, and the standard deviation over subsets / sqrt(subsets). The subsets overlap where the

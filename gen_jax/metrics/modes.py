@@ -1,4 +1,4 @@
-"""Which modes of the data a generator reaches: mode collapse as a number."""
+"""Which modes of the data a generator covers: a measure of mode collapse."""
 
 from typing import NamedTuple
 
@@ -6,27 +6,27 @@ import numpy as np
 
 
 class ModeCoverage(NamedTuple):
-  modes: int  # with at least one good sample
+  modes: int  # modes with at least one good sample
   good: float  # share of samples within three standard deviations of a mode
-  kl: float  # of the good samples' histogram over modes to the uniform one, nats
+  kl: float  # KL divergence of the good samples' histogram over modes to the uniform one, nats
 
 
 class ClassCoverage(NamedTuple):
-  classes: int  # with at least one sample
-  kl: float  # of the samples' histogram over classes to the reference one, nats
+  classes: int  # classes with at least one sample
+  kl: float  # KL divergence of the samples' histogram over classes to the reference one, nats
 
 
 def mode_coverage(points, centres, sigma: float) -> ModeCoverage:
-  """Modes of a mixture of Gaussians that points reach (Srivastava et al. 2017, VEEGAN, arXiv
+  """Modes of a mixture of Gaussians that points cover (Srivastava et al. 2017, VEEGAN, arXiv
   1705.07761, section 4.1).
 
   Args:
-    points: generated, [n, d].
-    centres: of the modes, [m, d].
+    points: generated points, [n, d].
+    centres: centres of the modes, [m, d].
     sigma: standard deviation of every mode.
 
   Returns:
-    Modes covered, share of good samples, and KL; the KL of no good samples is infinite.
+    Modes covered, share of good samples, and KL, which is infinite without good samples.
   """
   points, centres = np.asarray(points, np.float64), np.asarray(centres, np.float64)
   distances = np.linalg.norm(points[:, None] - centres[None], axis=-1)
@@ -37,10 +37,10 @@ def mode_coverage(points, centres, sigma: float) -> ModeCoverage:
 
 
 def class_coverage(labels, reference) -> ClassCoverage:
-  """Classes that generated examples reach, by a classifier's labels.
+  """Classes that generated examples cover, by a classifier's labels.
 
   Args:
-    labels: of the generated examples, int [n].
+    labels: labels of the generated examples, int [n].
     reference: share (or number) of every class among the data, [classes].
   """
   reference = np.asarray(reference, np.float64)

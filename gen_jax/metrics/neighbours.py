@@ -1,12 +1,12 @@
-r"""Metrics of nearest neighbours: how good the generated examples are, and how much of the data
-they reach.
+r"""Nearest-neighbour metrics: how good the generated examples are, and how much of the data they
+cover.
 
 A set's manifold is the union of balls around its features, each as large as the distance to the
 k-th nearest other feature of the set. Precision and recall (Kynkaanniemi et al. 2019, arXiv
-1904.06991) and density and coverage (Naeem et al. 2020, arXiv 2002.09797) count what lies in it.
+1904.06991) and density and coverage (Naeem et al. 2020, arXiv 2002.09797) count the features in it.
 
-Distances are computed in blocks: 50,000 against 50,000 features need 200 MB beside themselves and
-a copy of them in float32.
+Distances are computed in blocks: 50,000 against 50,000 features need 200 MB in addition to the
+features and a float32 copy of them.
 """
 
 import functools
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 BLOCK = 512  # rows of a block of distances
-NARROW = 16  # features with so few entries are points, which may lie very close together
+NARROW = 16  # features with at most so many entries are points, which may be very close together
 
 
 class PrecisionRecall(NamedTuple):
@@ -32,7 +32,7 @@ class DensityCoverage(NamedTuple):
 
 def precision_recall(real, fake, *, k: int = 3) -> PrecisionRecall:
   """Precision and recall of features real [n, d] and fake [m, d] (Kynkaanniemi et al. 2019,
-  Eq. 1 to 3). The surface belongs to a ball.
+  Eq. 1 to 3). Balls are closed.
 
   Raises:
     ValueError: the features have different numbers of entries, or a set has k features or fewer.
@@ -46,8 +46,7 @@ def precision_recall(real, fake, *, k: int = 3) -> PrecisionRecall:
 
 def density_coverage(real, fake, *, k: int = 5) -> DensityCoverage:
   """Density and coverage of features real [n, d] and fake [m, d] (Naeem et al. 2020, section 3.1).
-  The surface does not belong to a ball, as in the released code: a set has density 1 against
-  itself.
+  Balls are open, as in the released code: a set has density 1 against itself.
 
   Raises:
     ValueError: the features have different numbers of entries, or there are k real ones or fewer.
@@ -61,8 +60,8 @@ def density_coverage(real, fake, *, k: int = 5) -> DensityCoverage:
 
 
 def _centred(real, fake, least_real, least_fake):
-  """Both sets as float32, without the real mean: distances are those of before, their rounding is
-  smaller.
+  """Both sets as float32, minus the real mean: the distances are the same, with smaller rounding
+  errors.
   """
   real, fake = np.asarray(real), np.asarray(fake)
   if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1]:
@@ -78,7 +77,7 @@ def _centred(real, fake, least_real, least_fake):
 
   def centred(x):
     out = np.empty(x.shape, np.float32)
-    for start in range(0, len(x), BLOCK):  # no copy of the whole in float64
+    for start in range(0, len(x), BLOCK):  # avoids a float64 copy of the whole set
       out[start : start + BLOCK] = x[start : start + BLOCK] - mean[None]
     return out
 
@@ -86,8 +85,8 @@ def _centred(real, fake, least_real, least_fake):
 
 
 def _by_block(f, rows, *others) -> np.ndarray:
-  """f(*block, *others) [n] for arrays `rows` of n rows each; blocks have one size, so that one
-  program serves.
+  """f(*block, *others) [n] for arrays `rows` of n rows each; all blocks have the same size, so that
+  f is compiled once.
   """
   others = [jnp.asarray(other) for other in others]
   parts, n = [], len(rows[0])
@@ -102,9 +101,9 @@ def _by_block(f, rows, *others) -> np.ndarray:
 def _squared(x, y):
   """Squared distances between rows [n, d] and [m, d] -> [n, m].
 
-  A program of its own: a pair has the same distance, to the bit, in radii and against them.
+  Compiled separately, so that the distance of a pair has the same bits in radii and comparisons.
   """
-  if x.shape[1] <= NARROW:  # the sum below cancels where distances are small against the values
+  if x.shape[1] <= NARROW:  # below, small distances between large values would cancel
     return ((x[:, None] - y[None]) ** 2).sum(2)
   products = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
   return jnp.maximum((x**2).sum(1)[:, None] + (y**2).sum(1)[None] - 2 * products, 0)
@@ -116,7 +115,7 @@ def _radii(x, k):
 
 
 def _kth(block, x, *, k):
-  # The block's rows are rows of x: each one's nearest is itself, at 0.
+  # The block's rows are rows of x: the nearest neighbour of each is itself, at distance 0.
   distances = _squared(block, x)
   if jax.default_backend() == 'cpu':  # ten times faster than XLA's top_k there
     return np.partition(distances, k, axis=1)[:, k]
@@ -128,12 +127,12 @@ _largest = jax.jit(lambda x, *, k: jax.lax.top_k(x, k)[0], static_argnames='k')
 
 @jax.jit
 def _is_in_a_ball(block, centres, radii):
-  """Whether each row lies in a ball or on its surface, [b]."""
+  """Whether each row is in a closed ball, [b]."""
   return (_squared(block, centres) <= radii[None]).any(1)
 
 
 def _count_inside(centres, radii, x):
-  """How many rows of x lie inside the ball of each centre, not on its surface, [b]."""
+  """The number of rows of x in the open ball of each centre, [b]."""
   return _count_below(_squared(centres, x), radii)
 
 

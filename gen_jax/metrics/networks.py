@@ -1,5 +1,5 @@
-"""The feature networks by name, each with what a number needs to be compared: its weights'
-checksum, its resize, and the name that its results may carry.
+"""The feature networks by name, each with the information that makes numbers comparable: the
+checksum of its weights, its resize, and the name of its results.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ from gen_jax.run.workdir import write_atomic
 
 PUBLISHED = 'Inception-2015'  # the title of FID's network with its own weights
 NAMES = ('inception', 'efficientnet_lite0', 'classifier')
-OF_THEIR_DATA = ('classifier', 'points')  # see examples in the shape of their own data set
-SMALL = 28  # pixels: pictures up to this size are judged by a classifier of their own
+OF_THEIR_DATA = ('classifier', 'points')  # their input has the shape of their own data set
+SMALL = 28  # pixels: images up to this size are scored by a classifier of their data set
 SECONDS_TO_ANSWER = 10.0
-CPU_BATCH = 16  # pictures that a large network sees at once on CPU
+CPU_BATCH = 16  # batch size of a large network on CPU
 
 
 class Network(NamedTuple):
@@ -37,13 +37,13 @@ class Network(NamedTuple):
 
   Attributes:
     name: one of `NAMES`, or 'points'.
-    title: what stands behind the names of distances, e.g. 'EfficientNet-Lite0'; FID, KID and IS are
-      only those of `inception` with its published weights.
-    checksum: of the weights, the first 16 hex digits of a SHA-256.
-    resize: how pictures come to its input.
+    title: suffix of the names of distances, e.g. 'EfficientNet-Lite0'; only those of `inception`
+      with its published weights are called FID, KID and IS.
+    checksum: the first 16 hex digits of the SHA-256 of the weights.
+    resize: how images are resized for its input.
     size: number of features.
-    note: what a reader should know, e.g. a classifier's accuracy.
-    apply: uint8 pictures [b, h, w, 3] (the classifier: of its data set's shape) -> float32 features
+    note: additional information for the reader, e.g. a classifier's accuracy.
+    apply: uint8 images [b, h, w, 3] (the classifier: of its data set's shape) -> float32 features
       [b, size] and probabilities [b, classes].
   """
 
@@ -60,11 +60,12 @@ def open_network(name: str, *, path=None, source=None) -> Network:
   """A network by name.
 
   Args:
-    name: one of `NAMES`, or 'auto': none for points, a classifier for labelled pictures of up to 28
-      pixels, otherwise Inception where its weights are at hand or can be fetched, otherwise
+    name: one of `NAMES`, or 'auto': none for points, a classifier for labelled images of up to 28
+      pixels, otherwise Inception where its weights are available or can be fetched, otherwise
       EfficientNet-Lite0.
-    path: file of Inception's weights; None: the cache, or else the network. A `.pth` must be the
-      published one; others, in safetensors or npz, may differ, and results are then not called FID.
+    path: file of Inception's weights; None: from the cache, or else fetched. A `.pth` must be the
+      published file; others, in safetensors or npz, may differ, and results are then not called
+      FID.
     source: the `gen_jax.data.Source` on which a classifier is trained.
 
   Raises:
@@ -72,7 +73,7 @@ def open_network(name: str, *, path=None, source=None) -> Network:
   """
   if source is not None and len(source.shape) == 1:
     if name != 'auto':
-      raise UserError(f'{source.name} has points, and {name!r} sees images: auto is needed')
+      raise UserError(f'{source.name} has points, but {name!r} needs images: auto is needed')
     return _points(source.shape[0])
   if name == 'auto':
     small = source is not None and max(source.shape[:2]) <= SMALL
@@ -81,14 +82,14 @@ def open_network(name: str, *, path=None, source=None) -> Network:
     try:
       return _inception(path)
     except NoNetwork:
-      return _efficientnet()._replace(note='in place of Inception, whose weights cannot be fetched')
+      return _efficientnet()._replace(note='instead of Inception, whose weights cannot be fetched')
   if name == 'inception':
     return _inception(path)
   if name == 'efficientnet_lite0':
     return _efficientnet()
   if name == 'classifier':
     return _classifier(source)
-  raise UserError(f'{name!r} is no feature network: auto, {", ".join(NAMES)} are')
+  raise UserError(f'{name!r} is not a feature network: auto, {", ".join(NAMES)} are')
 
 
 class NoNetwork(UserError):
@@ -96,17 +97,17 @@ class NoNetwork(UserError):
 
 
 def features(network: Network, pictures: Iterator[np.ndarray]) -> Iterator[tuple]:
-  """(features, probabilities) of blocks of pictures uint8 [b, h, w, c], each float32.
+  """(features, probabilities), both float32, of blocks of images uint8 [b, h, w, c].
 
-  A block is dispatched before the results of the one before it are fetched. A block that is smaller
-  than the first one is filled up, so that one program serves all.
+  A block is dispatched before the results of the previous one are fetched. A block that is smaller
+  than the first one is padded, so that one program serves all.
   """
   pending, size = None, 0
   for block in pictures:
     if network.name != 'points' and (block.dtype != np.uint8 or block.ndim != 4):
       raise UserError(
-        f'pictures {block.dtype} {block.shape}: uint8 [n, h, w, c] in 0 to 255 is needed '
-        '(gen_jax.data.to_pixels makes it of floats in [-1, 1])'
+        f'images {block.dtype} {block.shape}: uint8 [n, h, w, c] in 0 to 255 is needed '
+        '(gen_jax.data.to_pixels converts floats in [-1, 1])'
       )
     n, size = len(block), max(size, len(block))
     block = np.concatenate([block, np.zeros((size - n, *block.shape[1:]), block.dtype)])
@@ -123,15 +124,15 @@ def _fetched(made, n: int) -> tuple:
 
 
 def colour(pictures):
-  """Grey pictures [b, h, w, 1] with three equal channels; RGB as it is.
+  """Grey images [b, h, w, 1] repeated to three channels; RGB unchanged.
 
   Raises:
     UserError: another number of channels.
   """
   if pictures.shape[-1] not in (1, 3):
     raise UserError(
-      f'pictures with {pictures.shape[-1]} channels: Inception and EfficientNet-Lite0 see grey and '
-      'RGB only'
+      f'images with {pictures.shape[-1]} channels: Inception and EfficientNet-Lite0 need grey or '
+      'RGB'
     )
   return pictures if pictures.shape[-1] == 3 else pictures.repeat(3, axis=-1)
 
@@ -176,7 +177,7 @@ def _inception(path) -> Network:
 
 
 def _published_inception() -> Weights:
-  """The published weights from the cache, fetched if need be."""
+  """The published weights from the cache, fetched if necessary."""
   path = cache_folder('weights') / pathlib.PurePosixPath(inception.URL).name
   with contextlib.suppress(UserError):  # not there, or damaged
     weights = read_weights(path)
@@ -193,11 +194,11 @@ def _published_inception() -> Weights:
           bar.update(len(part))
   except requests.RequestException as error:
     raise NoNetwork(
-      f'{inception.URL} cannot be reached: fetch it by other means and give its path, or choose '
+      f'{inception.URL} cannot be reached: download it elsewhere and set its path, or choose '
       'another feature network'
     ) from error
   if sha256(content.getvalue()) != inception.SHA256:
-    raise NoNetwork(f'{inception.URL} gives a file with another checksum than it should')
+    raise NoNetwork(f'the file at {inception.URL} has a wrong checksum')
   write_atomic(path, content.getvalue())
   return read_weights(path)
 
@@ -225,12 +226,12 @@ def _can_train(source) -> bool:
 def _classifier(source) -> Network:
   if source is None or not _can_train(source):
     raise UserError(
-      f'a classifier needs labelled data, {2 * classifier.BATCH} pictures or more: choose another '
+      f'a classifier needs labelled data, {2 * classifier.BATCH} images or more: choose another '
       'feature network'
     )
-  from gen_jax.data.sources import content_hash  # it takes a second, and sources come from there
+  from gen_jax.data.sources import content_hash  # a slow import, already done by the source's user
 
-  # Of a folder, the fingerprint does not say to which size pictures are cut.
+  # The fingerprint of a folder does not include the size to which images are cropped.
   parts = (source.fingerprint, source.shape, source.num_classes, classifier.RECIPE)
   path = cache_folder('classifiers') / f'{content_hash(str(parts).encode())}.npz'
   try:
@@ -252,8 +253,8 @@ def _classifier(source) -> Network:
 
 
 def _trained_classifier(source) -> bytes:
-  """The npz file of a classifier trained on nine tenths of a source, whatever its order, and tested
-  on the rest.
+  """The npz file of a classifier trained on nine tenths of a source, shuffled, and tested on the
+  rest.
   """
   arrays = source.arrays()
   order = np.random.RandomState(0).permutation(len(source))
@@ -279,17 +280,17 @@ def _compiled(net, params, *, cpu_batch: int = CPU_BATCH) -> Callable:
   """`Network.apply` of a module whose results are features and logits."""
 
   def some(params, x):
-    # On a GPU or TPU the default is less than float32, and the number would be another one there.
+    # The default precision on GPU and TPU is below float32, which would change the numbers.
     with jax.default_matmul_precision('highest'):
       features, logits = net.apply({'params': params}, x)
     return features, jax.nn.softmax(logits)
 
-  # Few products and no sums: they take longer to hand over to YNNPACK than they gain.
+  # Few products and no reductions: passing them to YNNPACK costs more than it gains.
   @functools.partial(jax.jit, compiler_options=compiler.compiler_options(()))
   def apply(params, x):
     if jax.default_backend() != 'cpu' or len(x) <= cpu_batch:
       return some(params, x)
-    # A few at a time: their maps stay in memory that is touched already, and partly in the cache.
+    # A few at a time: their feature maps reuse memory, and stay partly in the cache.
     parts = jnp.pad(x, ((0, -len(x) % cpu_batch), (0, 0), (0, 0), (0, 0)))
     parts = parts.reshape(-1, cpu_batch, *x.shape[1:])
     made = jax.lax.map(functools.partial(some, params), parts)
@@ -299,7 +300,7 @@ def _compiled(net, params, *, cpu_batch: int = CPU_BATCH) -> Callable:
   devices = jax.local_devices()[: 1 if jax.default_backend() == 'cpu' else None]
   mesh = jax.sharding.Mesh(np.array(devices), ('data',))
   rows, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (('data',), ()))
-  # The weights are no constants of the program: compiling it would copy them.
+  # The weights are arguments: as constants, compilation would copy them.
   params = jax.device_put(params, whole)
 
   def on_all_devices(x):

@@ -13,16 +13,15 @@ def inception_score(probabilities, *, splits: int = 10, seed: int | None = 0) ->
 
   Args:
     probabilities: p(y | x), rows that sum to 1.
-    splits: how many equal parts; what does not fill them is left out.
-    seed: of the shuffle, without which a set in the order of its classes scores too low; None: no
-      shuffle.
+    splits: number of equal parts; the remainder is dropped.
+    seed: seed of the shuffle, without which a set sorted by class scores too low; None: no shuffle.
 
   Returns:
     Mean and standard deviation (divisor `splits`) over the splits: between 1, where all predictions
     are equal, and the number of classes.
 
   Raises:
-    ValueError: there are fewer examples than splits, or a row is no distribution.
+    ValueError: there are fewer examples than splits, or a row is not a distribution.
   """
   p = np.asarray(probabilities, np.float64)
   if p.ndim != 2 or len(p) < splits:

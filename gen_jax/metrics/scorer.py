@@ -1,7 +1,7 @@
 """A reference set and the metrics against it: `open_scorer`, `Scorer.reference`, `rows`.
 
-Features are made block by block. Every block leaves a file, so that what was stopped goes on;
-features of a reference set are cached for all runs.
+Features are computed block by block. Every block is saved to a file, so that a stopped computation
+resumes; features of a reference set are cached for all runs.
 """
 
 import io
@@ -24,11 +24,11 @@ from gen_jax.run.cache import cache_folder
 from gen_jax.run.records import Row
 from gen_jax.run.workdir import write_atomic
 
-BLOCK = 256  # pictures of a data set that pass through the feature network at once
+BLOCK = 256  # images of a data set that pass through the feature network at once
 KERNEL_SUBSET = 1000  # examples in a subset of the kernel distance, as published
-# Examples that a metric needs; the Frechet distance: more than there are features.
+# The least number of examples of a metric; the Frechet distance needs more than there are features.
 LEAST = {'kernel': 4, 'precision_recall': 4, 'density_coverage': 6, 'inception_score': 10}
-# Metrics of several values, each of which config.eval.best may name.
+# Metrics with several values, each of which config.eval.best may name.
 VALUES = {
   'precision_recall': ('precision', 'recall'),
   'density_coverage': ('density', 'coverage'),
@@ -40,20 +40,20 @@ UNREADABLE = (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib
 
 
 class Features(NamedTuple):
-  """What a feature network makes of a set of pictures."""
+  """The output of a feature network for a set of images."""
 
   features: np.ndarray  # float32 [n, d]
-  probabilities: np.ndarray  # float32 [n, classes]; of points, [n, 0]
+  probabilities: np.ndarray  # float32 [n, classes]; for points, [n, 0]
 
 
 class Scorer(NamedTuple):
-  """A reference set, and what is measured against it."""
+  """A reference set and the metrics against it."""
 
-  source: sources.Source  # of the reference set
-  number: int  # of its examples
+  source: sources.Source  # source of the reference set
+  number: int  # number of its examples
   network: networks.Network
-  names: tuple[str, ...]  # of the metrics
-  modes: toys.Modes | None  # of the reference set, where they are known
+  names: tuple[str, ...]  # names of the metrics
+  modes: toys.Modes | None  # modes of the reference set, where they are known
   protocol: dict[str, Any]  # fields of every `Row`
 
   def reference(self, stop=None) -> Features | None:
@@ -66,12 +66,12 @@ def open_scorer(config, number: int, found: str) -> Scorer:
 
   Args:
     config: the whole config.
-    number: how many examples will be scored.
-    found: where that is said, for a message.
+    number: number of examples to be scored.
+    found: where that number comes from, for error messages.
 
   Raises:
-    UserError: data or weights cannot be had, a metric does not apply, or there are too few examples
-      for one.
+    UserError: data or weights are not available, a metric does not apply, or there are too few
+      examples for one.
   """
   trained_on = data.open_source(config)
   same = config.eval.split == config.data.split
@@ -108,7 +108,7 @@ def open_scorer(config, number: int, found: str) -> Scorer:
 
 
 def identity(source) -> str:
-  """Which pictures a source has, and in what shape."""
+  """The fingerprint and shape of a source."""
   return f'{source.fingerprint}, {"x".join(map(str, source.shape))}'
 
 
@@ -125,7 +125,7 @@ def _applies(metric: str, network, modes) -> bool:
 
 
 def check_applies(field: str, metric: str, network, modes) -> None:
-  """Refuses a metric that this network, or this reference set, does not have."""
+  """Rejects a metric that this network, or this reference set, does not have."""
   if _applies(metric, network, modes):
     return
   if metric == 'inception_score':
@@ -137,7 +137,7 @@ def check_applies(field: str, metric: str, network, modes) -> None:
 
 
 def _check_number(found: str, number: int, network, names) -> None:
-  """Refuses fewer examples than a metric needs."""
+  """Rejects fewer examples than a metric needs."""
   least = {name: LEAST[name] for name in names if name in LEAST}
   if 'frechet' in names:
     least['frechet'] = network.size + 1
@@ -152,7 +152,7 @@ def _check_number(found: str, number: int, network, names) -> None:
 def score(
   scorer: Scorer, reference: Features, made: Features
 ) -> Iterator[tuple[str, str, float, float | None]]:
-  """(metric, label, value, spread) of every metric that applies to what is seen in the examples."""
+  """(metric, label, value, spread) of every metric, from features of the examples."""
   real, fake, names = reference.features, made.features, scorer.names
 
   def label(name):
@@ -163,7 +163,7 @@ def score(
   if 'frechet' in names:
     yield 'frechet', label('frechet'), metrics.frechet_distance(real, fake), None
   if 'kernel' in names:
-    # Halves at most: whole sets would leave the subsets nothing to differ in.
+    # At most halves: subsets as large as the sets would all be the same.
     size = min(KERNEL_SUBSET, len(real) // 2, len(fake) // 2)
     yield 'kernel', label('kernel'), *metrics.kernel_distance(real, fake, subset_size=size)
   if 'precision_recall' in names:
@@ -189,32 +189,32 @@ def score(
 
 
 def rows(scorer: Scorer, reference: Features, made: Features, **protocol) -> list[Row]:
-  """A `Row` for every metric, with the scorer's protocol and more of it."""
+  """A `Row` for every metric, with the scorer's protocol and further fields of it."""
   return [
     Row(metric, label, float(value), spread, **scorer.protocol, **protocol)
     for metric, label, value, spread in score(scorer, reference, made)
   ]
 
 
-# --- Features, in parts that outlast a stop -----------------------------------------------------
+# --- Features, computed in parts, so that they resume after a stop ------------------------------
 
 
 def in_parts(
   folder: pathlib.Path, count: int, make: Callable[[list[int]], Iterable], title: str, stop
 ) -> dict[str, np.ndarray] | None:
-  """Arrays that are made in `count` parts, joined along their first axis.
+  """Arrays that are computed in `count` parts, concatenated along their first axis.
 
-  Every part leaves a file in `folder`; those that are there and intact are not made again.
+  Every part is saved to a file in `folder`; those that exist and are intact are not recomputed.
 
   Args:
-    folder: where the files go; made if need be. Who calls removes it when its result is used.
-    count: how many parts.
+    folder: the folder of the files; created if necessary. The caller removes it after use.
+    count: number of parts.
     make: yields the parts of the given numbers, in order, as {name: array}; it may end early.
-    title: what is made, for the progress bar.
+    title: name of the result, for the progress bar.
     stop: `signals.Stop`, or None.
 
   Returns:
-    None: a stop was requested before all parts were made.
+    The arrays; None: a stop was requested before all parts were computed.
   """
   paths = [folder / f'{i:05d}.npz' for i in range(count)]
   with tqdm.tqdm(total=count, desc=title, unit='batch', disable=None) as bar:
@@ -223,7 +223,7 @@ def in_parts(
       missing = [i for i, part in enumerate(parts) if part is None]
       if not missing:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-      # A second time only where another process made the same features and removed its files.
+      # Repeats only where another process computed the same features and removed its files.
       bar.update(count - len(missing) - bar.n)
       for i, part in zip(missing, make(missing), strict=False):
         write_part(paths[i], part)
@@ -244,7 +244,7 @@ def write_part(path, arrays) -> None:
 
 
 def read_part(path) -> dict[str, np.ndarray] | None:
-  """None: not there, or damaged."""
+  """The arrays of a part; None: the file is missing or damaged."""
   try:
     with open(path, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
       return dict(arrays)
@@ -253,7 +253,7 @@ def read_part(path) -> dict[str, np.ndarray] | None:
 
 
 def chosen(length: int, number: int) -> np.ndarray:
-  """Which `number` examples of a source stand for all of it, ascending: the same ones always."""
+  """Indices of the `number` examples that represent a source, ascending and always the same."""
   words = np.random.Philox(key=1).random_raw(length)
   return np.sort(np.argsort(words, kind='stable')[:number])
 
@@ -262,7 +262,7 @@ def reference_features(source, network, number: int, stop=None) -> Features | No
   """Features of `number` examples of a source, cached under everything that they depend on.
 
   Returns:
-    None: a stop was requested first; the next call goes on.
+    None: a stop was requested first; the next call resumes.
   """
   examples = (source.fingerprint, source.content, source.shape, number)
   parts = (*examples, network.name, network.checksum, network.resize)
@@ -278,7 +278,7 @@ def reference_features(source, network, number: int, stop=None) -> Features | No
 
 
 def seen_features(source, network, indices: Sequence[int], folder, stop) -> dict | None:
-  """What the network sees in examples of a source, as the fields of `Features`; see `in_parts`."""
+  """The network's features of examples of a source, as the fields of `Features`; see `in_parts`."""
   blocks = [indices[start : start + BLOCK] for start in range(0, len(indices), BLOCK)]
 
   def make(missing):

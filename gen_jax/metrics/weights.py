@@ -1,7 +1,7 @@
 """Reads named arrays from files of weights: npz, safetensors, and PyTorch's own formats.
 
-Nothing that a file says is executed: a PyTorch file is a pickle, a program; here its instructions
-are followed one by one as far as dictionaries of tensors need them, and everything else is refused.
+No code in a file is executed. A PyTorch file is a pickle, that is, a program; this module
+interprets only the instructions that dictionaries of tensors need, and rejects all others.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from safetensors.numpy import load as load_safetensors
 
 from gen_jax.errors import UserError
 
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file of torch.save before 1.6
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a torch.save file before 1.6
 _LEGACY_PROTOCOL = 1001
 _DTYPES = {
   'FloatStorage': np.float32,
@@ -35,7 +35,7 @@ _DTYPES = {
 
 class Weights(NamedTuple):
   arrays: dict[str, np.ndarray]
-  sha256: str  # of the file, hexadecimal digits
+  sha256: str  # checksum of the file, hexadecimal digits
 
 
 def sha256(content: bytes) -> str:
@@ -45,7 +45,7 @@ def sha256(content: bytes) -> str:
 
 def read_weights(path) -> Weights:
   """The named arrays of a file, `.npz`, `.safetensors`, or a state dict by torch.save, and the
-  checksum of the very bytes that they come from.
+  checksum of the bytes that were read.
 
   Raises:
     UserError: there is no such file, or it holds something else.
@@ -54,13 +54,13 @@ def read_weights(path) -> Weights:
   try:
     content = path.read_bytes()
   except OSError as error:
-    raise UserError(f'{path}: no weights can be read there ({error.strerror})') from error
+    raise UserError(f'{path}: no weights can be read ({error.strerror})') from error
   try:
     return Weights(_parse(content, path.suffix), sha256(content))
-  except Exception as error:  # whatever the parsers of three formats find wrong
+  except Exception as error:  # the parsers of three formats raise many types
     why = ' '.join(str(error).split())[:150]
     raise UserError(
-      f'{path} is no file of weights (npz, safetensors, or a state dict by torch.save): {why}'
+      f'{path} is not a file of weights (npz, safetensors, or a state dict by torch.save): {why}'
     ) from error
 
 
@@ -77,7 +77,7 @@ def _parse(content, suffix):
 class StateDict:
   """The arrays of a PyTorch network, each taken once, in Flax's layout and as float32.
 
-  Errors call the arrays `what`, e.g. 'the Inception weights'.
+  Error messages call them `what`, e.g. 'the Inception weights'.
   """
 
   def __init__(self, arrays: dict, what: str):
@@ -87,7 +87,7 @@ class StateDict:
     """The array of this name, float64.
 
     Raises:
-      UserError: it is missing, or of another shape.
+      UserError: it is missing, or its shape differs.
     """
     self._taken.add(name)
     if name not in self._arrays:
@@ -110,18 +110,18 @@ class StateDict:
     return {'kernel': np.float32(kernel), 'bias': np.float32(shift - mean * factor)}
 
   def finish(self, *ignored: str) -> None:
-    """Refuses arrays that nobody took, but for `ignored` and the counters of batch norm.
+    """Checks that every array was taken, except for `ignored` and the counters of batch norm.
 
     Raises:
-      UserError: there is one.
+      UserError: one was not.
     """
     for name in self._arrays:
       if name not in {*self._taken, *ignored} and not name.endswith('num_batches_tracked'):
-        raise UserError(f'{self._what} have {name}, which the network has not')
+        raise UserError(f'{self._what} have {name}, which the network does not')
 
 
 class _Symbol(NamedTuple):
-  """A name that a pickle wants imported; it never is."""
+  """A name that a pickle asks to import; it is never imported."""
 
   module: str
   name: str
@@ -159,7 +159,7 @@ def _read_legacy(content):
   """
   file = io.BytesIO(content)
   if _follow(file) != _LEGACY_MAGIC or _follow(file) != _LEGACY_PROTOCOL:
-    raise ValueError('it does not begin as one')
+    raise ValueError('its first bytes are not those of one')
   if not _follow(file)['little_endian']:
     raise ValueError('its numbers are big-endian')
   state, keys = _follow(file), _follow(file)
@@ -180,7 +180,7 @@ def _arrays(state, read_bytes):
   arrays = {}
   for name, tensor in state.items():
     if not isinstance(tensor, _Tensor):
-      raise ValueError(f'its entry {name!r} is no tensor')
+      raise ValueError(f'its entry {name!r} is not a tensor')
     numbers = (tensor.offset, *tensor.shape, *tensor.strides)
     if not all(type(number) is int and number >= 0 for number in numbers):
       raise ValueError(f'tensor {name!r} has a negative size or stride')
@@ -199,14 +199,14 @@ def _arrays(state, read_bytes):
   return arrays
 
 
-# No object of a pickle is hashed or printed but text: a small file can describe one that takes
-# hours, or more stack than there is.
+# Objects of a pickle are not hashed or printed, except for text: a small file can describe one for
+# which that takes hours or overflows the stack.
 
 
 def _call(function, arguments):
-  """What the few functions make that a state dict needs."""
+  """Emulates the few functions that a state dict needs."""
   if not isinstance(function, _Symbol) or not isinstance(arguments, tuple):
-    raise ValueError('it calls what is no function')
+    raise ValueError('it calls something that is not a function')
   match function:
     case ('collections', 'OrderedDict') if not arguments:
       return {}
@@ -217,7 +217,7 @@ def _call(function, arguments):
       return _Tensor(storage, offset, shape, strides)
     case ('torch._utils', '_rebuild_parameter'):
       return arguments[0]
-  raise ValueError(f'it wants to call {function.module}.{function.name}, which is refused')
+  raise ValueError(f'it calls {function.module}.{function.name}, which is not allowed')
 
 
 def _persistent(pid):
@@ -232,7 +232,7 @@ def _persistent(pid):
 
 def _symbol(module, name):
   if not isinstance(module, str) or not isinstance(name, str):
-    raise ValueError('it names a function by something else than text')
+    raise ValueError('it names a function by something other than text')
   return _Symbol(module, name)
 
 
@@ -243,7 +243,7 @@ def _set(target, keys, values):
 
 
 def _follow(file):
-  """Follows the pickle at the file's position, up to its end; returns what it describes."""
+  """Interprets the pickle at the file's position, up to its end; returns the object."""
   stack, marks, memo = [], [], {}
 
   def since_mark():
@@ -302,5 +302,5 @@ def _follow(file):
       case 'BUILD':
         stack.pop()  # attributes of a dict, such as the versions of PyTorch's modules
       case other:
-        raise ValueError(f'its instruction {other} is refused')
-  raise ValueError('it ends too early')
+        raise ValueError(f'its instruction {other} is not allowed')
+  raise ValueError('it is truncated')

@@ -1,4 +1,4 @@
-"""Networks: Flax (linen) modules, and the one place that turns a config's net into a module.
+"""Networks: Flax (linen) modules, and the function that turns a config's net into a module.
 
 A config names a net and sets its attributes, `config.generator = dict(name='dcgan.Generator',
 features=64)`. The name is looked up in this package; a dotted path to any importable Flax module,
@@ -25,8 +25,8 @@ OFFERED = ('shape', 'axis_name')  # attributes that systems set on modules that 
 
 
 class Net(NamedTuple):
-  """A Flax module as a training step uses it: its parameters are float32 and may lie in parts on
-  several devices; where it runs they are whole, and in the precision that it computes in.
+  """A Flax module as a training step uses it: its parameters are float32 and may be sharded over
+  devices; `apply` gathers them and casts them to the compute dtype.
   """
 
   module: nn.Module
@@ -37,8 +37,8 @@ class Net(NamedTuple):
     return self.module.init(*args, **kwargs)
 
   def apply(self, variables, *args, **kwargs):
-    """`module.apply`, with parameters and inputs in `precision`; what comes out is float32. Batch
-    statistics stay as they are.
+    """`module.apply`, with parameters and inputs cast to `precision`; outputs are float32. Batch
+    statistics are not cast.
     """
     params, *args = self._in(self.precision, (variables['params'], *args))
     made = self.module.apply(fsdp.replicated(dict(variables, params=params)), *args, **kwargs)
@@ -52,11 +52,11 @@ class Net(NamedTuple):
 
 
 def find(name, field: str = 'config.net') -> type[nn.Module]:
-  """Returns the module class that `name` stands for: 'file.Class' of this package, a dotted path,
+  """Returns the module class that `name` refers to: 'file.Class' of this package, a dotted path,
   or a class.
 
   Raises:
-    UserError: nothing importable has that name, or it is no Flax module.
+    UserError: nothing importable has that name, or it is not a Flax module.
   """
   if isinstance(name, type):
     found = name
@@ -72,7 +72,7 @@ def find(name, field: str = 'config.net') -> type[nn.Module]:
       )
       raise UserError(f'{field}.name={name!r} cannot be imported ({e}); {hint}') from e
   if not (isinstance(found, type) and issubclass(found, nn.Module)):
-    raise UserError(f'{field}.name={name!r} is no subclass of flax.linen.Module')
+    raise UserError(f'{field}.name={name!r} is not a subclass of flax.linen.Module')
   return found
 
 
@@ -82,12 +82,12 @@ def make(spec, field: str = 'config.net', *, precision: str = 'float32', **offer
   Args:
     spec: a config's net group.
     field: the group's dotted name, for messages.
-    precision: in which it computes, float32 or bfloat16.
-    **offered: the attributes in `OFFERED`, left out on modules that do not declare them. The spec
-      wins over an offer.
+    precision: the compute dtype, float32 or bfloat16.
+    **offered: the attributes in `OFFERED`, omitted for modules that do not declare them. The spec
+      takes precedence.
 
   Raises:
-    UserError: unknown name, unknown attribute, or a value that the module refuses.
+    UserError: unknown name, unknown attribute, or a value that the module rejects.
   """
   module, names = _find_with_attributes(spec, field)
   attributes = {k: v for k, v in spec.items() if k != 'name'}
@@ -99,9 +99,9 @@ def make(spec, field: str = 'config.net', *, precision: str = 'float32', **offer
 
 
 def complete(spec, field: str = 'config.net') -> dict:
-  """`spec` with the module's own defaults of the attributes that it leaves out, so that a saved
-  config says what was trained. Functions and other values that JSON cannot hold stay out, and so
-  does what a system offers (`OFFERED`).
+  """`spec` completed by the module's defaults of its other attributes, so that a saved config
+  determines the net. It excludes functions and other values that JSON cannot hold, and the
+  attributes that a system sets (`OFFERED`).
 
   Raises:
     UserError: unknown name or attribute.
@@ -116,12 +116,12 @@ def complete(spec, field: str = 'config.net') -> dict:
 
 
 def about(name, attribute: str) -> str:
-  """What a module's source says of an attribute: the comment on its line, and the type."""
+  """The meaning of an attribute in a module's source: the comment on its line, and the type."""
   module = find(name)
   declared = rf'^  {re.escape(attribute)}: ([^=#\n]+?)(?: = [^#\n]*?)?(?:  # (.*))?$'
   try:
     found = re.search(declared, inspect.getsource(module), re.MULTILINE)
-  except (OSError, TypeError):  # a class of a notebook, or built at run time
+  except (OSError, TypeError):  # a class defined in a notebook or at run time
     found = None
   if not found:
     return f'attribute of {name}'
@@ -136,7 +136,7 @@ def _find_with_attributes(spec, field):
     if attribute not in ('name', *names):
       near = difflib.get_close_matches(attribute, names, n=1)
       hint = f'did you mean {field}.{near[0]}?' if near else f'it has {", ".join(names)}'
-      raise UserError(f'{field}.{attribute} is no attribute of {spec["name"]}; {hint}')
+      raise UserError(f'{field}.{attribute} is not an attribute of {spec["name"]}; {hint}')
   return module, names
 
 

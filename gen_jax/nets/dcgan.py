@@ -1,5 +1,5 @@
-"""DCGAN: small nets for 28x28, as courses teach them, and those of Radford, Metz and Chintala 2016
-for 32 and 64 pixels.
+"""DCGAN: small nets for 28x28, common in courses, and those of Radford, Metz and Chintala 2016 for
+32 and 64 pixels.
 """
 
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ class Discriminator28(nn.Module):
 
 
 class _BatchNorm(nn.Module):
-  """Radford's batch norm: statistics of the batch always, in sampling too;
+  """Radford's batch norm: always uses the statistics of the batch, even in sampling;
   gamma from N(1, 0.02).
   """
 
@@ -61,7 +61,7 @@ class _BatchNorm(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     return nn.BatchNorm(
       use_running_average=False,
-      epsilon=1e-5,  # the original's 1e-8 overflows in float32 where a unit is dead
+      epsilon=1e-5,  # the original's 1e-8 overflows in float32 for dead units
       scale_init=lambda key, shape, dtype: 1 + layers.NORMAL_02(key, shape, dtype),
       axis_name=self.axis_name,
     )(x)
@@ -76,7 +76,7 @@ class Generator(nn.Module):
   """
 
   shape: Sequence[int] = (64, 64, 3)
-  features: Sequence[int] = (1024, 512, 256, 128)  # channels from 4x4 up; each doubles the size
+  features: Sequence[int] = (1024, 512, 256, 128)  # channels from 4x4 on; each doubles the size
   axis_name: str | None = None
 
   @nn.compact

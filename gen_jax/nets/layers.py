@@ -1,4 +1,4 @@
-"""Layers that more than one architecture uses, each in the form that is fast on every backend."""
+"""Layers that several architectures use, in a form that is fast on every backend."""
 
 from collections.abc import Callable, Sequence
 
@@ -38,9 +38,7 @@ class Conv(nn.Module):
 
 
 class UpsampledConv(nn.Module):
-  """A 3x3 `Conv` of x made twice as large (nearest neighbour): [b, h, w, c] -> [b, 2 h, 2 w,
-  features].
-  """
+  """Nearest-neighbour upsampling by 2, then a 3x3 `Conv`: [b, h, w, c] -> [b, 2 h, 2 w, d]."""
 
   features: int
   kernel_init: Callable = nn.initializers.lecun_normal()
@@ -78,7 +76,7 @@ class UpConv(nn.Module):
 
 
 class Dropout(nn.Module):
-  """Dropout whose mask does not depend on how the batch is spread over devices
+  """Dropout whose mask does not depend on how the batch is sharded over devices
   (see gen_jax.draws).
   """
 
@@ -104,7 +102,7 @@ class GroupNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, scale_shift: Sequence[jax.Array] | None = None) -> jax.Array:
-    """[b, h, w, c] -> [b, h, w, c]. With a scale and a shift for every example, [b, c] each, y
+    """[b, h, w, c] -> [b, h, w, c]. With a scale and a shift per example, [b, c] each, the output y
     becomes y (1 + scale) + shift, before swish.
     """
     scale = self.param('scale', nn.initializers.ones, x.shape[-1:])
@@ -132,7 +130,7 @@ def time_embedding(t: jax.Array, dim: int) -> jax.Array:
     ValueError: `dim` is odd or less than 4.
   """
   if dim < 4 or dim % 2:
-    raise ValueError(f'a time embedding of {dim} features: an even number from 4 up is needed')
+    raise ValueError(f'a time embedding of {dim} features: an even number of at least 4 is needed')
   half = dim // 2
   freqs = jnp.exp(-jnp.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / (half - 1))
   angles = t.astype(jnp.float32)[:, None] * freqs[None]
@@ -140,5 +138,5 @@ def time_embedding(t: jax.Array, dim: int) -> jax.Array:
 
 
 def flatten(x: jax.Array) -> jax.Array:
-  """[b, ...] -> [b, everything]."""
+  """[b, ...] -> [b, n], with all axes but the first merged."""
   return x.reshape(x.shape[0], -1)

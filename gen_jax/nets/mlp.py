@@ -1,6 +1,4 @@
-"""Fully connected pairs: the lecture's StandardGAN for 28x28,
-and the plain nets of two-dimensional toys.
-"""
+"""Fully connected pairs: StandardGAN for 28x28, and plain nets for two-dimensional toys."""
 
 import math
 from collections.abc import Sequence
@@ -17,10 +15,10 @@ class Generator(nn.Module):
   The defaults are the StandardGAN generator, 256-512-1024-784.
   """
 
-  shape: Sequence[int]  # of one example
+  shape: Sequence[int]  # shape of one example
   features: Sequence[int] = (256, 512, 1024)  # widths of the hidden layers
   negative_slope: float = 0.2  # of LeakyReLU
-  squash: bool = True  # tanh at the end; off for data that does not fill [-1, 1]
+  squash: bool = True  # tanh at the end; off for data that do not fill [-1, 1]
 
   @nn.compact
   def __call__(self, z: jax.Array, *, train: bool) -> jax.Array:

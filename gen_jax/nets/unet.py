@@ -12,7 +12,7 @@ from gen_jax.errors import UserError
 from gen_jax.nets import layers
 
 _INIT = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
-# The released code starts the last layer of every branch at "zero": scale 1e-10.
+# The released code initialises the last layer of every branch almost at zero: scale 1e-10.
 _ZERO = nn.initializers.variance_scaling(1e-10, 'fan_avg', 'uniform')
 
 
@@ -27,8 +27,8 @@ def _conv(features, init=_INIT, name=None):
 class ResBlock(nn.Module):
   """GN-swish-conv, + time, GN-swish-dropout-conv, + shortcut (1x1 where the widths differ).
 
-  With `scale_shift` the time gives the second norm a scale and a shift for each channel instead
-  (Nichol and Dhariwal 2021, arXiv 2102.09672, appendix A).
+  With `scale_shift` the time embedding instead determines a scale and a shift for each channel of
+  the second norm (Nichol and Dhariwal 2021, arXiv 2102.09672, appendix A).
   """
 
   features: int
@@ -76,13 +76,13 @@ class UNet(nn.Module):
 
   features: int = 128  # channels of the first level
   multipliers: Sequence[int] = (1, 2, 2, 2)  # width of each level; every level halves the size
-  blocks: int = 2  # residual blocks per level on the way down, one more on the way up
+  blocks: int = 2  # residual blocks per level of the down path, one more in the up path
   attention: Sequence[int] = (16,)  # sizes (heights) with self-attention; the middle always has it
   dropout: float = 0.1  # in the residual blocks
   groups: int = 32  # of the group norms; must divide every width
   num_classes: int | None = None  # adds a class embedding to the time embedding
   scale_shift: bool = False  # the time scales and shifts the second norm instead of adding to it
-  remat: bool = False  # computes the blocks anew for the gradient: less memory, more time
+  remat: bool = False  # gradient checkpointing of the blocks: less memory, more time
   axis_name: str | None = None
 
   @nn.compact
@@ -110,8 +110,8 @@ class AttentionPool(nn.Module):
   """Attention pooling (Radford et al. 2021, arXiv 2103.00020, section 2.3): [b, h, w, c] -> [b,
   features].
 
-  Tokens are all positions of the feature map behind their mean, each plus a learned vector. What
-  multi-head attention makes of the first token is projected.
+  Tokens are the mean of the feature map, then all its positions, each plus a learned vector. The
+  output of multi-head attention for the first token is projected.
   """
 
   features: int
@@ -128,7 +128,7 @@ class AttentionPool(nn.Module):
     def heads(y):  # [b, n, c] -> [b, n, heads, head_channels]
       return y.reshape(b, -1, c // self.head_channels, self.head_channels)
 
-    # Of the queries, only that of the first token has a use.
+    # Only the query of the first token is used.
     q = heads(_dense(c, name='q')(tokens[:, :1]))
     k, v = (heads(_dense(c, name=name)(tokens)) for name in 'kv')
     scores = jnp.einsum('bqhc,bkhc->bhqk', q, k) * self.head_channels**-0.5
@@ -140,8 +140,8 @@ class AttentionPool(nn.Module):
 class Classifier(nn.Module):
   """log p(y | x_t), up to a constant: x [b, h, w, c], t int32 [b] -> logits float32 [b, classes].
 
-  The way down and the middle of `UNet`, then attention pooling. (The released net also halves the
-  size within residual blocks; here a convolution with stride 2 does, as in `UNet`.)
+  The down path and the middle of `UNet`, then attention pooling. (The released net halves the size
+  within residual blocks; here a convolution with stride 2 does, as in `UNet`.)
   """
 
   num_classes: int
@@ -171,14 +171,14 @@ class Classifier(nn.Module):
     return AttentionPool(self.num_classes, self.head_channels, name='pool')(x)
 
 
-# --- Parts of both; each is called within the __call__ of `net`, whose submodules it makes --------
+# --- Parts of both; called within the __call__ of `net`, whose submodules they create -------------
 
 
 def _widths(net, x) -> list[int]:
   """The width of each level.
 
   Raises:
-    UserError: the groups do not divide one, or images [b, h, w, c] cannot be halved so often.
+    UserError: the groups do not divide a width, or images [b, h, w, c] cannot be halved that often.
   """
   widths = [net.features * m for m in net.multipliers]
   if bad := [width for width in widths if width % net.groups]:
@@ -220,7 +220,7 @@ def _block(net, x, temb, train, width, name) -> jax.Array:
 
 
 def _down(net, x, temb, train) -> tuple[jax.Array, list[jax.Array]]:
-  """The way down: the smallest feature map, and all that the way up concatenates."""
+  """The down path: the smallest feature map, and all skip connections to the up path."""
   x = _conv(net.features, name='conv_in')(x)
   skips = [x]
   widths = [net.features * m for m in net.multipliers]

@@ -11,7 +11,9 @@ from gen_jax.nets import layers
 
 
 def _norm(axis_name):
-  """Batch norm by the statistics of the batch always, in sampling too; gamma from N(1, 0.02)."""
+  """Batch norm that always uses the statistics of the batch, even in sampling; gamma from
+  N(1, 0.02).
+  """
   return nn.BatchNorm(
     use_running_average=False,
     momentum=0.9,
@@ -27,12 +29,12 @@ class Generator(nn.Module):
   """
 
   shape: Sequence[int] = (64, 64, 3)
-  features: Sequence[int] = (512, 256, 128, 64)  # channels from 4x4 up; each doubles the size
+  features: Sequence[int] = (512, 256, 128, 64)  # channels from 4x4 on; each doubles the size
   axis_name: str | None = None
 
   @nn.compact
   def __call__(self, z: jax.Array, *, train: bool) -> jax.Array:
-    # A 4x4 up-convolution of a single pixel.
+    # Equals a 4x4 up-convolution of a single pixel.
     x = nn.Dense(4 * 4 * self.features[0], use_bias=False, kernel_init=layers.NORMAL_02)(z)
     x = nn.relu(_norm(self.axis_name)(x.reshape(-1, 4, 4, self.features[0])))
     for width in self.features[1:]:
@@ -47,7 +49,7 @@ class Critic(nn.Module):
   With the defaults and 3 channels, the paper's net for 64 pixels: 2,765,568 parameters.
   """
 
-  features: Sequence[int] = (64, 128, 256, 512)  # channels, each halves the size
+  features: Sequence[int] = (64, 128, 256, 512)  # channels; each halves the size
   negative_slope: float = 0.2
   axis_name: str | None = None
 
@@ -58,5 +60,5 @@ class Critic(nn.Module):
       if i > 0:
         x = _norm(self.axis_name)(x)
       x = nn.leaky_relu(x, self.negative_slope)
-    # A convolution as large as the map.
+    # Equals a convolution with a kernel of the size of the map.
     return nn.Dense(1, use_bias=False, kernel_init=layers.NORMAL_02)(layers.flatten(x))[:, 0]

@@ -1,7 +1,7 @@
 """The nets of Gulrajani et al. 2017 (WGAN-GP): MNIST and the CIFAR-10 ResNet, as in the released
 code.
 
-No normalisation in a critic: the gradient penalty is a statement about each example by itself.
+Critics have no batch normalisation: the gradient penalty is defined for each example separately.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _GLOROT = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
 
 
 def _strided_he(stride: int):
-  """Uniform with variance 4 / (fan_in + fan_out), the fan on the small side counted per stride**2.
+  """Uniform with variance 4 / (fan_in + fan_out), the fan on the small side divided by stride**2.
 
   The kernel's layout is [k, k, big side, small side] for both directions (see layers.UpConv).
   """
@@ -36,9 +36,9 @@ def _strided_he(stride: int):
 class Generator28(nn.Module):
   """z [b, 128] -> [b, 28, 28, 1] in (-1, 1); 1,554,177 parameters.
 
-  The original ends in a sigmoid for data in [0, 1]; tanh for data in [-1, 1] is the same map. (Not
-  so the penalty: gradients in x are half as large on the doubled range, so that the same lambda
-  weighs half as much against the critic's loss.)
+  The original ends in a sigmoid for data in [0, 1]; tanh for data in [-1, 1] is the same map. (The
+  penalty differs: gradients in x are half as large on the doubled range, so that the same lambda
+  weighs half as much relative to the critic's loss.)
   """
 
   shape: Sequence[int] = (28, 28, 1)
@@ -91,7 +91,7 @@ class UpBlock(nn.Module):
 
     h = layers.UpsampledConv(self.features, kernel_init=_HE, name='conv1')(nn.relu(norm(x)))
     h = _conv3(self.features, 'conv2')(nn.relu(norm(h)))
-    # A 1x1 convolution gives the same before as after it, for a quarter of the work.
+    # A 1x1 convolution commutes with the upsampling; before it costs a quarter.
     return h + convolutions.upsample(_conv1(self.features, 'shortcut')(x))
 
 
@@ -99,7 +99,7 @@ class ResNetGenerator(nn.Module):
   """z [b, 128] -> [b, 32, 32, 3] in (-1, 1); 1,204,483 parameters.
 
   Upsampling comes before the first convolution of a block, as in the released code (the paper's
-  text says the second). Batch norm uses the statistics of the batch always, in sampling too.
+  text says the second). Batch norm always uses the statistics of the batch, even in sampling.
   """
 
   shape: Sequence[int] = (32, 32, 3)

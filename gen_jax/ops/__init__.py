@@ -1,4 +1,4 @@
-"""What XLA's CPU backend needs help with, each behind one plain function.
+"""Workarounds for XLA's CPU backend, each behind a plain function.
 
-Every public function here opens with its plain form, which is all that runs on GPU and TPU.
+Every public function here begins with its plain form, the only one that runs on GPU and TPU.
 """

@@ -8,13 +8,13 @@ import jax
 
 @functools.cache
 def compiler_options(by_ynnpack: tuple[str, ...] = ('DOT', 'REDUCE')) -> dict | None:
-  """Options for `jax.jit` of what runs often; None on GPU and TPU, and where the user's XLA_FLAGS
-  name them.
+  """Options for `jax.jit` of programs that run often; None on GPU and TPU, and where the user's
+  XLA_FLAGS set one of them.
 
-  Eigen computes convolutions, YNNPACK what is named: products and sums for a training step or a
-  sampler. By default XLA gives convolutions to YNNPACK too, which takes twice as long for them on
-  some processors. Level 1 of LLVM's optimisation makes a step as fast as the default, 3, and
-  compiles in two thirds of the time (docs/performance_notebook.md).
+  Convolutions run in Eigen, and the named operations in YNNPACK: products and reductions for a
+  training step or a sampler. By default XLA runs convolutions in YNNPACK, too, which is slower on
+  some processors. With LLVM's optimisation level 1 a step is as fast as with the default, 3, and
+  compiles faster (docs/performance_notebook.md).
   """
   if jax.default_backend() != 'cpu':
     return None
@@ -23,16 +23,16 @@ def compiler_options(by_ynnpack: tuple[str, ...] = ('DOT', 'REDUCE')) -> dict | 
   if libraries is not None:
     try:
       jax.jit(lambda: 0, compiler_options=libraries).lower().compile()
-    except jax.errors.JaxRuntimeError:  # the option is experimental: other releases may lack it
+    except jax.errors.JaxRuntimeError:  # the option is experimental; other releases may lack it
       libraries = None
   return (libraries or {}) | (_unless_user_set(xla_backend_optimization_level=1) or {}) or None
 
 
 def options_for_one_run() -> dict | None:
-  """Options for `jax.jit` of what runs once, such as an initialiser; None on GPU and TPU.
+  """Options for `jax.jit` of programs that run once, such as an initialiser; None on GPU and TPU.
 
-  With full optimisation the random draws of a U-Net's parameters take longer to compile than its
-  training step; with none they take five times as long to run.
+  With full optimisation the random initialisation of a U-Net takes longer to compile than its
+  training step; without optimisation it takes several times longer to run.
   """
   if jax.default_backend() != 'cpu':
     return None
@@ -40,6 +40,6 @@ def options_for_one_run() -> dict | None:
 
 
 def _unless_user_set(**options) -> dict | None:
-  """The options, if the user's XLA_FLAGS name none of them."""
+  """The options, if the user's XLA_FLAGS set none of them."""
   flags = os.environ.get('XLA_FLAGS', '')
   return None if any(name in flags for name in options) else options

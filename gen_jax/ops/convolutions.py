@@ -2,15 +2,15 @@
 
 Accelerators run `lax` and its own derivatives. XLA's CPU backend computes the second-order gradient
 of a gradient penalty and the weight gradient of a transposed convolution 10 to 30 times slower than
-the convolution itself (docs/performance_notebook.md), so there:
+the convolution itself (docs/performance_notebook.md). On CPU, therefore:
 
-- A convolution, its input gradient and its weight gradient are the three sides of one trilinear
-  form, so every derivative of each of them, of any order, is again one of the three. A custom_vjp
-  says so to JAX. (It has no forward mode.)
-- Each of the three is computed in the form that is fastest: as matrix products of patches where the
-  kernel is larger than the map, of Winograd's tiles where there are many channels. A convolution of
-  one channel is a sum over the positions of the kernel, and one of repeated pixels is four
-  convolutions of the pixels themselves.
+- A convolution, its input gradient and its weight gradient are the three derivatives of one
+  trilinear form, so that every derivative of each of them, of any order, is again one of the three.
+  A custom_vjp defines this. (It has no forward mode.)
+- Each of the three is computed in its fastest form: as matrix products of patches where the kernel
+  is larger than the map, or of Winograd's tiles where there are many channels. A convolution of one
+  channel is a sum over the kernel positions, and one of upsampled pixels is four convolutions of
+  the original pixels.
 """
 
 import functools
@@ -22,7 +22,7 @@ import numpy as np
 from gen_jax.ops.not_inlined import not_inlined
 from gen_jax.ops.pooling import shifts
 
-WIDE = 128  # channels from which Winograd's form is faster
+WIDE = 128  # number of channels from which Winograd's form is faster
 
 
 def conv(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
@@ -36,13 +36,13 @@ def conv(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
 
 
 def depthwise_conv(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
-  """SAME convolution of each channel by itself: x [b, h, w, c] with w [k, k, 1, c] ->
+  """SAME depthwise convolution: x [b, h, w, c] with w [k, k, 1, c] ->
   [b, ceil(h / stride), ceil(w / stride), c].
   """
   padding = _same(x.shape[1:3], w.shape[:2], stride)
   if jax.default_backend() != 'cpu':
     return _lax_conv(x, w, stride, padding, groups=x.shape[-1])
-  # A sum over kernel positions is one fused loop, where this backend has no fast convolution.
+  # A sum over kernel positions is one fused loop; this backend has no fast depthwise convolution.
   return _positions_conv(x, w, stride, padding)
 
 
@@ -56,19 +56,20 @@ def transposed_conv(x: jax.Array, w: jax.Array, stride: int) -> jax.Array:
 
 
 def upsampled_conv(x: jax.Array, w: jax.Array) -> jax.Array:
-  """`conv` of x [b, h, w, c], made twice as large by repeating each pixel, with w [3, 3, c, d] ->
+  """`conv` of x [b, h, w, c], upsampled by 2 by repeating pixels, with w [3, 3, c, d] ->
   [b, 2 h, 2 w, d].
 
   Raises:
-    ValueError: the kernel has another size.
+    ValueError: the kernel is not 3x3.
   """
   if w.shape[:2] != (3, 3):
     raise ValueError(f'a kernel of {w.shape[:2]} over repeated pixels: 3x3 is needed')
   if jax.default_backend() != 'cpu':
     return conv(upsample(x), w)
 
-  # Of three neighbours two are the same pixel, the second and third for even outputs, the first and
-  # second for odd ones: four convolutions with 2x2 kernels, 16 products instead of 36.
+  # Two of three neighbours are copies of the same pixel: the second and third for even outputs, the
+  # first and second for odd ones. This gives four convolutions with 2x2 kernels, 16 products
+  # instead of 36.
   def halves(w, axis):
     first, second, third = (jax.lax.index_in_dim(w, i, axis, keepdims=False) for i in range(3))
     return [jnp.stack(pair, axis) for pair in ((first, second + third), (first + second, third))]
@@ -82,14 +83,14 @@ def upsampled_conv(x: jax.Array, w: jax.Array) -> jax.Array:
 
 
 def upsample(x: jax.Array) -> jax.Array:
-  """Nearest neighbour, twice the size: [b, h, w, c] -> [b, 2 h, 2 w, c]."""
+  """Nearest-neighbour upsampling by 2: [b, h, w, c] -> [b, 2 h, 2 w, c]."""
   b, h, w, c = x.shape
   return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
 
 
 def _same(hw, kernel, stride):
-  """TensorFlow's SAME: zeros (before, after) that give ceil(size / stride) outputs,
-  the odd one after.
+  """TensorFlow's SAME: zeros (before, after) that give ceil(size / stride) outputs; an odd number
+  has one more after.
   """
   pads = []
   for size, k in zip(hw, kernel, strict=True):
@@ -122,7 +123,7 @@ def _weight_gradient(x, g, stride, padding, kernel):
   """The gradient of <g, x * w> with respect to w [*kernel, c, d]."""
   shape = (*kernel, x.shape[3], g.shape[3])
   form = _weight_form(x, shape, stride)
-  # A barrier, as XLA would otherwise keep the patches or tiles of the forward pass for this one.
+  # Without the barrier XLA would keep the patches or tiles of the forward pass for this one.
   x, g = jax.lax.optimization_barrier((x, g))
   return form(x, g, stride, padding, shape)
 
@@ -160,7 +161,7 @@ def _form(x, kernel, stride):
   (docs/performance_notebook.md).
   """
   _, h, w, _ = x.shape
-  if kernel[0] > h or kernel[1] > w:  # XLA would take the map for the kernel
+  if kernel[0] > h or kernel[1] > w:  # XLA would treat the map as the kernel
     return _patches_conv
   if stride == 1 and kernel[:2] == (3, 3) and min(kernel[2:]) >= WIDE and h % 2 == w % 2 == 0:
     return _winograd_conv
@@ -171,14 +172,14 @@ def _form(x, kernel, stride):
 
 
 def _positions_conv(x, w, stride, padding):
-  # A barrier, or the fused loop would check at every entry whether it is in the padding.
+  # Without the barrier the fused loop would check at every entry whether it is in the padding.
   x = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0))))
   seen, _ = shifts(x, w.shape[:2], stride)
   weights = w.reshape(-1, 1, 1, 1, w.shape[3])
   return sum(shift * weight for shift, weight in zip(seen, weights, strict=True))
 
 
-# In training several derivatives ask for the sign of this, or read what is computed from it.
+# In training several derivatives need the sign of the result, or values computed from it.
 _positions_conv_once = not_inlined(_positions_conv, static_argnums=(2, 3))
 
 
@@ -202,13 +203,13 @@ def _lax_weight_gradient(x, g, stride, padding, shape):
   [c, k, k, d].
   """
   k, _, c, d = shape
-  # With stride 1 it may as well be that of g with x, read from the last entry to the first: what is
-  # gathered, for every entry of the result and channel of the data, is less with fewer channels.
+  # With stride 1 x and g can exchange their roles, which reverses the result: gathering fewer
+  # channels per entry of the result is faster.
   swap = stride == 1 and c > d
   if swap:
     x, g = g, x
     padding = tuple((k - 1 - before, k - 1 - after) for before, after in padding)
-  else:  # the last of x that no output sees are left out, or seen as the padding says
+  else:  # the last rows and columns of x that no output depends on are dropped by negative padding
     padding = tuple(
       (before, stride * (n_g - 1) + k - n - before)
       for n, n_g, (before, _) in zip(x.shape[1:3], g.shape[1:3], padding, strict=True)
@@ -220,10 +221,10 @@ def _lax_weight_gradient(x, g, stride, padding, shape):
 # --- Interleaved maps ----------------------------------------------------------------------------
 
 
-@not_inlined  # else what reads it would ask at every entry which part it is of
+@not_inlined  # inlined, its consumers would select the part at every entry
 def _interleaved(parts):
-  """Maps whose rows and columns take turns: parts[i][j], [b, h, w, c], has every row i and column j
-  of s: [b, s h, s w, c].
+  """Interleaves maps: parts[i][j], [b, h, w, c], holds the rows i, i + s, ... and the columns j,
+  j + s, ... of the result, [b, s h, s w, c].
   """
   b, h, w, c = parts[0][0].shape
   x = jnp.stack([jnp.stack(row, axis=3) for row in parts], axis=2)
@@ -234,7 +235,7 @@ def _interleaved(parts):
 
 
 def _patches(x, kernel, stride, padding):
-  """The part of x [b, h, w, c] that each output sees, [b h' w', k k c], and (h', w')."""
+  """The patch of x [b, h, w, c] for each output, [b h' w', k k c], and (h', w')."""
   seen, (h, w) = shifts(x, kernel, stride, padding)
   return jnp.concatenate(seen, axis=-1).reshape(x.shape[0] * h * w, -1), (h, w)
 
@@ -246,35 +247,36 @@ def _patches_conv(x, w, stride, padding):
 
 def _patches_weight_gradient(x, g, stride, padding, shape):
   patches, _ = _patches(x, shape[:2], stride, padding)
-  # XLA would move the transposition into the product, which is then up to 1.7 times slower.
+  # XLA would move the transposition into the product, which would then be slower.
   w = jax.lax.optimization_barrier(g.reshape(-1, shape[3]).T @ patches)
   return w.T.reshape(shape)
 
 
 # --- By Winograd's F(2x2, 3x3) (Lavin and Gray 2016, arXiv 1509.09308) --------------------------
 #
-# Each 2x2 block of outputs Y sees a 4x4 tile d of the input: Y = A^T [(G w G^T) . (B^T d B)] A,
-# with 16 products instead of 36. Summed over channels they are 16 matrix products.
+# Each 2x2 block of outputs Y depends on a 4x4 tile d of the input:
+# Y = A^T [(G w G^T) . (B^T d B)] A, with 16 products instead of 36. Summed over channels they are
+# 16 matrix products.
 #
-# The three are jitted so that JAX traces them once for a shape and not at every layer (XLA inlines
-# them): half of a start's tracing.
+# The three are jitted so that JAX traces them once per shape and not in every layer (XLA inlines
+# them), which halves the tracing time.
 
 _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 
 
 def _along_both(f, x, axes):
-  """f, which makes four arrays from an array and an axis, along two axes: [16, n, c]."""
+  """Applies f, which maps an array and an axis to four arrays, along two axes: [16, n, c]."""
   planes = [column for row in f(x, axes[0]) for column in f(row, axes[1])]
   planes = [plane.reshape(1, -1, x.shape[-1]) for plane in planes]
   tiles = jnp.zeros((16, *planes[0].shape[1:]), x.dtype)
-  for i, plane in enumerate(planes):  # each is written in place, where a stack would copy it
+  for i, plane in enumerate(planes):  # each is written in place; a stack would copy it
     tiles = jax.lax.dynamic_update_slice(tiles, plane, (i, 0, 0))
   return tiles
 
 
 @not_inlined  # a fused pad would recompute x, an activation, entry by entry with a bounds check
 def _framed(x):
-  """x [b, h, w, c] in a frame of zeros, [b, h + 2, w + 2, c]."""
+  """x [b, h, w, c] padded with zeros, [b, h + 2, w + 2, c]."""
   return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
 
@@ -295,7 +297,7 @@ def _output_tiles(g):
     y = [jax.lax.slice_in_dim(g, 1 + i, g.shape[axis] - 2 + i, 2, axis) for i in range(2)]
     return [y[0], y[0] + y[1], y[0] - y[1], -y[1]]
 
-  # g needs no frame, but in one it lies in memory: XLA would compute it anew for every plane.
+  # g needs no padding, but padding materialises it: XLA would recompute it for every plane.
   return _along_both(along, _framed(g), (1, 2))
 
 
@@ -325,7 +327,7 @@ def _winograd_conv(x, w, stride, padding):
 
 @jax.jit
 def _winograd_input_gradient(g, w):
-  # With stride 1 a convolution too, of the flipped kernel with its channels exchanged.
+  # With stride 1 this is a convolution with the flipped kernel, its channels exchanged.
   products = jnp.einsum('knd,kcd->knc', _input_tiles(g), _kernels(w, flip=True))
   return _from_tiles(products, (*g.shape[:3], w.shape[2]))
 
@@ -338,7 +340,7 @@ def _winograd_weight_gradient(x, g, stride, padding, shape):
 
 
 def _weight_form(x, kernel, stride):
-  """As `_form` over x, for the weight gradient."""
+  """Like `_form` over x, for the weight gradient."""
   if kernel[0] > x.shape[1] or kernel[1] > x.shape[2]:
     return _patches_weight_gradient
   form = _form(x, kernel, stride)

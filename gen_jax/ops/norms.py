@@ -12,7 +12,7 @@ def group_norm(
   x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, epsilon: float, swish: bool
 ) -> jax.Array:
   """x [b, h, w, c], normalised over the positions and channels of each of `groups` groups, times
-  scale [b, c] plus bias [b, c], and `swish` of that if asked for. Moments are float32.
+  scale [b, c] plus bias [b, c], optionally followed by `swish`. Moments are float32.
   """
   if jax.default_backend() != 'cpu':
     return _normalise(x, scale, bias, groups, epsilon, swish)
@@ -22,8 +22,8 @@ def group_norm(
 def per_example(parameter: jax.Array, b: int) -> jax.Array:
   """A parameter [c] repeated for each example, float32 [b, c].
 
-  Its derivative sums over examples. The product keeps that sum of [b, c] apart from the one over
-  positions, and the barrier keeps GPU compilers from merging both into a pass over all of x.
+  Its derivative sums over examples. The product separates that sum of [b, c] from the one over
+  positions, and the barrier keeps GPU compilers from merging both into one pass over all of x.
   """
   ones = jnp.ones((b, 1))
   return jax.lax.optimization_barrier(jnp.dot(ones, parameter[None], precision='highest'))
@@ -66,24 +66,24 @@ _normalise_on_cpu = jax.jit(_normalise_by_rule, static_argnums=(3, 4, 5))
 
 def _moments(x):
   """Means of x and x^2 over positions, float32 [2, b, c]."""
-  x = x.astype(jnp.float32)  # of bfloat16, mean**2 would swallow the variance
+  x = x.astype(jnp.float32)  # in bfloat16, subtracting mean**2 would lose the variance
   return jnp.stack([x.mean((1, 2)), (x**2).mean((1, 2))])
 
 
 def _factor_and_shift(moments, scale, bias, groups, epsilon):
-  """Both [b, c]: what is normalised, scaled and shifted is x factor + shift."""
+  """Factor and shift, both [b, c]: the normalised, scaled and shifted x is x factor + shift."""
   c = moments.shape[-1]
   group = jnp.arange(c) // (c // groups)
   mean_of_group = (group[:, None] == group[None]) * jnp.float32(groups / c)
-  # By a product, as otherwise XLA looks a channel's group up at every entry of x, which keeps it
-  # from doing norm and swish in vectors.
+  # A matrix product: indexing by group, XLA would look up a channel's group at every entry of x and
+  # could not vectorise norm and swish.
   mean, square = jnp.dot(moments, mean_of_group, precision='highest')
   variance = jnp.maximum(square - mean**2, 0)
   factor = jax.lax.rsqrt(variance + epsilon) * scale
   return factor, bias - mean * factor
 
 
-# One pass over x each: XLA would recompute parts of them in every reader, or keep copies.
+# One pass over x each: inlined, XLA would recompute them in every consumer, or keep copies.
 
 
 @functools.partial(not_inlined, static_argnums=3)

@@ -1,9 +1,9 @@
-"""Functions that XLA's CPU backend does not fuse with their readers.
+"""Functions that XLA's CPU backend does not fuse with their consumers.
 
-It recomputes what it deems cheap in every operation that reads it, such as the sum over the
-positions of a kernel in each derivative that asks for its sign, and drops
-`lax.optimization_barrier` before it does so (jaxlib 0.10 and 0.11). The results of a call that it
-may not inline are computed once and stay in memory (docs/performance_notebook.md).
+The backend recomputes values that it considers cheap in every consumer, such as the sum over kernel
+positions in each derivative that needs its sign, and drops `lax.optimization_barrier` before it
+does so (jaxlib 0.10 and 0.11). The results of a call that it may not inline are computed once and
+stay in memory (docs/performance_notebook.md).
 """
 
 import functools
@@ -13,10 +13,11 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 
 def not_inlined(f, static_argnums=()):
-  """f, a function of arrays, as such a call on CPU with one device; f itself elsewhere, where
-  compilers need no such help or would gather sharded arrays. Same values.
+  """f, a function of arrays, as a call that is not inlined on CPU with one device; elsewhere f
+  itself, as compilers do not need this or would gather sharded arrays. Same values.
 
-  Its derivatives are inlined: it is for what is not differentiated, or has a rule of its own.
+  Its derivatives are inlined: use it for functions that are not differentiated or have a custom
+  rule.
   """
   traced_once = jax.jit(f, static_argnums=static_argnums)  # once per shape
 

@@ -1,4 +1,4 @@
-"""Adam and the norm of a gradient, as optax has them."""
+"""Adam and the norm of a gradient, equal to optax's."""
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,8 @@ def scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformat
   adam = optax.scale_by_adam(b1, b2, eps)
   if jax.default_backend() != 'cpu':
     return adam
-  # The new moments are in memory before anything reads them: XLA would recompute them for the
-  # parameters, and copy the old ones, which that computation would still read.
+  # Materialises the new moments: XLA would recompute them for the parameters, and copy the old
+  # ones, which that computation would still read.
   moments = not_inlined(lambda updates, state: adam.update(updates, state)[1])
 
   def update(updates, state, params=None):
@@ -32,7 +32,7 @@ def global_norm(tree) -> jax.Array:
   """`optax.tree.norm`: the root of the sum of all squares, a scalar."""
   if jax.default_backend() != 'cpu':
     return optax.tree.norm(tree)
-  # Inlined, the squares of every leaf would be kept in memory, as Adam reads them too.
+  # Inlined, XLA would keep the squares of every leaf in memory, as Adam uses them, too.
   return jnp.sqrt(sum(_sum_of_squares(leaf) for leaf in jax.tree.leaves(tree)))
 
 

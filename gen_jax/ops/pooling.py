@@ -16,7 +16,7 @@ def max_pool(x: jax.Array, stride: int = 1, padding: int = 0) -> jax.Array:
 
 
 def average_pool(x: jax.Array) -> jax.Array:
-  """Means over the part of each 3x3 window that lies inside of x: [b, h, w, c] -> [b, h, w, c]."""
+  """Means of 3x3 windows, excluding the padding: [b, h, w, c] -> [b, h, w, c]."""
   if jax.default_backend() != 'cpu':
     return nn.avg_pool(x, (3, 3), padding='SAME', count_include_pad=False)
   counts = _bordered(np.ones((1, *x.shape[1:3], 1), np.float32), 1, 0)

@@ -20,12 +20,12 @@ def scan(body, init, xs):
 
 
 def after(first, x):
-  """The arrays `x`, for a body of `scan` that may not begin before the arrays `first` are computed,
-  so that both can use the same memory.
+  """The arrays `x`, for a body of `scan` that must not start before the arrays `first` are
+  computed, so that both can use the same memory.
 
-  A loop orders its iterations by itself. Unrolled, XLA may reorder them, and its CPU backend has
+  A loop orders its iterations. XLA may reorder those of an unrolled one, and its CPU backend has
   dropped `lax.optimization_barrier` by then, so x is made to depend on `first`: 0 times one entry
-  of each leaf is added to what is floating (exact, unless they are not finite).
+  of each leaf is added to floating-point arrays (exact, unless they are not finite).
   """
   if jax.default_backend() != 'cpu':
     return x

@@ -9,7 +9,7 @@ from gen_jax.fields import did_you_mean
 
 
 def names() -> list[str]:
-  """Returns the systems there are, in alphabetical order, without importing them."""
+  """Returns the names of all systems, in alphabetical order, without importing them."""
   found = (module.name for module in pkgutil.iter_modules(__path__))
   return sorted(name for name in found if not name.startswith('_'))
 

@@ -1,4 +1,4 @@
-"""What systems of one net and a diffusion process share: the module, optimiser and process."""
+"""Shared by systems with one net and a diffusion process: the module, optimiser and process."""
 
 from typing import Any, NamedTuple
 

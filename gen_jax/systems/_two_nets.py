@@ -1,5 +1,5 @@
-"""What games of a generator and a discriminator (or critic) share: state, building, latents,
-sampling. Losses and steps stand in the systems.
+"""Shared by games of a generator and a discriminator (or critic): state, building, latents,
+sampling. Losses and steps are in the systems.
 """
 
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ FIELDS = {
   'generator': fields.net(meaning='G: latents to data'),
   'latent.dim': fields.integer(1, default=128, meaning='entries of z'),
   'latent.distribution': fields.one_of(
-    'normal', 'uniform', default='normal', meaning='of each entry of z: N(0, 1) or U(-1, 1)'
+    'normal', 'uniform', default='normal', meaning='entries of z are N(0, 1) or U(-1, 1)'
   ),
   **{f'optim.{net}.{name}': field for net in 'GD' for name, field in OPTIMIZER.items()},
 }
@@ -77,15 +77,15 @@ def latents(key, n: int, config, axis_name=None) -> jax.Array:
 
 
 def generate(G: nets.Net, player: Player, z, params=None, *, train: bool = True):
-  """G(z) [n, ...] for z [n, d], and the batch statistics that this pass leaves."""
-  # `mutable`: some nets normalise by the batch in sampling too, and then record its statistics.
+  """G(z) [n, ...] for z [n, d], and the batch statistics after this pass."""
+  # `mutable`: some nets use batch statistics even in sampling, and then update their averages.
   x, updates = G.apply(player.variables(params), z, train=train, mutable=['batch_stats'])
   return x, updates.get('batch_stats', {})
 
 
 def score(D: nets.Net, player: Player, x, key, params=None):
-  """D(x) [n] in training for x [n, ...], with dropout by `key`, and the batch statistics that this
-  pass leaves.
+  """D(x) [n] in training for x [n, ...], with dropout by `key`, and the batch statistics after this
+  pass.
   """
   y, updates = D.apply(
     player.variables(params), x, train=True, rngs={'dropout': key}, mutable=['batch_stats']

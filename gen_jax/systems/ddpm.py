@@ -1,14 +1,14 @@
 r"""Denoising diffusion probabilistic models (Ho, Jain and Abbeel 2020, arXiv 2006.11239).
 
 Data are destroyed by noise in T small steps, x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t)
-eps (Eq. 4), and a net learns to undo a step. Writing its mean through a prediction of eps turns the
-variational bound, less its weights, into (Eq. 14, Algorithm 1)
+eps (Eq. 4), and a net learns to reverse a step. Expressing its mean by a prediction of eps turns
+the variational bound, without its weights, into (Eq. 14, Algorithm 1)
 
     L_simple = E || eps - eps_theta(sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps, t) ||^2
 
-Sampling runs the learned steps from pure noise (Algorithm 2), or fewer of them, without or with
-less noise (DDIM: Song, Meng and Ermon 2020, arXiv 2010.02502), or towards a class that a classifier
-knows (Dhariwal and Nichol 2021, arXiv 2105.05233). The process, both samplers and guidance stand in
+Sampling runs the learned steps from pure noise (Algorithm 2), or fewer of them, with less noise or
+none (DDIM: Song, Meng and Ermon 2020, arXiv 2010.02502), or guided towards a class by a classifier
+(Dhariwal and Nichol 2021, arXiv 2105.05233). The process, both samplers and guidance are in
 gen_jax.diffusion.
 """
 
@@ -47,10 +47,10 @@ class State:
 
 
 def check(config) -> None:
-  """Checks what no single field shows.
+  """Checks constraints between fields.
 
   Raises:
-    UserError: as `samplers.check` and `bound.check`; a conditional net for data without labels.
+    UserError: as `samplers.check` and `bound.check`; or a conditional net for data without labels.
   """
   samplers.check(config)
   bound.check(config)
@@ -66,7 +66,7 @@ def predict(model, params, x_t, t, label, **how) -> jax.Array:
   """The net's eps_hat for x_t [b, ...] and t [b].
 
   Raises:
-    UserError: it has not the shape of x_t. The loss would broadcast, and train without a word.
+    UserError: its shape differs from that of x_t, so that the loss would silently broadcast.
   """
   eps_hat = model.net.apply({'params': params}, x_t, t, label, **how)
   if eps_hat.shape != x_t.shape:
@@ -115,7 +115,7 @@ def train_step(state, batch, rng, *, config, axis_name=None):
   x_0 = batch['image']
   t = draws.integers(keys['t'], (len(x_0),), 0, config.diffusion.steps, axis_name)
   eps = draws.normal(keys['eps'], x_0.shape, axis_name)
-  # The average starts at the parameters that the first step leaves, as in the released code.
+  # The average starts at the parameters after the first step, as in the released code.
   decay = jnp.where(state.step == 0, 0.0, config.ema_decay)
   net, metrics = update(
     state.net,
@@ -141,8 +141,8 @@ def trained_eps(model, state, batch, config):
 
 
 def sample(state, given, rng, *, config) -> dict:
-  """Samples, one for each row of `given`, as `samplers.sample` makes them with config.sample; where
-  a classifier guides them, towards the label of the row.
+  """One sample for each row of `given`, by `samplers.sample` with config.sample; a classifier, if
+  any, guides it towards the label of the row.
   """
   model, guide = build(config), None
   if state.guide is not None:

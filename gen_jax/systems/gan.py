@@ -9,7 +9,7 @@ For a fixed G the best D is D*(x) = p_data(x) / (p_data(x) + p_g(x)) (Prop. 1), 
 2 JSD(p_data, p_g): at equilibrium D is 1/2 everywhere and V = -2 log 2 (Thm. 1). D works on logits
 l, D(x) = sigmoid(l(x)), so log D = -softplus(-l) and log(1 - D) = -softplus(l).
 
-One step is Algorithm 1: k updates of D, each on a minibatch of its own, then one of G.
+One step is Algorithm 1: k updates of D, each on its own minibatch, then one of G.
 """
 
 import functools
@@ -77,7 +77,8 @@ def d_loss(params, rows, keys, *, player, game, config):
   also its metrics and new batch statistics.
   """
   x, x_fake = rows
-  # Two passes, so that batch norm sees real and generated examples apart (Radford et al. 2016).
+  # Two passes, so that batch norm treats real and generated examples separately (Radford et al.
+  # 2016).
   real, stats = score(game.D, player, x, keys['real'], params)
   fake, stats = score(game.D, player.replace(stats=stats), x_fake, keys['fake'], params)
   loss = discriminator_loss(real, fake, config.loss.real_target)
@@ -86,7 +87,7 @@ def d_loss(params, rows, keys, *, player, game, config):
     'd/real_prob': jnp.mean(nn.sigmoid(real)),
     'd/fake_prob': jnp.mean(nn.sigmoid(fake)),
     'd/accuracy': 0.5 * (jnp.mean(real > 0) + jnp.mean(fake < 0)),
-    # V = -2 log 2 + 2 JSD at the best D, so this is a lower bound of the divergence, in nats.
+    # V = -2 log 2 + 2 JSD at the best D, so this is a lower bound on the divergence, in nats.
     'd/jsd': jnp.log(2.0) - discriminator_loss(real, fake),
   }
   return loss, (metrics, stats)
@@ -95,7 +96,7 @@ def d_loss(params, rows, keys, *, player, game, config):
 def g_loss(params, z, key, *, state, game, config):
   """G's loss on latents z [b, d]; also its metrics and new batch statistics."""
   x_fake, stats = generate(game.G, state.G, z, params)
-  # D as it is trained, dropout included; the statistics it would record are not kept.
+  # D in training mode, with dropout; its updated batch statistics are discarded.
   fake, _ = score(game.D, state.D, x_fake, key)
   loss = GENERATOR_LOSSES[config.loss.generator](fake)
   return loss, ({'g/loss': loss}, stats)

@@ -2,10 +2,11 @@ r"""Wasserstein GAN with weight clipping (Arjovsky, Chintala and Bottou 2017, ar
 
 The Wasserstein-1 distance of data and generator is W = sup over 1-Lipschitz f of E f(x) - E f(G(z))
 (Eq. 2). The critic D looks for f among nets with weights in [-c, c], which are K-Lipschitz for some
-K: max_D E D(x) - E D(G(z)) = K W (Eq. 3). G minimises -E D(G(z)) (Thm. 3); as the gradient does not
-vanish near the best critic, that is trained far, most of all at the start.
+K: max_D E D(x) - E D(G(z)) = K W (Eq. 3). G minimises -E D(G(z)) (Thm. 3). As the gradient does not
+vanish near the best critic, the critic is trained towards its optimum, with more updates at the
+start.
 
-One step is Algorithm 1: n_critic updates of D, each on a minibatch of its own and with its weights
+One step is Algorithm 1: n_critic updates of D, each on its own minibatch and with the weights
 clipped before it, as in the released code, then one of G.
 """
 
@@ -27,7 +28,7 @@ FIELDS = two_nets.FIELDS | {
   'loss.n_critic_start': fields.integer(
     1, default=100, smoke=3, meaning='the same in the first steps and in every start_every-th'
   ),
-  'loss.start_steps': fields.integer(0, default=25, smoke=2, meaning='how many those steps are'),
+  'loss.start_steps': fields.integer(0, default=25, smoke=2, meaning='number of these first steps'),
   'loss.start_every': fields.integer(1, default=500, meaning='see n_critic_start'),
 }
 build = functools.partial(two_nets.build, d_field='critic')
@@ -44,7 +45,8 @@ def minibatches(config, step: int) -> int:
 
 def d_loss(params, rows, keys, *, player, game):
   """The critic's loss on rows (x, x_fake), each [b, ...]; also metrics and new batch statistics."""
-  # Two passes, so that batch norm sees real and generated examples apart, as in the released code.
+  # Two passes, so that batch norm treats real and generated examples separately, as in the released
+  # code.
   real, stats = score(game.D, player, rows[0], keys['real'], params)
   fake, stats = score(game.D, player.replace(stats=stats), rows[1], keys['fake'], params)
   wasserstein = jnp.mean(real) - jnp.mean(fake)

@@ -1,16 +1,16 @@
 r"""WGAN with gradient penalty (Gulrajani et al. 2017, arXiv 1704.00028).
 
 The critic D estimates the Wasserstein-1 distance W(p_data, p_g) = sup over 1-Lipschitz f of E f(x)
-- E f(G(z)) (Arjovsky et al. 2017); G makes it small. A function is 1-Lipschitz if its gradient has
+- E f(G(z)) (Arjovsky et al. 2017); G minimises it. A function is 1-Lipschitz if its gradient has
 norm at most 1, and the best critic has norm 1 almost everywhere on lines between real and generated
 points, so the critic minimises (Eq. 3)
 
     L = E D(x~) - E D(x) + lambda E (||grad D(x^)||_2 - 1)^2,    x^ = x + alpha (x~ - x)
 
-with x real, x~ = G(z), and alpha ~ U(0, 1), one for each example, as is the norm; so the critic has
+with x real, x~ = G(z), and alpha ~ U(0, 1). alpha and the norm are per example, so the critic has
 no batch norm. G minimises -E D(G(z)).
 
-One step is Algorithm 1: n_critic updates of D, each on a minibatch of its own, then one of G.
+One step is Algorithm 1: n_critic updates of D, each on its own minibatch, then one of G.
 """
 
 import functools
@@ -47,11 +47,11 @@ def minibatches(config, step: int) -> int:
 def gradient_penalty(D, x_hat):
   """E (||grad D(x^)|| - 1)^2 over x^ [b, ...], and the mean norm; D maps [b, ...] to [b].
 
-  Rows do not meet in D, so the gradient of the sum holds each example's own gradient.
+  Rows do not interact in D, so the gradient of the sum holds the gradient of each example.
   """
   grads = jax.grad(lambda x: jnp.sum(D(x)))(x_hat)
   squares = jnp.sum(grads.reshape(len(grads), -1) ** 2, axis=1)
-  # The root has no derivative at 0, where a dead critic's gradient is.
+  # The root has no derivative at 0, the gradient of a dead critic.
   norms = jnp.sqrt(jnp.maximum(squares, 1e-24))
   return jnp.mean((norms - 1) ** 2), jnp.mean(norms)
 
@@ -65,8 +65,8 @@ def d_loss(params, rows, keys, *, game, config):
   def D(x, key):
     return game.D.apply({'params': params}, x, train=True, rngs={'dropout': key})
 
-  # One pass, since without batch norm rows never meet; side by side, so that a device's rows stay
-  # together under pmap.
+  # One pass, since without batch norm rows do not interact; interleaved, so that rows stay on their
+  # device.
   both = D(jnp.stack([x, x_fake], axis=1).reshape(-1, *x.shape[1:]), keys['critic'])
   real, fake = jnp.mean(both[0::2]), jnp.mean(both[1::2])
   x_hat = x + alpha.reshape(-1, *[1] * (x.ndim - 1)) * (x_fake - x)

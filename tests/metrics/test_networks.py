@@ -103,7 +103,7 @@ def test_without_a_network_auto_takes_what_is_installed(offline):
   for source in (None, unlabelled((8, 8, 1)), unlabelled((32, 32, 3))):
     network = networks.open_network('auto', source=source)
     assert (network.name, network.size) == ('efficientnet_lite0', 1280)
-    assert network.note == 'in place of Inception, whose weights cannot be fetched'
+    assert network.note == 'instead of Inception, whose weights cannot be fetched'
   features, probabilities = next(networks.features(network, iter([np.zeros((2, 9, 9, 1), 'u1')])))
   assert features.shape == (2, 1280) and probabilities.shape == (2, 1000)
 
@@ -155,12 +155,12 @@ def test_weights_of_another_inception_are_not_called_fid(tmp_path, offline):
 @pytest.mark.parametrize(
   'name, kwargs, words',
   [
-    ('inceptoin', {}, "'inceptoin' is no feature network: auto, inception, efficientnet_lite0"),
-    ('inception', {}, 'cannot be reached.*give its path'),
-    ('inception', {'path': 'none.pth'}, 'none.pth: no weights can be read there'),
+    ('inceptoin', {}, "'inceptoin' is not a feature network: auto, inception, efficientnet_lite0"),
+    ('inception', {}, 'cannot be reached.*set its path'),
+    ('inception', {'path': 'none.pth'}, 'none.pth: no weights can be read'),
     ('classifier', {}, 'needs labelled data'),
-    ('classifier', {'source': unlabelled((8, 8, 1))}, 'needs labelled data, 256 pictures'),
-    ('inception', {'source': toys.toy('ring')}, "ring has points, and 'inception' sees images"),
+    ('classifier', {'source': unlabelled((8, 8, 1))}, 'needs labelled data, 256 images'),
+    ('inception', {'source': toys.toy('ring')}, "ring has points, but 'inception' needs images"),
     (
       'inception',
       {'path': 'other.pth'},
@@ -176,7 +176,7 @@ def test_refusals(offline, tmp_path, monkeypatch, name, kwargs, words):
 
 
 def test_a_download_with_another_checksum_is_not_kept(serve, cache):
-  with pytest.raises(UserError, match='another checksum'):
+  with pytest.raises(UserError, match='a wrong checksum'):
     networks.open_network('inception')
   assert not list(cache.rglob('*.pth'))
 

@@ -454,11 +454,11 @@ def test_make_sets_what_the_module_declares():
     (dict(name='math.sqrt'), ["config.generator.name='math.sqrt'", 'no subclass']),
     (
       dict(name='dcgan.Generator', feature=3),
-      ['config.generator.feature is no attribute', 'did you mean config.generator.features?'],
+      ['config.generator.feature is not an attribute', 'did you mean config.generator.features?'],
     ),
     (
       dict(name='dcgan.Generator', zzz=3),
-      ['config.generator.zzz is no attribute', 'shape, features, axis_name'],
+      ['config.generator.zzz is not an attribute', 'shape, features, axis_name'],
     ),
     (dict(name=Mine), ['config.generator', 'width']),
   ],
