@@ -7,6 +7,7 @@ runs, or exports their weights.
   python launch.py --mode=evaluate --workdir=runs/ddpm_digits
   python launch.py --mode=compare --workdir=runs/ddpm_digits,runs/gan_mnist
   python launch.py --mode=export --workdir=runs/ddpm_digits
+  python launch.py --mode=import --from=ddpm-cifar10-32 --workdir=runs/published
 
 Exit status: 0 finished, 1 diverged, 2 a user error (one line on stderr), 130 or 143 stopped by
 Ctrl-C or SIGTERM, 3 another process of the run has ended or hangs.
@@ -38,6 +39,10 @@ def run(argv):
     from gen_jax import compare
 
     return compare.run(flags.workdir)
+  if flags.mode == 'import':
+    from gen_jax.run import published
+
+    return published.run(flags.from_, flags.workdir, overrides)
   saved = flags.mode != 'train' and flags.workdir and f'{flags.workdir}/config.json'
   if not (spec := flags.config or saved):
     raise UserError('--config=FILE is needed (--list names the configs)')

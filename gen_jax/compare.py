@@ -74,7 +74,9 @@ def read_run(path) -> Run:
   system = find_system(config.system)
   minibatches = contract.minibatches(config, system, config.train.steps - 1) or 1
   per_step, seconds = training_time(folder)
-  rows = [line for line in records.read(folder) if line['version'] == 'full' and line['step']]
+  rows = [
+    line for line in records.read(folder) if line['version'] == 'full' and line['step'] is not None
+  ]
   step = max((row['step'] for row in rows), default=None)
   picture = folder.evaluation / f'{step or 0:07d}_samples.png'
   return Run(

@@ -89,10 +89,11 @@ def write(
     raise UserError(f'--out={path} holds a run: another folder is needed for its export')
   stored = {}
   for name, array in arrays.items():
-    stored[name] = array
-    if np.issubdtype(array.dtype, np.floating):
-      with np.errstate(over='ignore'):
-        stored[name] = array.astype(dtype)
+    floating = np.issubdtype(array.dtype, np.floating)
+    with np.errstate(over='ignore'):
+      # The library writes the memory of an array as it lies, whatever its strides say.
+      stored[name] = np.asarray(array, dtype if floating else array.dtype, order='C')
+    if floating:
       if not np.isfinite(stored[name]).all():
         raise UserError(f'{name} holds numbers that are not finite in {dtype}: use --dtype=float32')
   files = {

@@ -13,6 +13,7 @@ MODES = dict(
   evaluate=('step', 'samples'),
   compare=(),
   export=('step', 'weights', 'player', 'dtype', 'out'),
+  **{'import': ('from_',)},
 )
 
 
@@ -41,6 +42,7 @@ def parse(argv: list[str], description: str) -> argparse.Namespace:
   add('--player', metavar='NAME', help='export: one network, e.g. G (default: all)')
   add('--dtype', help='export: float32 (default) or float16')
   add('--out', metavar='FOLDER', help='export: target folder (default: export in the workdir)')
+  add('--from', dest='from_', metavar='FOLDER', help='import: published weights (README)')
   add('--coordinator', metavar='HOST:PORT', help='several processes: address of the first')
   add('--num_processes', type=int, metavar='N', help='several processes: how many there are')
   add('--process_id', type=int, metavar='I', help='number of this one (Slurm, TPU: omit all 3)')
@@ -54,7 +56,7 @@ def parse(argv: list[str], description: str) -> argparse.Namespace:
   for name in itertools.chain(*MODES.values()):
     if getattr(flags, name) is not None and name not in MODES[flags.mode]:
       takers = ' and '.join(f'--mode={mode}' for mode, own in MODES.items() if name in own)
-      raise UserError(f'--{name} is for {takers}')
+      raise UserError(f'--{name.rstrip("_")} is for {takers}')
   if flags.step is not None and flags.samples is not None:
     raise UserError('--step is for checkpoints of a run, not for --samples')
   if flags.samples == '':

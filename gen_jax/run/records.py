@@ -160,6 +160,8 @@ def _cell(row: Row, name: str) -> str:
 
 def machine(environment: dict) -> str:
   """The machine of an environment, as `checkpoint.environment` gives it, as text."""
+  if not environment:
+    return 'an unknown machine'  # of imported weights
   if environment['backend'] == 'cpu':
     return f'{environment["cpu"]}, {environment["cpu_cores"]} cores'
   return f'{environment["devices"]} x {environment["device"]}'

@@ -340,7 +340,7 @@ class Run:
       used = found.replace(params=self.params(name), ema=None)
       kept[name] = used if player in (None, name) else None
     arrays = checkpoint.state_leaves(self.state.replace(**kept))
-    arrays = {'/'.join(key): np.asarray(x, order='C') for key, x in arrays.items()}
+    arrays = {'/'.join(key): np.asarray(x) for key, x in arrays.items()}
     exports.write(
       out,
       arrays,

@@ -370,19 +370,21 @@ def test_what_does_not_fit_an_export_is_one_line(run, digits, copy, tmp_path):
   assert said(launch.run, ['--mode=export', f'--workdir={digits}', '--player=G', f'--out={out}'])
 
 
+def write_array(folder, array, dtype):
+  protocol = dict(step=0, config='{"gen_jax": "0"}', data_fingerprint='', environment={}, source='')
+  return exports.write(folder, {'a': array}, weights='raw', dtype=dtype, **protocol)
+
+
+def test_arrays_are_written_in_their_own_order(tmp_path):
+  array = np.arange(6, dtype=np.float32).reshape(2, 3).T
+  manifest = write_array(tmp_path, array, 'float16')
+  spec = {('a',): jax.ShapeDtypeStruct((3, 2), np.float32)}
+  np.testing.assert_array_equal(exports.read(manifest, spec)['a',], array)
+
+
 def test_numbers_too_large_for_float16_are_refused(tmp_path):
   with pytest.raises(UserError, match='a holds numbers that are not finite in float16'):
-    exports.write(
-      tmp_path,
-      {'a': np.float32([7e4])},
-      step=0,
-      config='{}',
-      weights='raw',
-      dtype='float16',
-      data_fingerprint='',
-      environment={},
-      source='',
-    )
+    write_array(tmp_path, np.float32([7e4]), 'float16')
 
 
 # --- Runs that start from another one, or need one to sample ------------------------------------
