@@ -71,12 +71,8 @@ def check(config):
     cached.cache_clear()  # a notebook may have changed the net since
   try:
     state = abstract_state(config, system)
-    batch = conditions(config, count)
     if has_samples(system):
-      made = jax.eval_shape(
-        lambda s: system.sample(s, batch, jax.random.key(0), config=config), state
-      )
-      shape = made['image'].shape
+      shape = abstract_samples(config, system, state)['image'].shape
     else:
       step = functools.partial(system.train_step, config=config)
       jax.eval_shape(step, state, abstract_batch(config, system), jax.random.key(0))
@@ -103,6 +99,23 @@ def check(config):
 def has_samples(system) -> bool:
   """Whether a system generates anything; a classifier does not."""
   return hasattr(system, 'sample')
+
+
+def abstract_samples(config, system, state) -> dict:
+  """Shapes and dtypes of a batch of samples, without computing one.
+
+  Raises:
+    UserError: the nets do not fit the config, or a finished run in the state does not fit this one.
+  """
+  given = conditions(config, config.sample.batch_size)
+  return jax.eval_shape(
+    lambda state: system.sample(state, given, jax.random.key(0), config=config), state
+  )
+
+
+def runs(config, system) -> dict:
+  """The finished runs that the system needs to sample, {field of the state: path}."""
+  return system.runs(config) if hasattr(system, 'runs') else {}
 
 
 def check_samples(config, system) -> None:
@@ -159,6 +172,12 @@ def check_training(config) -> None:
     raise UserError(
       f'config.eval.every_steps={config.eval.every_steps}: quick evaluations are of samples, and '
       f'config.system={config.system!r} generates none; None is needed'
+    )
+  if config.eval.every_steps is not None and (needed := runs(config, find_system(config.system))):
+    named = ', '.join(map(str, needed.values()))
+    raise UserError(
+      f'config.eval.every_steps={config.eval.every_steps}: in training, samples are drawn without '
+      f'another run, but config.sample names {named}; None is needed for one of the two'
     )
   for path, value in configs.leaves(config):
     if path.endswith('.decay_steps') and value is not None and value < config.train.steps:

@@ -335,7 +335,10 @@ def _score_samples(config, folder, opened, parts, stop) -> list[Row] | None:
     seed=config.eval.seed,
     runs=', '.join(f'{field} sha256 {checksum[:16]}' for field, checksum in runs.items()) or None,
   )
-  made = scores.rows(scorer, reference, drawn.seen, samples=f'{number:,}', **drawing)
+  how_many = dict(samples=f'{number:,}', **drawing)
+  made = scores.rows(scorer, reference, drawn.seen, **how_many)
+  asked = contract.conditions(config, number).get('label')
+  made += scores.class_accuracy(scorer, drawn.seen, asked, **how_many)
   made.append(
     Row(
       'samples_per_second',

@@ -196,6 +196,24 @@ def rows(scorer: Scorer, reference: Features, made: Features, **protocol) -> lis
   ]
 
 
+def class_accuracy(scorer: Scorer, made: Features, label, **protocol) -> list[Row]:
+  """The share of samples that the classifier of the data set assigns to the class asked for, with
+  its standard error; no row where the feature network is another one.
+
+  Args:
+    scorer: with the feature network.
+    made: features of the samples.
+    label: the class asked for, int [n]; None: no class was.
+    **protocol: more of it.
+  """
+  if label is None or scorer.network.name != 'classifier':
+    return []
+  right = (np.argmax(made.probabilities, axis=1) == np.asarray(label)).astype(np.float64)
+  spread = float(right.std(ddof=1) / np.sqrt(len(right)))
+  name = 'class accuracy'
+  return [Row('class_accuracy', name, float(right.mean()), spread, **scorer.protocol, **protocol)]
+
+
 # --- Features, computed in parts, so that they resume after a stop ------------------------------
 
 

@@ -384,10 +384,10 @@ def attach(state, config, system) -> tuple[Any, dict[str, str]]:
     The state, and {field of the state: checksum of that run's manifest}.
 
   Raises:
-    UserError: as `load`; or the run has several players and the system names none.
+    UserError: as `load`; the run has several players and the system names none; or the run does not
+      fit this one.
   """
-  named = system.runs(config) if hasattr(system, 'runs') else {}
-  checksums = {}
+  named, checksums = contract.runs(config, system), {}
   for field, where in named.items():
     path, player = where if isinstance(where, tuple) else (where, None)
     run = load(path)
@@ -397,6 +397,8 @@ def attach(state, config, system) -> tuple[Any, dict[str, str]]:
       frozen = sharding.put(frozen, sharding.replicated(mesh))
     state = state.replace(**{field: frozen})
     checksums[field] = run.manifest.sha256
+  if named and contract.has_samples(system):
+    contract.abstract_samples(config, system, state)  # raises before anything is compiled
   return state, checksums
 
 
