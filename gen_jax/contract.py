@@ -15,7 +15,8 @@ and optionally
 `sample` returns one image (or point) for each row of `given` as 'image', in [-1, 1], and under
 other names additional images of each sample: one, or a sequence of m. Every name is written as an
 image grid of its own. A system without `sample`, such as a classifier, is trained and evaluated
-like any other.
+like any other. Where images are generated for people to look at, `given` also holds the leaves of
+held-out examples that `CONDITIONS` of the module names, such as ('image',), by row number.
 
 `evaluate` returns values of each example of a held-out batch. `MEASURES`, {name: fields.Measure} of
 the module, describes each; the first one represents the system in comparisons. Values [b] become

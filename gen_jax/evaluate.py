@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tensorboardX
 
@@ -129,7 +128,7 @@ def measured(config, system, state, source, folder, stop) -> tuple[list[Row], di
   def make(missing):
     for i in missing:
       # The last block is padded, so that one program serves all blocks.
-      batch = _as_trained(source.read(np.resize(blocks[i], size)), config)
+      batch = sampling.as_trained(source.read(np.resize(blocks[i], size)), config)
       found = evaluate(state, batch, jax.random.fold_in(rng, i))
       if stop is not None and not stop.wait_ready(found):
         return
@@ -152,15 +151,6 @@ def measured(config, system, state, source, folder, stop) -> tuple[list[Row], di
       mean = float(values.mean())
       made.append(Row(name, measure.label, mean, spread, measure.kind, sampler=how, **protocol))
   return made, {name: values for name, values in found.items() if values.ndim == 2}
-
-
-def _as_trained(batch, config) -> dict:
-  """Preprocesses examples of a source as training does, without noise and flips."""
-  image = jnp.asarray(batch['image'])
-  if len(config.data.shape) == 3:
-    image = data.from_pixels(batch['image'], config.data.dequantize)
-  labels = {} if config.data.num_classes is None else {'label': jnp.asarray(batch['label'])}
-  return {'image': image} | labels
 
 
 # --- The verb -----------------------------------------------------------------------------------
@@ -288,7 +278,9 @@ def _score_run(config, folder, opened, stop) -> list[Row] | None:
       return None
     made += rows
   if held_out is not None:
-    kept = (config.eval.held_out_examples, held_out.fingerprint, held_out.content)
+    about = contract.measures(opened.system).values()
+    settings = [measure.how and measure.how(config) for measure in about]
+    kept = (config.eval.held_out_examples, held_out.fingerprint, held_out.content, settings)
     folder_of_it = parts / f'measured_{sources.content_hash(repr(kept).encode())[:8]}'
     found = measured(config, opened.system, state, held_out, folder_of_it, stop)
     if found is None:

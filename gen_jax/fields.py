@@ -233,6 +233,9 @@ SHARED = {
   'data.dequantize': one_of(
     'none', 'uniform', default='none', meaning='uniform adds noise of one level to 8-bit values'
   ),
+  'data.binarize': one_of(
+    'none', 'static', default='none', meaning='static: v becomes 255 with probability v / 255, once'
+  ),
   'data.storage': one_of(
     'auto', 'device', 'stream', default='auto', meaning='auto: on the device if the data fit'
   ),

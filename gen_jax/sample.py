@@ -1,6 +1,8 @@
 """Samples from a trained state: `run(config, workdir)`; also the samples during training."""
 
+import functools
 import sys
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +29,40 @@ def compile_sampler(config, system):
   )
 
 
-def make_sampler(config, system):
+def as_trained(batch, config) -> dict:
+  """Preprocesses examples of a source as training does, without noise and flips."""
+  image = jnp.asarray(batch['image'])
+  if len(config.data.shape) == 3:
+    image = data.from_pixels(batch['image'], config.data.dequantize)
+  labels = {} if config.data.num_classes is None else {'label': jnp.asarray(batch['label'])}
+  return {'image': image} | labels
+
+
+def held_out_conditions(config, system) -> Callable[[int, int], dict]:
+  """Returns `conditions(n, start) -> given`: `contract.conditions`, and rows `start` to `start` + n
+  of the held-out split as far as the `CONDITIONS` of the system name their leaves.
+
+  Raises:
+    UserError: the system needs that split, and it cannot be opened.
+  """
+  names = getattr(system, 'CONDITIONS', ())
+  source = data.open_source(config, 'eval.held_out_split') if names else None
+
+  def conditions(n, start):
+    given = contract.conditions(config, n, start)
+    if names:
+      rows = as_trained(source.read(np.arange(start, start + n) % len(source)), config)
+      given |= {name: rows[name] for name in names}
+    return given
+
+  return conditions
+
+
+def make_sampler(config, system, conditions=None):
   """Returns `draw(state, rng, n, stop=None, labels=None) -> {name: numpy array}`, which generates n
   samples in batches: uint8 images, or float32 points.
+
+  `conditions(n, start)` makes what `sample` is given; None: `contract.conditions`.
 
   Every batch has config.sample.batch_size rows, so that one program serves all and batch
   statistics, where a net uses them, are those of a full batch. With `stop` (a `signals.Stop`), it
@@ -38,11 +71,12 @@ def make_sampler(config, system):
   """
   size = config.sample.batch_size
   sample = compile_sampler(config, system)
+  conditions = conditions or functools.partial(contract.conditions, config)
 
   def draw(state, rng, n, stop=None, labels=None):
     parts, quiet = [], stop is not None or n <= size or not processes.is_first()
     for i in tqdm.trange(-(-n // size), desc='samples', disable=quiet):
-      batch = contract.conditions(config, size, i * size)
+      batch = conditions(size, i * size)
       if labels is not None:  # the last batch is padded
         batch['label'] = jnp.asarray(np.resize(labels[i * size :], size))
       made = sample(state, batch, jax.random.fold_in(rng, i))
@@ -126,10 +160,11 @@ def run(config, workdir, step: int | None = None) -> int:
   system = contract.check(config)
   contract.check_samples(config, system)
   folder = Workdir(workdir)
+  conditions = held_out_conditions(config, system)
   with Watch():
     manifest, state = trained.restore(config, system, folder.path, step)
     state, _ = trained.attach(state, config, system)
-    draw = make_sampler(config, system)
+    draw = make_sampler(config, system, conditions)
     try:
       key = jax.random.fold_in(jax.random.key(config.sample.seed), SAMPLE_MODE)
       made = draw(state, key, config.sample.num_images)

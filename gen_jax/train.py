@@ -16,6 +16,7 @@ import itertools
 import math
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -43,6 +44,7 @@ class Setup:
   mesh: jax.sharding.Mesh
   batches: data.Batches
   quick: evaluate.Quick | None  # evaluates in training; None: config.eval.every_steps is None
+  conditions: Callable  # (n, start) -> what samples are given
   folder: Workdir
   saver: checkpoint.Checkpointer
   stop: signals.Stop
@@ -107,6 +109,7 @@ def run(config, workdir, started: float | None = None) -> int:
       with processes.first_alone():  # may download and prepare the data, or train a classifier
         source = data.open_source(config)
         quick = evaluate.Quick(config, system) if config.eval.every_steps else None
+        conditions = sampling.held_out_conditions(config, system)
       processes.check_same(_of_all_processes(config, source))
       batches = data.Batches(
         source,
@@ -123,7 +126,9 @@ def run(config, workdir, started: float | None = None) -> int:
     try:
       with signals.Stop() as stop:
         return _train(
-          Setup(config, system, mesh, batches, quick, folder, saver, stop, watch, started)
+          Setup(
+            config, system, mesh, batches, quick, conditions, folder, saver, stop, watch, started
+          )
         )
     except Diverged as error:
       _tell(f'error: {error}')
@@ -309,7 +314,9 @@ class Events:
     setup.saver.protect(self.best_step())
     # With several processes, none may leave `draw` alone: the others would wait for it.
     self._leave = signals.Stop() if processes.several() else setup.stop
-    self._sample = sampling.make_sampler(config, system) if setup.draws else None
+    self._sample = None
+    if setup.draws:
+      self._sample = sampling.make_sampler(config, system, setup.conditions)
     self._writer = writers.Writers(
       folder,
       total_steps=config.train.steps,

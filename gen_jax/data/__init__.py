@@ -1,6 +1,7 @@
 """Data sets by name, and batches that are a pure function of seed and step."""
 
 from gen_jax.data import toys
+from gen_jax.data.binarize import Binarized
 from gen_jax.data.pipeline import Batches, preprocess
 from gen_jax.data.pixels import from_pixels, to_pixels
 from gen_jax.data.shapes import shapes
@@ -40,11 +41,13 @@ def open_source(config, field: str = 'data.split') -> Source:
 
     source = TFDSSource(config, _OWN_NAMES, field)
   _check(source, data)
-  return part(source, config[field], field) if data.name in _OWN_NAMES else source
+  if data.name in _OWN_NAMES:
+    source = part(source, config[field], field)
+  return Binarized(source) if data.binarize == 'static' else source
 
 
 def _check_points(data) -> None:
-  for field, neutral in (('flip', 0.0), ('dequantize', 'none')):
+  for field, neutral in (('flip', 0.0), ('dequantize', 'none'), ('binarize', 'none')):
     if data[field] != neutral:
       raise UserError(
         f'config.data.{field}={data[field]!r}, but {data.name} has points, not images: set it to '

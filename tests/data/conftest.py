@@ -13,6 +13,7 @@ DATA = dict(
   num_classes=None,
   flip=0.0,
   dequantize='none',
+  binarize='none',
   storage='auto',
   bad_files='error',
   fit='exact',
