@@ -160,7 +160,11 @@ def run(config, workdir, step: int | None = None) -> int:
   system = contract.check(config)
   contract.check_samples(config, system)
   folder = Workdir(workdir)
-  conditions = held_out_conditions(config, system)
+  try:
+    conditions = held_out_conditions(config, system)
+  except UserError as error:  # an export may lie where the data do not
+    print(f'no images of the held-out split: {error}', file=sys.stderr)
+    conditions = None
   with Watch():
     manifest, state = trained.restore(config, system, folder.path, step)
     state, _ = trained.attach(state, config, system)

@@ -56,8 +56,7 @@ FIELDS = {
     1, default=64, smoke=4, meaning='k, draws of z for the importance-weighted bound'
   ),
 }
-# `sample` is given images of the held-out split too where pictures are made for people to look at.
-CONDITIONS = ('image',)
+CONDITIONS = ('image',)  # held-out images, to be reconstructed and interpolated
 LOG_VARIANCE = 10.0  # log sigma^2 is clipped to [-LOG_VARIANCE, LOG_VARIANCE]
 PASS = 4096  # images decoded at once for the importance-weighted bound
 
@@ -99,24 +98,21 @@ def logistic_log_prob(theta, x) -> jax.Array:
   With a and b the edges of the bin less the mean, over the scale, the mass is sigmoid(a) -
   sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)). In float32 only the product keeps the tails.
   """
-  mean, log_scale = theta[0], _log_scale(theta)
-  a, b = ((x + edge / 255 - mean) * jnp.exp(-log_scale) for edge in (1, -1))
+  mean, scale = theta[0], _scale(theta)
+  a, b = ((x + edge / 255 - mean) / scale for edge in (1, -1))
   first, last = x < -1 + 1 / 255, x > 1 - 1 / 255
-  width = 2 / 255 * jnp.exp(-log_scale)
-  return (
-    jnp.where(last, 0, -nn.softplus(-a))
-    + jnp.where(first, 0, -nn.softplus(b))
-    + jnp.where(first | last, 0, jnp.log(-jnp.expm1(-width)))
-  )
+  up_to_a = jnp.where(last, 0, -nn.softplus(-a))
+  from_b = jnp.where(first, 0, -nn.softplus(b))
+  return up_to_a + from_b + jnp.where(first | last, 0, jnp.log(-jnp.expm1(-2 / 255 / scale)))
 
 
-def _log_scale(theta) -> jax.Array:
-  return jnp.maximum(theta[1], -7.0)  # as in PixelCNN++: nearly all mass is then in one bin
+def _scale(theta) -> jax.Array:
+  return jnp.exp(jnp.maximum(theta[1], -7.0))  # as in PixelCNN++: e^-7 is a tenth of a bin
 
 
 def logistic_draw(theta, key) -> jax.Array:
   noise = jax.random.logistic(key, theta[0].shape)
-  levels = jnp.round((theta[0] + jnp.exp(_log_scale(theta)) * noise + 1) * 127.5)
+  levels = jnp.round((theta[0] + _scale(theta) * noise + 1) * 127.5)
   return jnp.clip((levels - 127.5) / 127.5, -1, 1)
 
 
@@ -160,12 +156,8 @@ class Model(NamedTuple):
 def build(config) -> Model:
   """Modules and optimiser; cheap, so every trace builds its own."""
   likelihood = LIKELIHOODS[config.likelihood]
-  offered = dict(
-    precision=config.precision,
-    shape=config.data.shape,
-    latent_dim=config.latent.dim,
-    outputs=likelihood.outputs,
-  )
+  sizes = dict(shape=config.data.shape, latent_dim=config.latent.dim, outputs=likelihood.outputs)
+  offered = sizes | {'precision': config.precision}
   return Model(
     encoder=nets.make(config.encoder, 'config.encoder', **offered),
     decoder=nets.make(config.decoder, 'config.decoder', **offered),
@@ -204,12 +196,8 @@ def loss_fn(params, rows, keys, *, model):
   log_likelihood = model.log_likelihood(params, x, mu + jnp.exp(log_variance / 2) * eps)
   divergence = kl(mu, log_variance)
   loss = jnp.mean(divergence - log_likelihood)
-  metrics = {
-    'net/loss': loss,
-    'net/reconstruction': -jnp.mean(log_likelihood),
-    'net/kl': jnp.mean(divergence),
-  }
-  return loss, (metrics, {})
+  parts = {'net/reconstruction': -jnp.mean(log_likelihood), 'net/kl': jnp.mean(divergence)}
+  return loss, ({'net/loss': loss} | parts, {})
 
 
 # --- The contract -------------------------------------------------------------------------------
@@ -270,8 +258,7 @@ def sample(state, given, rng, *, config) -> dict:
   model, params = build(config), state.net.params
   z_key, pixels_key = jax.random.split(rng)
   z = draws.normal(z_key, (batch_size(given), config.latent.dim))
-  theta = model.decode(params, z)
-  mean = model.likelihood.mean
+  theta, mean = model.decode(params, z), model.likelihood.mean
   draw = config.sample.pixels == 'draw'
   made = {'image': model.likelihood.draw(theta, pixels_key) if draw else mean(theta)}
   if 'image' in given:
@@ -290,10 +277,9 @@ def encode(state, batch, rng, *, config) -> dict:
   """'z' [b, d], the mean of q(z|x) for batch['image'] [b, ...], and 'reconstruction' [b, ...], the
   mean of p(x|z) there.
   """
-  model = build(config)
-  mu, _ = model.encode(state.net.params, batch['image'])
-  theta = model.decode(state.net.params, mu)
-  return {'z': mu, 'reconstruction': model.likelihood.mean(theta)}
+  model, params = build(config), state.net.params
+  mu, _ = model.encode(params, batch['image'])
+  return {'z': mu, 'reconstruction': model.likelihood.mean(model.decode(params, mu))}
 
 
 def _settings(config) -> str:
