@@ -20,7 +20,7 @@ def get_config():
     generator=dict(name='dcgan.Generator28', features=(128, 64)),
     critic=dict(name='wgan_gp.Critic28', features=32, negative_slope=0.2),
     latent=dict(dim=100, distribution='normal'),
-    # The paper has 100 at the start; on CPU these updates are unrolled, 2 s of compilation for each.
+    # 100 at the start in the paper. On CPU they are unrolled, and XLA compiles 2 s for each.
     loss=dict(clip=0.01, n_critic=5, n_critic_start=20, start_steps=25, start_every=500),
     optim=dict(G=rmsprop, D=rmsprop),
     train=dict(steps=5000, batch_size=64, log_steps=50, sample_steps=1000, checkpoint_steps=1000),
