@@ -97,7 +97,8 @@ def restore(config, system, path, step: int | None = None, mesh=None):
       config.sample.weights names.
   """
   manifest = find(path, step)
-  configs.check_resumable(manifest.config, configs.to_dict(config), path)
+  # Checked, so that a field that came later than the run has its default in both.
+  configs.check_resumable(configs.check(manifest.config), configs.to_dict(config), path)
   exported = isinstance(manifest, exports.Manifest)
   abstract = contract.abstract_state(config, system)
   kept = {name: player.replace(opt_state=None) for name, player in players(abstract).items()}
