@@ -13,6 +13,7 @@ import launch
 from gen_jax import config as configs
 from gen_jax import contract
 from gen_jax.errors import UserError
+from gen_jax.metrics import classifier as feature_network
 from gen_jax.run import checkpoint
 from gen_jax.run.workdir import Workdir
 from gen_jax.state import Frozen
@@ -232,7 +233,9 @@ def rows(workdir):
   return [json.loads(line) for line in workdir.evaluations.read_text().splitlines()]
 
 
-def test_the_classifier_stands_in_the_protocol_of_guided_samples(tmp_path, capsys):
+def test_the_classifier_stands_in_the_protocol_of_guided_samples(tmp_path, monkeypatch):
+  for name, value in dict(LEAST_STEPS=60, EPOCHS=1, RECIPE='test').items():
+    monkeypatch.setattr(feature_network, name, value)
   small = {'eval.num_reference': '300', 'eval.num_samples': '40', 'sample.batch_size': '20'}
   small |= {'eval.held_out_examples': 'None', 'eval.metrics': "('precision_recall',)"}
   classifier = save(load_config('noisy_classifier_digits'), tmp_path / 'classifier')
