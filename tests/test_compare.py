@@ -111,12 +111,11 @@ def test_a_run_of_one_line_has_no_rate(copies):
 def test_refusals(copies, tmp_path, capsys):
   shutil.rmtree(copies / 'b/checkpoints')
   assert launch.main(['--mode=compare', f'--workdir={copies}/b']) == 2
-  assert capsys.readouterr().err.endswith('/b has no checkpoint\n')
+  wanted = '/b/checkpoints; train first, or give another --workdir\n'
+  assert capsys.readouterr().err.endswith(wanted)
   assert launch.main(['--mode=compare', f'--workdir={tmp_path}']) == 2
   assert 'error: --workdir: no run in' in capsys.readouterr().err
   assert launch.main(['--mode=compare', '--workdir=,']) == 2
   assert capsys.readouterr().err == "error: --workdir=',' names no folder\n"
   assert launch.main(['--mode=compare', f'--workdir={copies}/a', '--step=20']) == 2
-  assert (
-    '--mode=compare needs --workdir=FOLDER,FOLDER,... and nothing else' in capsys.readouterr().err
-  )
+  assert 'error: --step is for --mode=sample' in capsys.readouterr().err
