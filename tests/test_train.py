@@ -519,7 +519,11 @@ def test_wrong_input_is_answered_in_one_line_before_anything_compiles(
       ['--config.data.shape=(28, 28, 2)'],
       ['config.data.shape=(28, 28, 2)', '3 or 4 channels'],
     ),
-    ('ddpm_digits', ['--config.data.shape=(2,)'], ['config.net', 'config.data.shape=(2,)']),
+    (
+      'ddpm_digits',
+      ['--config.data.shape=(2,)', '--config.eval.held_out_examples=None'],
+      ['config.net', 'config.data.shape=(2,)'],
+    ),
     ('ddpm_digits', ['--config.optim.decay_steps=10'], ['decay_steps=10', 'train.steps=20']),
     ('gan_ring', ['--config.generator.features=(0.5,)'], ['config.generator']),
     ('wgan_gp_cifar', ['--config.data.shape=(30, 30, 3)'], ['config.critic', '(30, 30, 3)']),

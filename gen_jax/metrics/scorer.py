@@ -198,7 +198,7 @@ def rows(scorer: Scorer, reference: Features, made: Features, **protocol) -> lis
 
 def class_accuracy(scorer: Scorer, made: Features, label, **protocol) -> list[Row]:
   """The share of samples that the classifier of the data set assigns to the class asked for, with
-  its standard error; no row where the feature network is another one.
+  its standard error, one of the metrics 'modes'; no row where the feature network is another one.
 
   Args:
     scorer: with the feature network.
@@ -206,7 +206,7 @@ def class_accuracy(scorer: Scorer, made: Features, label, **protocol) -> list[Ro
     label: the class asked for, int [n]; None: no class was.
     **protocol: more of it.
   """
-  if label is None or scorer.network.name != 'classifier':
+  if label is None or scorer.network.name != 'classifier' or 'modes' not in scorer.names:
     return []
   right = (np.argmax(made.probabilities, axis=1) == np.asarray(label)).astype(np.float64)
   spread = float(right.std(ddof=1) / np.sqrt(len(right)))

@@ -247,7 +247,8 @@ from ml_collections import FrozenConfigDict
 from gen_jax import data
 fields = dict(
   name='tiny_pictures', path={str(prepared)!r}, split='train', shape=(4, 6, 3), num_classes=3,
-  flip=0.0, dequantize='none', storage='stream', fit='exact', read_threads=2, prefetch=2)
+  flip=0.0, dequantize='none', binarize='none',
+  storage='stream', fit='exact', read_threads=2, prefetch=2)
 config = FrozenConfigDict(dict(seed=0, data=fields, train=dict(batch_size=4)))
 source = data.open_source(config)
 source.arrays()
