@@ -17,6 +17,7 @@ import numpy as np
 
 from gen_jax import config as configs
 from gen_jax import contract, data
+from gen_jax.data.binarize import binarize
 from gen_jax.devices import compilation, processes, sharding
 from gen_jax.errors import UserError
 from gen_jax.fields import SHARED, did_you_mean
@@ -278,7 +279,8 @@ class Run:
     """Latents of images, by the system's `encode`.
 
     Args:
-      images: uint8 [n, h, w, c], or float32 in [-1, 1] ([n, 2] for points).
+      images: uint8 [n, h, w, c], which are binarised where the run's data are; or float32 in
+        [-1, 1] ([n, 2] for points).
       seed: of random draws in the encoder.
 
     Returns:
@@ -297,6 +299,7 @@ class Run:
         '[-1, 1] is needed'
       )
     if images.dtype == np.uint8:
+      images = binarize(images) if self.config.data.binarize == 'static' else images
       images = data.from_pixels(images, self.config.data.dequantize)
     if 'encode' not in self._programs:
       self._programs['encode'] = compilation.ShardedForward(

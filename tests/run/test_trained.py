@@ -21,6 +21,7 @@ import gen_jax
 import launch
 from gen_jax import config as configs
 from gen_jax import contract, sample, train
+from gen_jax.data import binarize as binarized
 from gen_jax.devices import sharding
 from gen_jax.errors import UserError
 from gen_jax.run import checkpoint, exports, records, trained
@@ -212,21 +213,23 @@ def test_a_notebook_keeps_its_signal_handlers(points):
   assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_encode_gives_latents_and_reconstructions(run, monkeypatch):
-  """No system has it yet: this one halves an image and tells its index in the batch."""
-
-  def encode(state, batch, rng, *, config):
-    half = batch['image'][:, ::2]
-    noise = jax.random.normal(rng, (len(half), 1))
-    return {'z': half, 'reconstruction': -batch['image'], 'noise': noise}
-
-  monkeypatch.setattr(find_system('ddpm'), 'encode', encode, raising=False)
-  pictures = np.random.RandomState(0).randint(0, 256, (11, 8, 8, 1), dtype=np.uint8)
-  made = run.encode(pictures)
-  assert made['z'].shape == (11, 4, 8, 1)
-  np.testing.assert_allclose(made['z'], pictures[:, ::2] / 127.5 - 1, atol=1e-6)
-  np.testing.assert_array_equal(made['reconstruction'], 255 - pictures)
-  assert len(np.unique(made['noise'])) == 11
+@pytest.mark.parametrize('binarize', ['none', 'static'])
+def test_encode_gives_latents_and_reconstructions(tmp_path, binarize):
+  run = gen_jax.load(save_untrained(tmp_path / 'vae', 'vae_digits', **{'data.binarize': binarize}))
+  images = np.random.RandomState(0).randint(0, 256, (11, 8, 8, 1), dtype=np.uint8)
+  made = run.encode(images)
+  assert made['z'].shape == (11, 8) and made['reconstruction'].shape == images.shape
+  assert made['reconstruction'].dtype == np.uint8
+  x = images / np.float32(127.5) - 1
+  if binarize == 'static':
+    levels = binarized.binarize(images)
+    assert set(np.unique(levels)) == {0, 255}
+    x = np.where(levels == 255, 1, -1).astype(np.float32)
+  wanted = find_system('vae').encode(run.state, {'image': x}, None, config=run.config)
+  np.testing.assert_allclose(made['z'], wanted['z'], atol=1e-4)
+  levels = (np.asarray(wanted['reconstruction']) + 1) * 127.5
+  np.testing.assert_allclose(made['reconstruction'], levels, atol=0.6)
+  np.testing.assert_allclose(run.encode(x)['z'], made['z'], atol=1e-5)
 
 
 @pytest.mark.parametrize(
