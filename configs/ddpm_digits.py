@@ -43,4 +43,4 @@ def get_config():
   return ConfigDict(config)
 
 
-SMOKE = {'net.features': 8, 'net.groups': 4}
+SMOKE = {'net.features': 8, 'net.groups': 4, 'net.multipliers': (1,)}

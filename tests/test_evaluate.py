@@ -123,7 +123,7 @@ def test_every_number_says_what_it_is(run_of, capsys):
   assert re.fullmatch(r'classifier of digits/train\[:80%\].*, sha256 \w{16}', first['features'])
   assert re.fullmatch(r'held-out accuracy 0\.\d{4}, chosen by auto', first['note'])
   assert (first['weights'], first['evaluations'], first['seed']) == ('ema', 5, 0)
-  assert first['sampler'] == 'ddim, 5 uniform steps, eta 1'
+  assert first['sampler'] == 'sampler ddim, steps 5, spacing uniform, eta 1, clip None'
   assert rows['kernel']['spread'] > 0 and first['spread'] is None
   bound = rows['bits_per_dim']
   assert bound['reference'] == 'digits train[80%:], 8' and bound['label'] == 'bits/dim'
@@ -230,7 +230,7 @@ def test_held_out_examples_are_the_centres_of_their_bins(dequantize, tmp_path):
     return {'brightest': x.max(1), 'all': x}
 
   about = {'brightest': Measure('brightest', 'exact'), 'all': Measure('all', 'exact')}
-  system = types.SimpleNamespace(evaluate=corners, MEASURES=about)
+  system = types.SimpleNamespace(FIELDS={}, evaluate=corners, MEASURES=about)
   state = jax.device_put({'step': jnp.zeros(())})
   (row,), found = evaluate.measured(config, system, state, source, tmp_path, None)
   levels = source.read(scores.chosen(len(source), 20))['image'].reshape(20, -1)
