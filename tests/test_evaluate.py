@@ -115,7 +115,8 @@ def test_every_number_says_what_it_is(run_of, capsys):
   rows = rows_of(folder)
   assert set(rows) == {
     *('frechet', 'kernel', 'precision', 'recall', 'density', 'coverage', 'inception_score'),
-    *('classes', 'classes_kl', 'samples_per_second', 'bits_per_dim', 'L_0', 'L_t', 'L_T'),
+    *('classes', 'classes_kl', 'class_accuracy', 'samples_per_second'),
+    *('bits_per_dim', 'L_0', 'L_t', 'L_T'),
   }
   first = rows['frechet']
   assert first['label'] == 'FD-classifier' and first['step'] == 20 and first['version'] == 'full'
@@ -190,7 +191,8 @@ def test_only_the_metrics_that_are_asked_for(run_of):
   folder = run_of('digits')
   fields = {'eval.metrics': ('kernel', 'modes'), 'eval.held_out_examples': None}
   assert evaluate.run(load(DIGITS, **fields)[0], folder) == 0
-  assert set(rows_of(folder)) == {'kernel', 'classes', 'classes_kl', 'samples_per_second'}
+  asked = {'kernel', 'classes', 'classes_kl', 'class_accuracy'}
+  assert set(rows_of(folder)) == asked | {'samples_per_second'}
 
 
 def test_conditional_samples_have_all_classes_alike(monkeypatch):
