@@ -14,6 +14,8 @@ import sys
 
 import numpy as np
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
 import gen_jax
 from gen_jax.errors import UserError
 from gen_jax.run import exports, records
