@@ -23,6 +23,9 @@ LAYOUTS = [
 # second derivatives, rounding grows. On one device too: compiled with other options of XLA, losses
 # of these three differ from step 6 to 20 by up to 1.5e-3, 1.1e-2 and 2e-4, those of others by 2e-5.
 LATER = {'dcgan_cifar': 5e-3, 'dcgan_folder': 5e-2, 'wgan_gp_cifar': 1e-3}
+# Absolute. The gradient of a critic's last bias is 0: on several devices it is the rounding of sums
+# that cancel, of which Adam makes a part of a whole step, and this config's rate is 3e-3.
+ABSOLUTE = {'wgan_gp_ring': 5e-3}
 pytestmark = pytest.mark.slow
 
 # Trains in a workdir for each layout, the images after the last step included.
@@ -97,8 +100,9 @@ def test_losses_are_the_same_on_any_devices(name, tmp_path):
   for layout in LAYOUTS:
     found = losses(tmp_path / '_'.join(map(str, layout)))
     for steps, rtol in ((slice(5), 1e-4), (slice(5, 20), LATER.get(name, 1e-4))):
+      atol = ABSOLUTE.get(name, 1e-5)
       np.testing.assert_allclose(
-        found[steps], wanted[steps], rtol=rtol, atol=1e-5, err_msg=str(layout)
+        found[steps], wanted[steps], rtol=rtol, atol=atol, err_msg=str(layout)
       )
 
 
