@@ -132,54 +132,6 @@ def _merge(tree: dict, values: dict):
       group[key] = value
 
 
-def mesh_shape(config: ConfigDict, devices: int) -> tuple[int, int]:
-  """The sizes of the axes `data` and `fsdp` on `devices`, the number of devices of all processes.
-
-  Raises:
-    UserError: there are fewer devices than config.parallel asks for, or their number is not
-      divisible by its `fsdp`.
-  """
-  data, fsdp = config.parallel.data, config.parallel.fsdp
-  if (data or 1) * fsdp > devices:
-    asked = [f'config.parallel.data={data}'] * (data is not None)
-    asked += [f'config.parallel.fsdp={fsdp}'] * (fsdp > 1)
-    raise UserError(
-      f'{" times ".join(asked)}: there are {devices} devices, and at most that many can be used'
-    )
-  if data is None and devices % fsdp:
-    raise UserError(
-      f'config.parallel.fsdp={fsdp} does not divide the {devices} devices: a divisor of '
-      f'{devices}, or also a config.parallel.data, is needed'
-    )
-  return data or devices // fsdp, fsdp
-
-
-def check_devices(config: ConfigDict, devices: int) -> None:
-  """Checks that a batch divides evenly over `devices`, the number of devices of all processes.
-
-  Raises:
-    UserError: it does not, or a device's share is not divisible by config.train.accumulate;
-      config.parallel asks for more devices, or for what pmap cannot do.
-  """
-  used, batch = math.prod(mesh_shape(config, devices)), config.train.batch_size
-  if config.parallel.fsdp > 1 and config.parallel.mode == 'pmap':
-    raise UserError(
-      f"config.parallel.fsdp={config.parallel.fsdp}: config.parallel.mode='pmap' replicates the "
-      "state on every device; 'jit' is needed"
-    )
-  if batch % used:
-    near = [n for n in (batch - batch % used, batch - batch % used + used) if n]
-    raise UserError(
-      f'config.train.batch_size={batch} is not divisible by the {used} devices that share a batch; '
-      f'{" or ".join(map(str, near))} would (or set config.parallel.data)'
-    )
-  if batch // used % config.train.accumulate:
-    raise UserError(
-      f'config.train.accumulate={config.train.accumulate} does not divide the {batch // used} '
-      f'examples of a device (config.train.batch_size={batch} over {used}): a divisor is needed'
-    )
-
-
 # --- Files and command lines --------------------------------------------------------------------
 
 
@@ -224,7 +176,7 @@ def resolve(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> Resolved:
   said = dict(overrides)
   named = tree.get('system')
   if 'system' in said:
-    named = _parse('system', said['system'], SHARED['system'])
+    named = _parse(said['system'], SHARED['system'])
   fields = systems.find_system(named).FIELDS
   rules = SHARED | dict(fields)
   in_file = dict(_fields(tree, rules))
@@ -628,7 +580,7 @@ def _run_file(path: Path) -> tuple[dict, dict]:
 def _override(tree: dict, path: str, text: str, rules: Mapping[str, Field]):
   rule = rules.get(path)
   if rule is not None and rule.type != 'net':
-    return _put(tree, path, _parse(path, text, rule))
+    return _put(tree, path, _parse(text, rule))
   *groups, key = path.split('.')
   in_net = any(r.type == 'net' and path.startswith(f'{p}.') for p, r in rules.items())
   parent = tree
@@ -646,7 +598,7 @@ def _override(tree: dict, path: str, text: str, rules: Mapping[str, Field]):
   raise _unknown(path, {*rules, *(p for p, _ in _flatten(tree))})
 
 
-def _parse(path: str, text: str, rule: Field):
+def _parse(text: str, rule: Field):
   """Parses `text` as the type of the rule."""
   value = _literal(text)
   if rule.many and rule.type == 'choice' and isinstance(value, str):

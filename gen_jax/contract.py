@@ -48,6 +48,7 @@ import jax.numpy as jnp
 
 from gen_jax import config as configs
 from gen_jax import nets
+from gen_jax.devices import sharding
 from gen_jax.errors import UserError
 from gen_jax.fields import Measure
 from gen_jax.systems import find_system
@@ -151,9 +152,9 @@ def check_training(config) -> None:
     UserError: the batch is not divisible by the devices, a learning rate is 0 before the last step,
       the steps to trace are out of range, or the config does not support several processes.
   """
-  configs.check_devices(config, jax.device_count())
+  sharding.check_devices(config, jax.device_count())
   if jax.process_count() > 1:
-    used = math.prod(configs.mesh_shape(config, jax.device_count()))
+    used = math.prod(sharding.mesh_shape(config, jax.device_count()))
     if config.parallel.mode == 'pmap':
       raise UserError(
         "config.parallel.mode='pmap' is for one process; for several, 'jit' is needed"

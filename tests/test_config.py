@@ -22,6 +22,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 import gen_jax
 from gen_jax import config as configs
 from gen_jax import fields, systems
+from gen_jax.devices import sharding
 from gen_jax.errors import UserError
 from gen_jax.fields import (
   REQUIRED,
@@ -589,29 +590,29 @@ def test_devices(batch, used, fsdp, devices, message):
   config['parallel'].update(data=used, fsdp=fsdp)
   config = configs.check(config, FIELDS)
   if isinstance(message, tuple):
-    configs.check_devices(config, devices)
-    assert configs.mesh_shape(config, devices) == message
+    sharding.check_devices(config, devices)
+    assert sharding.mesh_shape(config, devices) == message
   else:
-    assert error_of(configs.check_devices, config, devices).startswith(message)
+    assert error_of(sharding.check_devices, config, devices).startswith(message)
 
 
 def test_parts_of_a_batch_divide_what_a_device_has():
   config = configs.check(changed('train.accumulate', 4), FIELDS)
-  configs.check_devices(config, 4)
+  sharding.check_devices(config, 4)
   message = 'config.train.accumulate=4 does not divide the 2 examples of a device (config.train.'
-  assert error_of(configs.check_devices, config, 8).startswith(message)
+  assert error_of(sharding.check_devices, config, 8).startswith(message)
 
 
 def test_pmap_does_not_spread_the_state():
   config = changed('parallel', {'mode': 'pmap', 'data': None, 'fsdp': 2})
   config = configs.check(config, FIELDS)
-  assert error_of(configs.check_devices, config, 4).startswith('config.parallel.fsdp=2: ')
+  assert error_of(sharding.check_devices, config, 4).startswith('config.parallel.fsdp=2: ')
 
 
 def test_the_nearest_good_batch_sizes_are_told():
   def near(batch):
     config = configs.check(changed('train.batch_size', batch), FIELDS)
-    return error_of(configs.check_devices, config, 4)
+    return error_of(sharding.check_devices, config, 4)
 
   assert '8 or 12 would' in near(10)
   assert '; 4 would' in near(3)

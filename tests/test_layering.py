@@ -30,7 +30,7 @@ ALLOWED = {
   'run/published': {'contract', 'run'} | LEAVES,
   'run/export': {'devices', 'run/trained'} | LEAVES,
   'metrics': {'data', 'devices', 'nets', 'ops', 'run'} | LEAVES,
-  'contract': {'systems', 'nets'} | LEAVES,
+  'contract': {'devices', 'systems', 'nets'} | LEAVES,
   'sample': {'contract', 'data', 'devices', 'run', 'run/trained'} | LEAVES,
   'evaluate': {'contract', 'data', 'devices', 'metrics', 'run', 'run/trained', 'sample'} | LEAVES,
   'compare': {'contract', 'run', 'run/trained', 'systems'} | LEAVES,

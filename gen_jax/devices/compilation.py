@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 from jax.sharding import Mesh
 
-from gen_jax.devices.sharding import AXIS, BatchAxes, by_rows, put, replicated
+from gen_jax.devices.sharding import AXIS, BatchAxes, by_rows, mesh_of, put, replicated
 from gen_jax.errors import UserError
 from gen_jax.ops.compiler import compiler_options, options_for_one_run
 from gen_jax.ops.scan import scan
@@ -73,8 +73,7 @@ class ShardedForward:
 
   def compile(self, state, batch, rng) -> 'ShardedForward':
     """Compiles it for arguments of these shapes and dtypes."""
-    meshes = {getattr(leaf.sharding, 'mesh', None) for leaf in jax.tree.leaves(state)}
-    mesh = meshes.pop() if len(meshes) == 1 else None
+    mesh = mesh_of(state)
     if mesh is None:  # a state on one device, without a mesh
       self._given = None
       compiled = jax.jit(self._f, compiler_options=compiler_options()).lower(state, batch, rng)

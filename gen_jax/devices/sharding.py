@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gen_jax import config as configs
 from gen_jax.devices import fsdp
+from gen_jax.errors import UserError
 
 AXIS = 'data'  # mesh axis over which the state is replicated
 
@@ -23,13 +24,61 @@ def make_mesh(config) -> Mesh:
     UserError: there are fewer devices, or their number is not divisible by config.parallel.fsdp.
   """
   devices = jax.devices()
-  shape = configs.mesh_shape(config, len(devices))
+  shape = mesh_shape(config, len(devices))
   return jax.make_mesh(
     shape,
     (AXIS, fsdp.AXIS),
     devices=devices[: math.prod(shape)],
     axis_types=(jax.sharding.AxisType.Auto,) * 2,
   )
+
+
+def mesh_shape(config, devices: int) -> tuple[int, int]:
+  """The sizes of the axes `data` and `fsdp` on `devices`, the number of devices of all processes.
+
+  Raises:
+    UserError: there are fewer devices than config.parallel asks for, or their number is not
+      divisible by its `fsdp`.
+  """
+  data, fsdp = config.parallel.data, config.parallel.fsdp
+  if (data or 1) * fsdp > devices:
+    asked = [f'config.parallel.data={data}'] * (data is not None)
+    asked += [f'config.parallel.fsdp={fsdp}'] * (fsdp > 1)
+    raise UserError(
+      f'{" times ".join(asked)}: there are {devices} devices, and at most that many can be used'
+    )
+  if data is None and devices % fsdp:
+    raise UserError(
+      f'config.parallel.fsdp={fsdp} does not divide the {devices} devices: a divisor of '
+      f'{devices}, or also a config.parallel.data, is needed'
+    )
+  return data or devices // fsdp, fsdp
+
+
+def check_devices(config, devices: int) -> None:
+  """Checks that a batch divides evenly over `devices`, the number of devices of all processes.
+
+  Raises:
+    UserError: it does not, or a device's share is not divisible by config.train.accumulate;
+      config.parallel asks for more devices, or for what pmap cannot do.
+  """
+  used, batch = math.prod(mesh_shape(config, devices)), config.train.batch_size
+  if config.parallel.fsdp > 1 and config.parallel.mode == 'pmap':
+    raise UserError(
+      f"config.parallel.fsdp={config.parallel.fsdp}: config.parallel.mode='pmap' replicates the "
+      "state on every device; 'jit' is needed"
+    )
+  if batch % used:
+    near = [n for n in (batch - batch % used, batch - batch % used + used) if n]
+    raise UserError(
+      f'config.train.batch_size={batch} is not divisible by the {used} devices that share a batch; '
+      f'{" or ".join(map(str, near))} would (or set config.parallel.data)'
+    )
+  if batch // used % config.train.accumulate:
+    raise UserError(
+      f'config.train.accumulate={config.train.accumulate} does not divide the {batch // used} '
+      f'examples of a device (config.train.batch_size={batch} over {used}): a divisor is needed'
+    )
 
 
 def mesh_of_all(config) -> Mesh:
@@ -39,6 +88,12 @@ def mesh_of_all(config) -> Mesh:
   """
   parts = math.gcd(config.parallel.fsdp, jax.device_count())
   return make_mesh(configs.replace(config, {'parallel.data': None, 'parallel.fsdp': parts}))
+
+
+def mesh_of(state) -> Mesh | None:
+  """The mesh on which all arrays of a state are; None: they are on none, or on several."""
+  meshes = {getattr(leaf.sharding, 'mesh', None) for leaf in jax.tree.leaves(state)}
+  return meshes.pop() if len(meshes) == 1 else None
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

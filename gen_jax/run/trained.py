@@ -83,7 +83,7 @@ def players(state) -> dict[str, Player]:
   return {name: value for name, value in vars(state).items() if isinstance(value, Player)}
 
 
-def restore(config, system, path, step: int | None = None, mesh=None):
+def restore(config, system, path, step: int | None = None):
   """The manifest and the state of a run or an export, without optimisers, on all devices there are.
 
   Args:
@@ -91,10 +91,9 @@ def restore(config, system, path, step: int | None = None, mesh=None):
     system: its module.
     path: folder of the run or the export.
     step: which checkpoint; None: the newest that is intact.
-    mesh: of the devices; None: that of the config, over all devices.
 
   Raises:
-    UserError: there is none, it is one of another config, or an export has not the weights that
+    UserError: there is none, it is one of another config, or an export lacks the weights that
       config.sample.weights names.
   """
   manifest = find(path, step)
@@ -112,8 +111,7 @@ def restore(config, system, path, step: int | None = None, mesh=None):
       )
     for name, player in kept.items():
       kept[name] = player.replace(ema=None) if name in manifest.players else None
-  mesh = sharding.mesh_of_all(config) if mesh is None else mesh
-  target = sharding.abstract_state(abstract.replace(**kept), mesh)
+  target = sharding.abstract_state(abstract.replace(**kept), sharding.mesh_of_all(config))
   leaves = {name: leaf for name, leaf in manifest.leaves.items() if '/opt_state/' not in name}
   checkpoint.check_fits(dataclasses.replace(manifest, leaves=leaves), target)
   state = checkpoint.rebuild(target, _read(manifest, checkpoint.state_leaves(target)))
@@ -220,7 +218,7 @@ class Run:
       uint8 [n, h, w, c], or float32 [n, 2] for two-dimensional points.
 
     Raises:
-      UserError: a field that config.sample has not, or a value that it cannot hold.
+      UserError: config.sample has no such field, or the field cannot hold the value.
       Diverged: the examples are not finite.
     """
     from gen_jax import sample as sampling
@@ -396,7 +394,7 @@ def attach(state, config, system) -> tuple[Any, dict[str, str]]:
     path, player = where if isinstance(where, tuple) else (where, None)
     run = load(path)
     frozen = Frozen(run.params(player), run._player(player).stats, run.config)
-    mesh = _mesh_of(state)
+    mesh = sharding.mesh_of(state)
     if mesh is not None:
       frozen = sharding.put(frozen, sharding.replicated(mesh))
     state = state.replace(**{field: frozen})
@@ -404,10 +402,6 @@ def attach(state, config, system) -> tuple[Any, dict[str, str]]:
   if named and contract.has_samples(system):
     contract.abstract_samples(config, system, state)  # raises before anything is compiled
   return state, checksums
-
-
-def _mesh_of(state):
-  return next((getattr(x.sharding, 'mesh', None) for x in jax.tree.leaves(state)), None)
 
 
 def check_trainable(path) -> None:
@@ -483,10 +477,7 @@ def start_from(path, state):
     for part, source in (('params', average), ('stats', 'stats')):
       tree = getattr(player, part)
       leaves = checkpoint.state_leaves(tree)
-      prefix = f'{name}/{source}/'
-      there = {
-        k.removeprefix(prefix): v for k, v in manifest.leaves.items() if k.startswith(prefix)
-      }
+      there = _below(manifest.leaves, f'{name}/{source}/')
       _check_fit(path, f'{name}/{part}', checkpoint.table(leaves), there)
       specs |= {(name, source, *key): leaf for key, leaf in leaves.items()}
       changed[name, part] = source, tree
