@@ -6,10 +6,9 @@
 
 One process runs gen_jax, one PyTorch, one PyTorch with torch.compile, and, for diffusion models,
 one diffusers' net and schedulers. They take turns: ours, theirs, compiled, ours, theirs, ... A turn
-lasts some seconds, waits for each step, and reports the median time. Our programs are those of
-config.compilation_cache=None, with oneDNN where it is available; --kept adds those that JAX can
-cache, which default configs train with. The speed-up is the median of theirs / ours, in bold
-against the fastest of the others, with its smallest and largest value over rounds in brackets.
+lasts some seconds, waits for each step, and reports the median time. The speed-up is the median of
+theirs / ours, in bold against the fastest of the others, with its smallest and largest value over
+rounds in brackets.
 Times to the first step are measured from the start of a process, without caches of compiled code.
 The last column is the share of the machine's ceiling: PyTorch's count of operations in products and
 convolutions, divided by the time of the step and by the rate of a product of two 2048x2048
@@ -62,12 +61,10 @@ CASES = {
 }
 NAMES = {
   'jax': 'gen_jax',
-  'kept': 'gen_jax, kept',
   'torch': 'PyTorch',
   'compiled': 'PyTorch, torch.compile',
   'diffusers': 'diffusers',  # for diffusion cases only
 }
-OURS = ('jax', 'kept')
 CEILING = 'a matrix product'
 # Feature networks of benchmarks/features.py, and the package of the PyTorch port, if it needs one.
 FEATURES = {
@@ -216,7 +213,6 @@ def count_operations(step):
 
 MAKE = {
   'jax': make_jax,
-  'kept': make_jax,
   'torch': make_torch,
   'compiled': functools.partial(make_torch, compiled=True),
   'diffusers': functools.partial(make_torch, diffusers=True),
@@ -260,10 +256,10 @@ def environment(side, *paths):
     'PYTHONPATH': os.pathsep.join([str(ROOT), *paths, os.environ.get('PYTHONPATH', '')]),
     'JAX_PLATFORMS': 'cpu',
     'OMP_WAIT_POLICY': 'passive',  # PyTorch's threads must not spin during our turn
-    'JAX_ENABLE_COMPILATION_CACHE': str(side == 'kept').lower(),
+    'JAX_ENABLE_COMPILATION_CACHE': 'false',  # times to the first step are without caches
     'TORCHINDUCTOR_FORCE_DISABLE_CACHES': '1',
   }
-  if side in OURS:
+  if side == 'jax':
     env['GLIBC_TUNABLES'] = 'glibc.malloc.hugetlb=1'  # as launch.py; PyTorch does not benefit
   return env
 
@@ -338,7 +334,7 @@ def compare(case, sides, rounds, seconds):
   most = 2 * 2048**3 / ceiling.seconds()  # operations a second
   print(f'{case}: {operations / 1e9:.1f} GFLOP, at most {most / 1e9:.0f} a second', file=sys.stderr)
   ours = workers[0]
-  peer = min((w for w in workers if w.side not in OURS), key=Worker.seconds)
+  peer = min((w for w in workers if w.side != 'jax'), key=Worker.seconds)
   for worker in workers:
     ratios = [
       b['seconds'] / a['seconds'] for a, b in zip(ours.replies, worker.replies, strict=True)
@@ -405,14 +401,12 @@ def main():
     '--seconds', type=float, default=4.0, help='length of a turn, at least 3 steps'
   )
   parser.add_argument('--no-compile', action='store_true', help='no torch.compile')
-  parser.add_argument('--kept', action='store_true', help='also our programs that JAX can cache')
   parser.add_argument('--worker', nargs=2, help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.worker:
     return work(*args.worker)
 
-  left_out = ['compiled'] * args.no_compile + ['kept'] * (not args.kept)
-  sides = [side for side in NAMES if side not in left_out]
+  sides = [side for side in NAMES if side != 'compiled' or not args.no_compile]
   header = ['case', 'batch', 'parameters', 'side', 'step, ms', 'speed-up', 'first step, s', 'GiB']
   header.append('of the ceiling')
   cases = [case for case in args.cases if case in CASES]

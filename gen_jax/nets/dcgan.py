@@ -51,20 +51,13 @@ class Discriminator28(nn.Module):
 
 
 class _BatchNorm(nn.Module):
-  """Radford's batch norm: always uses the statistics of the batch, even in sampling;
-  gamma from N(1, 0.02).
-  """
+  """`layers.batch_norm_02` as a module of its own."""
 
   axis_name: str | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    return nn.BatchNorm(
-      use_running_average=False,
-      epsilon=1e-5,  # the original's 1e-8 overflows in float32 for dead units
-      scale_init=lambda key, shape, dtype: 1 + layers.NORMAL_02(key, shape, dtype),
-      axis_name=self.axis_name,
-    )(x)
+    return layers.batch_norm_02(self.axis_name)(x)
 
 
 class Generator(nn.Module):

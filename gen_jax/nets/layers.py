@@ -72,6 +72,18 @@ class UpConv(nn.Module):
     return x + self.param('bias', nn.initializers.zeros, (self.features,))[None, None, None]
 
 
+def batch_norm_02(axis_name: str | None) -> nn.BatchNorm:
+  """Radford's batch norm: always uses the statistics of the batch, even in sampling; gamma from
+  N(1, 0.02).
+  """
+  return nn.BatchNorm(
+    use_running_average=False,
+    epsilon=1e-5,  # the original's 1e-8 overflows in float32 for dead units
+    scale_init=lambda key, shape, dtype: 1 + NORMAL_02(key, shape, dtype),
+    axis_name=axis_name,
+  )
+
+
 # --- Noise, resolution, time --------------------------------------------------------------------
 
 

@@ -92,7 +92,7 @@ class UNet(nn.Module):
     if self.num_classes is not None:
       temb += nn.Embed(self.num_classes, 4 * self.features, name='class')(label)
 
-    x, skips = _down(self, x, temb, train)
+    x, skips = _down(self, x, temb, train, widths)
     x = _middle(self, x, temb, train)
 
     for level, width in reversed(list(enumerate(widths))):
@@ -158,14 +158,14 @@ class Classifier(nn.Module):
 
   @nn.compact
   def __call__(self, x, t, *, train: bool) -> jax.Array:
-    last = _widths(self, x)[-1]
-    if last % self.head_channels:
+    widths = _widths(self, x)
+    if (last := widths[-1]) % self.head_channels:
       raise UserError(
         f'config.net.head_channels={self.head_channels} does not divide {last}, the width of the '
         'last level (config.net.features times the last of config.net.multipliers)'
       )
     temb = _time(self, t, x.dtype)
-    x, _ = _down(self, x, temb, train)
+    x, _ = _down(self, x, temb, train, widths)
     x = _middle(self, x, temb, train)
     x = layers.GroupNorm(self.groups, swish=True, name='norm_out')(x)
     return AttentionPool(self.num_classes, self.head_channels, name='pool')(x)
@@ -219,11 +219,10 @@ def _block(net, x, temb, train, width, name) -> jax.Array:
   return _attention(net, x, f'{name}_attention') if x.shape[1] in net.attention else x
 
 
-def _down(net, x, temb, train) -> tuple[jax.Array, list[jax.Array]]:
+def _down(net, x, temb, train, widths) -> tuple[jax.Array, list[jax.Array]]:
   """The down path: the smallest feature map, and all skip connections to the up path."""
   x = _conv(net.features, name='conv_in')(x)
   skips = [x]
-  widths = [net.features * m for m in net.multipliers]
   for level, width in enumerate(widths):
     for i in range(net.blocks):
       x = _block(net, x, temb, train, width, f'down{level}_{i}')

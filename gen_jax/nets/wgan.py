@@ -10,18 +10,6 @@ import jax
 from gen_jax.nets import layers
 
 
-def _norm(axis_name):
-  """Batch norm that always uses the statistics of the batch, even in sampling; gamma from
-  N(1, 0.02).
-  """
-  return nn.BatchNorm(
-    use_running_average=False,
-    momentum=0.9,
-    scale_init=lambda key, shape, dtype: 1 + layers.NORMAL_02(key, shape, dtype),
-    axis_name=axis_name,
-  )
-
-
 class Generator(nn.Module):
   """z [b, d] -> [b, s, s, c] in (-1, 1), s = 4 * 2 ** len(features), by 4x4 up-convolutions.
 
@@ -36,10 +24,10 @@ class Generator(nn.Module):
   def __call__(self, z: jax.Array, *, train: bool) -> jax.Array:
     # Equals a 4x4 up-convolution of a single pixel.
     x = nn.Dense(4 * 4 * self.features[0], use_bias=False, kernel_init=layers.NORMAL_02)(z)
-    x = nn.relu(_norm(self.axis_name)(x.reshape(-1, 4, 4, self.features[0])))
+    x = nn.relu(layers.batch_norm_02(self.axis_name)(x.reshape(-1, 4, 4, self.features[0])))
     for width in self.features[1:]:
       x = layers.UpConv(width, bias=False, kernel_init=layers.NORMAL_02)(x)
-      x = nn.relu(_norm(self.axis_name)(x))
+      x = nn.relu(layers.batch_norm_02(self.axis_name)(x))
     return nn.tanh(layers.UpConv(self.shape[-1], bias=False, kernel_init=layers.NORMAL_02)(x))
 
 
@@ -58,7 +46,7 @@ class Critic(nn.Module):
     for i, width in enumerate(self.features):
       x = layers.Conv(width, kernel=4, stride=2, bias=False, kernel_init=layers.NORMAL_02)(x)
       if i > 0:
-        x = _norm(self.axis_name)(x)
+        x = layers.batch_norm_02(self.axis_name)(x)
       x = nn.leaky_relu(x, self.negative_slope)
     # Equals a convolution with a kernel of the size of the map.
     return nn.Dense(1, use_bias=False, kernel_init=layers.NORMAL_02)(layers.flatten(x))[:, 0]
