@@ -46,7 +46,7 @@ def measure(run, scale: float) -> dict:
   """
   chosen = run.evaluate(
     num_samples=flags.samples,
-    metrics=('frechet', 'precision_recall'),
+    metrics=('frechet', 'precision_recall', 'modes'),
     held_out_examples=None,
     steps=flags.steps,
     batch_size=100,

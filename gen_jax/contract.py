@@ -170,12 +170,13 @@ def check_training(config) -> None:
       f'config.profile_steps={tuple(config.profile_steps)}: the first and the last step to trace, '
       f'from 1 to config.train.steps={config.train.steps}, are needed'
     )
-  if config.eval.every_steps is not None and not has_samples(find_system(config.system)):
+  system = find_system(config.system)
+  if config.eval.every_steps is not None and not has_samples(system):
     raise UserError(
       f'config.eval.every_steps={config.eval.every_steps}: quick evaluations are of samples, and '
       f'config.system={config.system!r} generates none; None is needed'
     )
-  if config.eval.every_steps is not None and (needed := runs(config, find_system(config.system))):
+  if config.eval.every_steps is not None and (needed := runs(config, system)):
     named = ', '.join(map(str, needed.values()))
     raise UserError(
       f'config.eval.every_steps={config.eval.every_steps}: in training, samples are drawn without '

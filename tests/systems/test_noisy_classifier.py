@@ -237,7 +237,7 @@ def test_the_classifier_stands_in_the_protocol_of_guided_samples(tmp_path, monke
   for name, value in dict(LEAST_STEPS=60, EPOCHS=1, RECIPE='test').items():
     monkeypatch.setattr(feature_network, name, value)
   small = {'eval.num_reference': '300', 'eval.num_samples': '40', 'sample.batch_size': '20'}
-  small |= {'eval.held_out_examples': 'None', 'eval.metrics': "('precision_recall',)"}
+  small |= {'eval.held_out_examples': 'None', 'eval.metrics': "('precision_recall', 'modes')"}
   classifier = save(load_config('noisy_classifier_digits'), tmp_path / 'classifier')
   model = save(load_config('ddpm_digits', **small), tmp_path / 'model')
   common = [f'--config={model.config}', f'--workdir={model.path}', '--mode=evaluate']
