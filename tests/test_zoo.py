@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 import gen_jax
-from gen_jax.run import exports
+from gen_jax.run import export_format
 
 ROOT = pathlib.Path(__file__).parent.parent
 ZOO = ROOT / 'zoo'
 ENTRIES = sorted(path.parent for path in ZOO.glob('*/manifest.json'))
 SMALL = 1_500_000  # bytes of weights that are sampled from in seconds
-FILES = ('config.json', 'manifest.json', 'metrics.json', exports.WEIGHTS)
+FILES = ('config.json', 'manifest.json', 'metrics.json', export_format.WEIGHTS)
 
 spec = importlib.util.spec_from_file_location('add', ZOO / 'add.py')
 add = importlib.util.module_from_spec(spec)
@@ -22,7 +22,7 @@ spec.loader.exec_module(add)
 
 
 def of_entry(path):
-  large = (path / exports.WEIGHTS).stat().st_size > SMALL
+  large = (path / export_format.WEIGHTS).stat().st_size > SMALL
   return pytest.param(path, id=path.name, marks=[pytest.mark.slow] if large else [])
 
 
@@ -39,7 +39,7 @@ def test_an_entry_samples_what_it_did(path, monkeypatch):
 
 @pytest.mark.parametrize('path', ENTRIES, ids=lambda path: path.name)
 def test_an_entry_is_complete(path):
-  manifest = exports.open_export(path)  # compares every byte with the checksums
+  manifest = export_format.open_export(path)  # compares every byte with the checksums
   for name in FILES:
     assert (path / name).stat().st_size < add.MOST_BYTES, name
   metrics = json.loads((path / 'metrics.json').read_text())

@@ -18,7 +18,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import gen_jax
 from gen_jax.errors import UserError
-from gen_jax.run import exports, records
+from gen_jax.run import export_format, records
 from gen_jax.run.workdir import Workdir, write_atomic
 
 ZOO = pathlib.Path(__file__).parent
@@ -68,7 +68,7 @@ def add(folder, name: str, step: int | None = None, evaluate: bool = False) -> p
     exported = entry.sample(SAMPLES, seed=SEED, **fast)
     if (changed := change(samples, exported)) < UNCHANGED:
       break
-  if (size := (out / exports.WEIGHTS).stat().st_size) > MOST_BYTES:
+  if (size := (out / export_format.WEIGHTS).stat().st_size) > MOST_BYTES:
     raise UserError(f'{out}: {size:,} bytes in {dtype}; at most {MOST_BYTES:,} belong into the zoo')
   if evaluate:
     entry.evaluate()
@@ -88,7 +88,7 @@ def readme() -> str:
   lines = [['entry', 'system', 'data', 'step', 'weights', 'bytes', 'evaluation']]
   for path in sorted(ZOO.glob('*/manifest.json')):
     manifest, metrics = (
-      exports.open_export(path.parent),
+      export_format.open_export(path.parent),
       json.loads((path.parent / 'metrics.json').read_text()),
     )
     shown = [r for r in metrics['evaluation'] if r['metric'] != 'samples_per_second']
@@ -99,7 +99,7 @@ def readme() -> str:
         manifest.config['data']['name'],
         f'{manifest.step:,}',
         f'{manifest.weights}, {manifest.dtype}',
-        f'{(path.parent / exports.WEIGHTS).stat().st_size:,}',
+        f'{(path.parent / export_format.WEIGHTS).stat().st_size:,}',
         ', '.join(f'{row["label"]} {row["value"]:.4g}' for row in shown if 'value' in row) or '-',
       ]
     )

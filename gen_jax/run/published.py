@@ -17,7 +17,7 @@ import safetensors
 from gen_jax import config as configs
 from gen_jax import contract
 from gen_jax.errors import UserError
-from gen_jax.run import checkpoint, exports
+from gen_jax.run import checkpoint, export_format
 from gen_jax.run.workdir import write_atomic
 
 FILE = 'diffusion_pytorch_model.safetensors'
@@ -81,7 +81,7 @@ def run(source, workdir, overrides=()) -> int:
   if not source or not workdir:
     raise UserError('--mode=import needs --from=FOLDER of published weights and a new --workdir')
   source, out = pathlib.Path(source), pathlib.Path(workdir)
-  if exports.is_export(out) or (out / 'checkpoints').exists():
+  if export_format.is_export(out) or (out / 'checkpoints').exists():
     raise UserError(f'--workdir={out} holds a run: another folder is needed')
   folder = source / 'unet' if (source / 'unet').is_dir() else source
   values = _net(folder / 'config.json') | _process(source)
@@ -98,7 +98,7 @@ def run(source, workdir, overrides=()) -> int:
   config = configs.load(str(out / 'config.json'), overrides)
   state = contract.abstract_state(config, contract.check(config))
   arrays = {f'net/params/{name}': x for name, x in read_params(weights, state.net.params).items()}
-  exports.write(
+  export_format.write(
     out,
     arrays | {'step': np.zeros((), np.int32)},
     step=0,

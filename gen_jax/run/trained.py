@@ -1,7 +1,7 @@
 """A trained run as an object: `load(path)`, which users, verbs and systems share.
 
-A run is the folder that training leaves, finished or not, or an export of it (`exports`). What is
-loaded lies on all devices of the process and leaves out the optimisers, which only training needs.
+A run is the folder that training leaves, finished or not, or an export of it (`export_format`). Its
+arrays are placed on all devices, without the optimisers, which only training needs.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from gen_jax.data.binarize import binarize
 from gen_jax.devices import compilation, processes, sharding
 from gen_jax.errors import UserError
 from gen_jax.fields import SHARED, did_you_mean
-from gen_jax.run import checkpoint, exports
+from gen_jax.run import checkpoint, export_format
 from gen_jax.run.workdir import Workdir
 from gen_jax.state import Frozen, Player
 
@@ -52,14 +52,14 @@ def find(path, step: int | None = None) -> checkpoint.Manifest:
   Raises:
     UserError: there is none, or it is damaged.
   """
-  if exports.is_export(path):
-    manifest = exports.open_export(path)
+  if export_format.is_export(path):
+    manifest = export_format.open_export(path)
     if step not in (None, manifest.step):
       raise UserError(f'no step {step} in {path}: it is an export of step {manifest.step}')
     return manifest
   with _reader(path) as saver:
     manifest = saver.latest(step)
-    # A run that goes on may have saved another one meanwhile: all take the first process's.
+    # A run in progress may have saved a newer one meanwhile: all processes take the first one's.
     newest = processes.from_first(lambda: manifest and manifest.step)
     if newest is not None and (manifest is None or manifest.step != newest):
       manifest = saver.latest(newest)
@@ -72,8 +72,8 @@ def find(path, step: int | None = None) -> checkpoint.Manifest:
 
 def _read(manifest, specs: dict) -> dict:
   """Some arrays of a checkpoint or an export, {path: array}; see `Checkpointer.read`."""
-  if isinstance(manifest, exports.Manifest):
-    return exports.read(manifest, specs)
+  if isinstance(manifest, export_format.Manifest):
+    return export_format.read(manifest, specs)
   with _reader(manifest.path.parent.parent) as saver:
     return saver.read(manifest, specs)
 
@@ -99,7 +99,7 @@ def restore(config, system, path, step: int | None = None):
   manifest = find(path, step)
   # Checked, so that a field that came later than the run has its default in both.
   configs.check_resumable(configs.check(manifest.config), configs.to_dict(config), path)
-  exported = isinstance(manifest, exports.Manifest)
+  exported = isinstance(manifest, export_format.Manifest)
   abstract = contract.abstract_state(config, system)
   kept = {name: player.replace(opt_state=None) for name, player in players(abstract).items()}
   averaged = [name for name, player in kept.items() if player.ema is not None]
@@ -205,11 +205,11 @@ class Run:
     return known[name]
 
   def sample(self, n: int, seed: int = 0, labels=None, **fields) -> np.ndarray:
-    """Draws n examples; the pictures of `--mode=sample` with that seed.
+    """Generates n samples, those of `--mode=sample` with that seed.
 
     Args:
       n: how many.
-      seed: the pictures are a function of it, the weights and the settings.
+      seed: the samples are a function of it, the weights and the settings.
       labels: classes, one int or [n] of them; None: 0, 1, 2, ... in turn. Only for data with
         labels.
       **fields: other fields of config.sample, e.g. `sampler='ddim', steps=50`.
@@ -219,7 +219,7 @@ class Run:
 
     Raises:
       UserError: config.sample has no such field, or the field cannot hold the value.
-      Diverged: the examples are not finite.
+      Diverged: the samples are not finite.
     """
     from gen_jax import sample as sampling
 
@@ -306,7 +306,7 @@ class Run:
     size, parts = self.config.sample.batch_size, []
     key = jax.random.fold_in(jax.random.key(seed), ENCODE)
     for i, start in enumerate(range(0, len(images), size)):
-      # One program serves all: the last block is filled up.
+      # The last block is padded, so that one program serves all blocks.
       block = images[start : start + size]
       batch = {'image': jnp.asarray(np.resize(block, (size, *shape)))}
       made = self._programs['encode'](self.state, batch, jax.random.fold_in(key, i))
@@ -332,8 +332,8 @@ class Run:
     Raises:
       UserError: no such player or dtype, or the folder cannot be written.
     """
-    if dtype not in exports.DTYPES:
-      raise UserError(f'dtype={dtype!r}: {" or ".join(exports.DTYPES)} is needed')
+    if dtype not in export_format.DTYPES:
+      raise UserError(f'dtype={dtype!r}: {" or ".join(export_format.DTYPES)} is needed')
     if player is not None:
       self._player(player)
     out = Workdir(self.path).path / 'export' if out is None else out
@@ -343,7 +343,7 @@ class Run:
       kept[name] = used if player in (None, name) else None
     arrays = checkpoint.state_leaves(self.state.replace(**kept))
     arrays = {'/'.join(key): np.asarray(x) for key, x in arrays.items()}
-    exports.write(
+    export_format.write(
       out,
       arrays,
       step=self.step,
@@ -410,7 +410,7 @@ def check_trainable(path) -> None:
   Raises:
     UserError: the folder holds one.
   """
-  if exports.is_export(path):
+  if export_format.is_export(path):
     raise UserError(
       f'{path} is an export, which cannot be resumed: start from its weights in another --workdir, '
       f'with --config.{INIT_FROM}={path}'
@@ -465,7 +465,7 @@ def start_from(path, state):
   """
   manifest = find(path)
   weights = 'params'
-  if not isinstance(manifest, exports.Manifest):
+  if not isinstance(manifest, export_format.Manifest):
     weights = 'ema' if manifest.config['sample'].get('weights') == 'ema' else 'params'
   changed, specs = {}, {}
   for name, player in players(state).items():

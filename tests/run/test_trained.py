@@ -24,7 +24,7 @@ from gen_jax import contract, sample, train
 from gen_jax.data import binarize as binarized
 from gen_jax.devices import sharding
 from gen_jax.errors import UserError
-from gen_jax.run import checkpoint, exports, records, trained
+from gen_jax.run import checkpoint, export_format, records, trained
 from gen_jax.run.workdir import Workdir
 from gen_jax.state import Frozen
 from gen_jax.systems import find_system
@@ -301,13 +301,17 @@ def test_an_export_draws_the_same_images_and_points(run, points, images, tmp_pat
 
 def test_the_files_are_plain(run, tmp_path):
   out = run.export(tmp_path / 'out', dtype='float16')
-  assert sorted(p.name for p in out.iterdir()) == ['config.json', 'manifest.json', exports.WEIGHTS]
-  arrays = safetensors.numpy.load_file(out / exports.WEIGHTS)
+  assert sorted(p.name for p in out.iterdir()) == [
+    'config.json',
+    'manifest.json',
+    export_format.WEIGHTS,
+  ]
+  arrays = safetensors.numpy.load_file(out / export_format.WEIGHTS)
   assert arrays['net/params/conv_in/kernel'].dtype == np.float16 and arrays['step'] == 7
   assert {name.split('/')[1] for name in arrays if '/' in name} == {'params'}
   manifest = json.loads((out / 'manifest.json').read_text())
-  weights = (out / exports.WEIGHTS).read_bytes()
-  assert manifest['files'][exports.WEIGHTS]['sha256'] == hashlib.sha256(weights).hexdigest()
+  weights = (out / export_format.WEIGHTS).read_bytes()
+  assert manifest['files'][export_format.WEIGHTS]['sha256'] == hashlib.sha256(weights).hexdigest()
   assert manifest['gen_jax'] == gen_jax.__version__
   kept = gen_jax.load(out).params()['conv_in']['kernel']
   assert kept.dtype == np.float32
@@ -320,8 +324,8 @@ def test_the_verb_exports_and_the_others_read_it(digits, copy, tmp_path, capsys)
   assert capsys.readouterr().out == f'{folder}/export\n'
   argv = ['--mode=export', f'--workdir={folder}', '--step=7', '--weights=raw', f'--out={out}']
   assert launch.main([*argv, '--player=net', '--dtype=float16']) == 0
-  assert exports.open_export(folder / 'export').weights == 'ema'
-  manifest = exports.open_export(out)
+  assert export_format.open_export(folder / 'export').weights == 'ema'
+  manifest = export_format.open_export(out)
   assert (manifest.weights, manifest.dtype, manifest.players) == ('raw', 'float16', ('net',))
   capsys.readouterr()
   assert launch.main(['--mode=sample', f'--workdir={folder}/export']) == 0
@@ -360,11 +364,11 @@ def test_what_does_not_fit_an_export_is_one_line(run, digits, copy, tmp_path):
   assert said(run.export, copy(digits)).endswith('another folder is needed for its export')
   config = configs.load(f'{out}/config.json')
   assert said(train.run, config, out).startswith(f'{out} is an export, which cannot be resumed')
-  weights = out / exports.WEIGHTS
+  weights = out / export_format.WEIGHTS
   data = weights.read_bytes()
   weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
   assert said(gen_jax.load, out) == (
-    f'the export {out} is damaged: the checksum of {exports.WEIGHTS} is wrong'
+    f'the export {out} is damaged: the checksum of {export_format.WEIGHTS} is wrong'
   )
   weights.unlink()
   assert said(gen_jax.load, out).startswith(f'the export {out} cannot be read')
@@ -375,14 +379,14 @@ def test_what_does_not_fit_an_export_is_one_line(run, digits, copy, tmp_path):
 
 def write_array(folder, array, dtype):
   protocol = dict(step=0, config='{"gen_jax": "0"}', data_fingerprint='', environment={}, source='')
-  return exports.write(folder, {'a': array}, weights='raw', dtype=dtype, **protocol)
+  return export_format.write(folder, {'a': array}, weights='raw', dtype=dtype, **protocol)
 
 
 def test_arrays_are_written_in_their_own_order(tmp_path):
   array = np.arange(6, dtype=np.float32).reshape(2, 3).T
   manifest = write_array(tmp_path, array, 'float16')
   spec = {('a',): jax.ShapeDtypeStruct((3, 2), np.float32)}
-  np.testing.assert_array_equal(exports.read(manifest, spec)['a',], array)
+  np.testing.assert_array_equal(export_format.read(manifest, spec)['a',], array)
 
 
 def test_numbers_too_large_for_float16_are_refused(tmp_path):
