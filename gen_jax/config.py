@@ -487,7 +487,7 @@ def _accept(path: str, value, rule: Field):
   try:
     return rule.accept(value)
   except ValueError as e:
-    raise UserError(f'config.{path}={_short(value)}: {rule} is needed') from e
+    raise UserError(f'config.{path}={_short(value)}: {str(e) or f"{rule} is needed"}') from e
 
 
 def _check_net(path: str, net, rule: Field):
@@ -603,10 +603,10 @@ def _parse(text: str, rule: Field):
   value = _literal(text)
   if rule.many and rule.type == 'choice' and isinstance(value, str):
     return tuple(text.split(','))  # a,b
-  if rule.type in ('text', 'choice') and not rule.many:
+  if rule.type in ('text', 'path', 'choice') and not rule.many:
     if value is None and not (rule.optional or rule.strict):
       return text
-    if rule.type == 'text' or all(isinstance(choice, str) for choice in rule.choices):
+    if rule.type in ('text', 'path') or all(isinstance(choice, str) for choice in rule.choices):
       return value if isinstance(value, str | None) else text
     if rule.choices[0] in (True, False) and isinstance(rule.choices[0], bool):
       return bool(value) if type(value) is int and value in (0, 1) else value

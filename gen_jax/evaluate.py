@@ -29,10 +29,10 @@ from gen_jax.fields import METRICS
 from gen_jax.metrics import networks
 from gen_jax.metrics import scorer as scores
 from gen_jax.metrics.scorer import Features, Scorer
-from gen_jax.run import checkpoint, records, signals, trained, writers
+from gen_jax.run import checkpoint, export_format, records, signals, trained, writers
 from gen_jax.run.cache import cache_folder
 from gen_jax.run.records import Row
-from gen_jax.run.workdir import Workdir
+from gen_jax.run.workdir import Workdir, check_place
 
 SAMPLES, NOISE = 0xE7A1, 0xE7A2  # folded into the key of config.eval.seed, one for each use
 LEAST_SECONDS = 1.0  # minimum time of sampling for a rate to be measured over
@@ -254,6 +254,8 @@ def score_state(config, folder: Workdir, manifest, state) -> list[Row]:
 
 
 def _check_writable(folder: Workdir) -> None:
+  if not export_format.is_export(folder.path):
+    check_place(folder.path)
   try:
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.evaluations.open('ab').close()  # fails now, rather than after all the work

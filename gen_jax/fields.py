@@ -9,6 +9,8 @@ import dataclasses
 import difflib
 import math
 import numbers as abstract_numbers
+import os
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -29,7 +31,7 @@ GIVEN = _Given()  # for `Field.when`: any value of the other field but None
 class Field:
   """The rule of one field: allowed values and meaning. The functions `integer` to `net` make it."""
 
-  type: str  # 'integer', 'number', 'text', 'choice' or 'net'
+  type: str  # 'integer', 'number', 'text', 'path', 'choice' or 'net'
   many: bool = False  # a non-empty tuple of them
   low: float | None = None  # inclusive, as is `high`
   high: float | None = None
@@ -62,7 +64,7 @@ class Field:
     """Returns `value` as the type of the field: a list as a tuple, an int as a float for a number.
 
     Raises:
-      ValueError: the field cannot hold this value.
+      ValueError: the field cannot hold this value; its text, if any, says why.
     """
     if value is None and self.optional:
       return None
@@ -83,6 +85,8 @@ class Field:
       if not isinstance(value, str) or not value.strip():
         raise ValueError
       return value
+    if self.type == 'path':
+      return local_path(value)
     kind = abstract_numbers.Integral if self.type == 'integer' else abstract_numbers.Real
     if not isinstance(value, kind) or isinstance(value, bool):
       raise ValueError
@@ -118,8 +122,8 @@ class Field:
       count = ' or '.join(map(str, self.length)) + ' ' if self.length else ''
       words = f'a tuple of {count}{self.type}s{bounds}'
     else:
-      kind = {'integer': 'an integer', 'number': 'a number', 'text': 'a non-empty text'}[self.type]
-      words = kind + bounds
+      kinds = dict(integer='an integer', number='a number', text='a non-empty text', path='a path')
+      words = kinds[self.type] + bounds
     return words + ' or None' * self.optional
 
 
@@ -140,6 +144,11 @@ def number(low=None, high=None, above=None, below=None, optional=False, **about)
 def text(optional=False, **about) -> Field:
   """A non-empty string."""
   return Field('text', optional=optional, **about)
+
+
+def path(optional=False, **about) -> Field:
+  """A file or folder of this machine; `~` becomes the home folder."""
+  return Field('path', optional=optional, **about)
 
 
 def one_of(*choices, optional=False, **about) -> Field:
@@ -170,6 +179,31 @@ def net(**about) -> Field:
   path of any importable Flax module or, in a script, the class itself.
   """
   return Field('net', **about)
+
+
+def local_path(text) -> str:
+  """Returns a path of this machine as people write it, with `~` as the home folder.
+
+  Raises:
+    ValueError: it cannot be one; the message says why.
+  """
+  if not isinstance(text, str | os.PathLike) or isinstance(text := os.fspath(text), bytes):
+    raise ValueError('a path, as text, is needed')
+  if not text.strip():
+    raise ValueError('the path is empty (an unset variable?)')
+  if re.match(r'[a-zA-Z][\w+.-]+:/', text):
+    raise ValueError('a path of this machine is needed, not a URL: mount or copy it first')
+  try:
+    text.encode()
+  except UnicodeEncodeError:
+    raise ValueError('the path is not valid UTF-8, which checkpoints need') from None
+  if '\0' in text:
+    raise ValueError('a path cannot hold a zero byte')
+  expanded = os.path.expanduser(text)
+  if expanded.startswith('~') and expanded == text:
+    name = text.partition('/')[0]
+    raise ValueError(f'there is no home folder of {name} (a folder of that name is ./{name})')
+  return expanded
 
 
 def did_you_mean(word: str, known: Iterable[str], prefix='', cutoff=0.6) -> str:
@@ -212,7 +246,7 @@ SHARED = {
   'precision': one_of(
     'float32', 'bfloat16', default='float32', meaning='compute dtype; parameters stay float32'
   ),
-  'compilation_cache': text(
+  'compilation_cache': path(
     optional=True, default='auto', meaning='cache of compiled programs: auto, a folder, or None'
   ),
   'profile_steps': integers(
@@ -221,7 +255,7 @@ SHARED = {
   'data.name': text(
     default='digits', meaning='digits, shapes, ring, grid, swiss_roll, folder, or any name of TFDS'
   ),
-  'data.path': text(
+  'data.path': path(
     optional=True, default=None, meaning='the folder of images, or of TFDS (None: its default)'
   ),
   'data.split': text(default='train', meaning='part of the data to train on, such as train[:80%]'),
@@ -265,7 +299,7 @@ SHARED = {
   'train.sample_steps': integer(1, default=2000, smoke=20, meaning='steps between images'),
   'train.checkpoint_steps': integer(1, default=2000, smoke=10, meaning='steps between checkpoints'),
   'train.keep_checkpoints': integer(1, default=2, meaning='how many of the newest are kept'),
-  'train.init_from': text(
+  'train.init_from': path(
     optional=True,
     default=None,
     meaning='folder of a run, or an export, whose weights the run starts from; None: fresh ones',
@@ -283,7 +317,7 @@ SHARED = {
     default='auto',
     meaning='feature network; auto: the best available, none for points',
   ),
-  'eval.weights': text(
+  'eval.weights': path(
     optional=True, default=None, meaning="file of Inception's weights; None: fetched once"
   ),
   'eval.metrics': some_of(

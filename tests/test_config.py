@@ -210,6 +210,8 @@ def values_of(rule):
     found = st.sampled_from(rule.choices)
   elif rule.type == 'text':
     found = st.text(min_size=1).filter(str.strip)
+  elif rule.type == 'path':
+    found = st.text('ab é./', min_size=1).filter(str.strip)
   else:
     names = st.sampled_from(['test_config.Net', 'test_config.Other'])
     leaf = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
@@ -403,7 +405,7 @@ def wrong_types(rule):
   bad = [b'bytes', object(), {1, 2}, 1 + 2j, {}, {'a': 1}]
   if rule.type != 'choice' or True not in rule.choices:
     bad += [True, False]
-  if rule.type not in ('text', 'net') or rule.many:
+  if rule.type not in ('text', 'path', 'net') or rule.many:
     bad += ['abc', '', '3']
   if not rule.many:
     bad += [[1], (2, 3), [], ['a']]
@@ -411,7 +413,7 @@ def wrong_types(rule):
     bad += [3, 0.5, [], (), ['a'], [None], [[1]], (1,) * 7 if rule.length else (True,)]
   if rule.type == 'integer':
     bad += [1.5, 2.0, [1.0]]
-  if rule.type in ('text', 'choice', 'net'):
+  if rule.type in ('text', 'path', 'choice', 'net'):
     bad += [17, 1.5, '', ' ']
   if rule.choices:
     bad += [
@@ -1038,3 +1040,31 @@ def test_no_jax_is_imported_to_answer_a_typo():
     'import sys, gen_jax.config; sys.exit(any(m in sys.modules for m in ("jax", "flax", "numpy")))'
   )
   assert subprocess.run([sys.executable, '-c', code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+  ('text', 'why'),
+  [
+    ('', 'the path is empty'),
+    ('gs://bucket/pics', 'not a URL'),
+    ('s3:/bucket', 'not a URL'),
+    ('file:///pics', 'not a URL'),
+    ('~nobody-of-this-name/x', 'there is no home folder of ~nobody-of-this-name'),
+    ('caf\udce9', 'not valid UTF-8'),
+    ('a\0b', 'a zero byte'),
+  ],
+)
+def test_every_path_of_a_config_is_one_of_this_machine(text, why):
+  paths = [path for path, rule in RULES.items() if rule.type == 'path']
+  assert {'data.path', 'train.init_from', 'eval.weights', 'compilation_cache'} <= set(paths)
+  for path in paths:
+    message = error_of(configs.check, changed(path, text), FIELDS)
+    assert message.startswith(f'config.{path}=') and why in message
+    message.encode()  # it can be printed
+
+
+def test_a_home_folder_is_meant_by_a_tilde(monkeypatch):
+  monkeypatch.setenv('HOME', '/home/me')
+  config = configs.check(changed('data.path', '~/pics'), FIELDS)
+  assert config.data.path == '/home/me/pics'
+  assert configs.check(changed('data.path', 'a~b/~'), FIELDS).data.path == 'a~b/~'

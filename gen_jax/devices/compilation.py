@@ -10,7 +10,15 @@ from collections.abc import Callable
 import jax
 from jax.sharding import Mesh
 
-from gen_jax.devices.sharding import AXIS, BatchAxes, by_rows, mesh_of, put, replicated
+from gen_jax.devices.sharding import (
+  AXIS,
+  BatchAxes,
+  by_rows,
+  find_devices,
+  mesh_of,
+  put,
+  replicated,
+)
 from gen_jax.errors import UserError
 from gen_jax.ops.compiler import compiler_options, options_for_one_run
 from gen_jax.ops.scan import scan
@@ -28,8 +36,9 @@ def keep_programs(config) -> None:
   instructions that another lacks.
 
   Raises:
-    UserError: the folder that the config names cannot be created.
+    UserError: the folder that the config names cannot be created; no device is found.
   """
+  find_devices()
   where = config.compilation_cache
   if where is None or jax.config.jax_compilation_cache_dir:
     return

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from gen_jax.devices import sharding
 from gen_jax.errors import UserError
 
 MEET_SECONDS = 300  # time for all processes to connect
@@ -29,7 +30,7 @@ first_host: str | None = None  # the host of the first process, where the user n
 
 
 def initialize(coordinator: str | None, processes: int | None, process: int | None) -> None:
-  """Connects the processes of a run, before anything else uses JAX.
+  """Connects the processes of a run, before anything else uses JAX, and finds their devices.
 
   Without arguments it does so where JAX finds the others by itself, in a Slurm step of several
   tasks and on a TPU VM; elsewhere this is a run of a single process.
@@ -40,8 +41,14 @@ def initialize(coordinator: str | None, processes: int | None, process: int | No
     process: number of this one, from 0.
 
   Raises:
-    UserError: only some of the arguments are given, or the others cannot be reached.
+    UserError: only some of the arguments are given, the others cannot be reached, or there are no
+      devices.
   """
+  _connect(coordinator, processes, process)
+  sharding.find_devices()
+
+
+def _connect(coordinator, processes, process) -> None:
   given = dict(coordinator=coordinator, num_processes=processes, process_id=process)
   missing = [f'--{name}' for name, value in given.items() if value is None]
   if 0 < len(missing) < len(given):
@@ -138,7 +145,8 @@ def _relayed(address: str) -> str:
 
 def _has_a_cluster() -> bool:
   """Whether `jax.distributed.initialize()` finds the other processes by itself."""
-  slurm = int(os.environ.get('SLURM_STEP_NUM_TASKS', 1)) > 1
+  tasks = os.environ.get('SLURM_STEP_NUM_TASKS', '')  # empty in some shells of an allocation
+  slurm = tasks.isdecimal() and int(tasks) > 1
   chips = any(pathlib.Path(path).exists() for path in ('/dev/accel0', '/dev/vfio/0'))
   return slurm or (chips and importlib.util.find_spec('libtpu') is not None)
 

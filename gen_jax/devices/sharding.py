@@ -16,6 +16,26 @@ from gen_jax.errors import UserError
 AXIS = 'data'  # mesh axis over which the state is replicated
 
 
+def find_devices() -> list[jax.Device]:
+  """The devices of all processes.
+
+  Raises:
+    UserError: JAX finds none, or the environment forbids compiling.
+  """
+  if jax.config.jax_disable_jit:
+    raise UserError('JAX_DISABLE_JIT is set: gen_jax compiles its steps, so it must be unset')
+  try:
+    return jax.devices()
+  except (RuntimeError, AssertionError) as error:  # an assertion: a platform without a plugin
+    asked = jax.config.jax_platforms
+    raise UserError(
+      f'JAX_PLATFORMS={asked}: JAX finds no such device ({str(error) or "no plugin for it"}); '
+      'unset it, or set cpu'
+      if asked
+      else f'JAX finds no device ({error})'
+    ) from error
+
+
 def make_mesh(config) -> Mesh:
   """A mesh with the axes `data` and `fsdp` of config.parallel, over as many devices as their
   product.
@@ -23,7 +43,7 @@ def make_mesh(config) -> Mesh:
   Raises:
     UserError: there are fewer devices, or their number is not divisible by config.parallel.fsdp.
   """
-  devices = jax.devices()
+  devices = find_devices()
   shape = mesh_shape(config, len(devices))
   return jax.make_mesh(
     shape,

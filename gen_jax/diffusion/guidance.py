@@ -24,7 +24,7 @@ from gen_jax.errors import UserError
 
 FIELDS = {
   # The protocol of numbers about the samples has the checksum of the run instead of its path.
-  'sample.guidance.run': fields.text(
+  'sample.guidance.run': fields.path(
     optional=True,
     default=None,
     protocol=False,

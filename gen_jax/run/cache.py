@@ -6,6 +6,7 @@ import os
 import pathlib
 
 from gen_jax.errors import UserError
+from gen_jax.run.paths import local
 
 
 def cache_folder(*names: str) -> pathlib.Path:
@@ -13,11 +14,11 @@ def cache_folder(*names: str) -> pathlib.Path:
   created if it does not exist.
 
   Raises:
-    UserError: it cannot be created.
+    UserError: it is no path of this machine, or cannot be created.
   """
-  home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path('~/.cache').expanduser()
-  root = os.environ.get('GEN_JAX_CACHE') or pathlib.Path(home) / 'gen_jax'
-  folder = pathlib.Path(root).joinpath(*names)
+  home = local(os.environ.get('XDG_CACHE_HOME') or '~/.cache', 'XDG_CACHE_HOME')
+  root = local(os.environ.get('GEN_JAX_CACHE') or home / 'gen_jax', 'GEN_JAX_CACHE')
+  folder = root.joinpath(*names)
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:

@@ -24,7 +24,7 @@ import safetensors.numpy
 from gen_jax import __version__
 from gen_jax.errors import UserError
 from gen_jax.run import checkpoint
-from gen_jax.run.workdir import write_atomic
+from gen_jax.run.workdir import check_place, write_atomic
 
 FORMAT = 1
 DTYPES = ('float32', 'float16')
@@ -87,6 +87,7 @@ def write(
   path = pathlib.Path(path)
   if (path / 'checkpoints').exists():
     raise UserError(f'--out={path} holds a run: another folder is needed for its export')
+  check_place(path, ('manifest.json',), '--out')
   stored = {}
   for name, array in arrays.items():
     floating = np.issubdtype(array.dtype, np.floating)

@@ -5,6 +5,7 @@ import itertools
 
 from gen_jax.errors import UserError
 from gen_jax.fields import SHARED, did_you_mean
+from gen_jax.run.paths import local
 
 # The verbs, and the flags that each takes besides --config and --workdir.
 MODES = dict(
@@ -15,6 +16,8 @@ MODES = dict(
   export=('step', 'weights', 'player', 'dtype', 'out'),
   **{'import': ('from_',)},
 )
+
+PATHS = ('config', 'workdir', 'samples', 'out', 'from_')
 
 
 class _Parser(argparse.ArgumentParser):  # argparse would answer a user error with the usage text
@@ -59,8 +62,12 @@ def parse(argv: list[str], description: str) -> argparse.Namespace:
       raise UserError(f'--{name.rstrip("_")} is for {takers}')
   if flags.step is not None and flags.samples is not None:
     raise UserError('--step is for checkpoints of a run, not for --samples')
-  if flags.samples == '':
-    raise UserError('--samples= is empty; a folder of images, .npz or .npy is needed')
+  for name in PATHS:
+    if (text := getattr(flags, name)) is not None:
+      several = name == 'workdir' and flags.mode == 'compare'
+      texts = [part for part in text.split(',') if part] if several and text else [text]
+      found = ','.join(str(local(text, f'--{name.rstrip("_")}')) for text in texts)
+      setattr(flags, name, found)
   return flags
 
 

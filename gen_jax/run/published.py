@@ -18,7 +18,7 @@ from gen_jax import config as configs
 from gen_jax import contract
 from gen_jax.errors import UserError
 from gen_jax.run import checkpoint, export_format
-from gen_jax.run.workdir import write_atomic
+from gen_jax.run.workdir import check_place, write_atomic
 
 FILE = 'diffusion_pytorch_model.safetensors'
 # Fields of UNet2DModel: (the library's default, the values that our net can have).
@@ -83,6 +83,7 @@ def run(source, workdir, overrides=()) -> int:
   source, out = pathlib.Path(source), pathlib.Path(workdir)
   if export_format.is_export(out) or (out / 'checkpoints').exists():
     raise UserError(f'--workdir={out} holds a run: another folder is needed')
+  check_place(out, ())
   folder = source / 'unet' if (source / 'unet').is_dir() else source
   values = _net(folder / 'config.json') | _process(source)
   weights = folder / FILE

@@ -22,6 +22,7 @@ from gen_jax.devices import compilation, processes, sharding
 from gen_jax.errors import UserError
 from gen_jax.fields import SHARED, did_you_mean
 from gen_jax.run import checkpoint, export_format
+from gen_jax.run.paths import local
 from gen_jax.run.workdir import Workdir
 from gen_jax.state import Frozen, Player
 
@@ -142,10 +143,10 @@ def load(path, step: int | None = None, weights: str | None = None) -> 'Run':
   Raises:
     UserError: there is no run, no such checkpoint or no such weights.
   """
-  folder = Workdir(path)
+  folder = Workdir(local(path, 'path'))
   if not folder.config.is_file():
     raise UserError(f'no run in {path}: {folder.config} is missing')
-  return open_run(configs.load(str(folder.config)), path, step, weights)
+  return open_run(configs.load(str(folder.config)), folder.path, step, weights)
 
 
 def open_run(config, path, step: int | None = None, weights: str | None = None) -> 'Run':
@@ -336,7 +337,7 @@ class Run:
       raise UserError(f'dtype={dtype!r}: {" or ".join(export_format.DTYPES)} is needed')
     if player is not None:
       self._player(player)
-    out = Workdir(self.path).path / 'export' if out is None else out
+    out = Workdir(self.path).path / 'export' if out is None else local(out, 'out')
     kept = {}
     for name, found in players(self.state).items():
       used = found.replace(params=self.params(name), ema=None)

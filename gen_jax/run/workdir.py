@@ -10,13 +10,18 @@ import pathlib
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from gen_jax.errors import UserError
+from gen_jax.run.paths import local
 
 # A killed process may take a moment to release the lock (device memory is freed first), and the
 # winner of a race to write its name, so the lock is tried for a while before the run is rejected.
 LOCK_SECONDS = 1.0
+# A folder with one of these is that of a run, or of evaluations.
+_OURS = ('.lock', 'checkpoints', 'evaluation.jsonl')
+# Schedulers write these into the folder of a run before it starts.
+_LOGS = ('.log', '.out', '.err', '.txt')
 _log = logging.getLogger(__name__)
 
 
@@ -42,10 +47,14 @@ def write_atomic(path, data: bytes) -> None:
 
 
 class Workdir:
-  """Where the files of a run are. The constructor does not access the disk."""
+  """Where the files of a run are. The constructor does not access the disk.
+
+  Raises:
+    UserError: the path is none of this machine.
+  """
 
   def __init__(self, path):
-    self.path = pathlib.Path(path)
+    self.path = local(path, '--workdir')
     self.config = self.path / 'config.json'
     self.checkpoints = self.path / 'checkpoints'
     self.samples = self.path / 'samples'
@@ -72,6 +81,29 @@ class Workdir:
     write_atomic(self.config, text.encode())
 
 
+def check_place(path, ours: Iterable[str] = _OURS, name: str = '--workdir') -> None:
+  """Checks that a folder is new, empty (but for logs and hidden files) or one of ours.
+
+  Args:
+    path: the folder.
+    ours: a folder that holds one of these names is ours.
+    name: the flag that names the folder, for messages.
+
+  Raises:
+    UserError: it holds other things, which ours would mix with or overwrite.
+  """
+  try:
+    found = sorted(os.listdir(path))
+  except OSError:  # it does not exist, or cannot be read: whoever writes to it says so
+    return
+  others = [x for x in found if not x.startswith('.') and pathlib.Path(x).suffix not in _LOGS]
+  if others and not set(found) & {*ours}:
+    raise UserError(
+      f'{name}={path} holds other things ({ascii(others[0])}' + ', ...' * (len(others) > 1) + '): '
+      'a new folder, an empty one or that of a run is needed'
+    )
+
+
 @contextlib.contextmanager
 def open_workdir(path) -> Iterator[Workdir]:
   """Creates the folder `path` and locks it for this process until the block ends.
@@ -79,9 +111,11 @@ def open_workdir(path) -> Iterator[Workdir]:
   The kernel releases the lock when the process ends, even if it is killed.
 
   Raises:
-    UserError: the folder cannot be created or written, or another process holds the lock.
+    UserError: the folder cannot be created or written, holds other things, or another process
+      holds the lock.
   """
   workdir = Workdir(path)
+  check_place(workdir.path)
   with contextlib.ExitStack() as stack:
     try:
       workdir.path.mkdir(parents=True, exist_ok=True)

@@ -24,4 +24,8 @@ def find_system(name: str) -> ModuleType:
   if name not in known:
     hint = did_you_mean(str(name), known)
     raise UserError(f'config.system={name!r}: one of {", ".join(known)} is needed{hint}')
+  try:
+    importlib.import_module('jax')
+  except (ValueError, RuntimeError) as error:
+    raise UserError(f'JAX cannot start, an environment variable of it is wrong: {error}') from error
   return importlib.import_module(f'{__name__}.{name}')

@@ -124,12 +124,12 @@ def test_unwritable_is_one_line(tmp_path):
     (tmp_path / 'file' / 'x', 'Not a directory'),
     ('/proc/x', 'No such file'),
     (tmp_path / ('x' * 300), 'File name too long'),
-    ('a\0b', 'null byte'),
+    ('a\0b', 'zero byte'),
   ):
     with pytest.raises(UserError, match=why) as error:
       with open_workdir(path):
         pass
-    assert 'choose another --workdir' in str(error.value)
+    assert '--workdir' in str(error.value)
 
 
 def test_a_folder_without_permission_is_one_line():
@@ -151,3 +151,33 @@ def test_a_folder_without_permission_is_one_line():
     os.seteuid(user)
     os.chmod(folder, 0o755)
     shutil.rmtree(folder)
+
+
+def test_a_folder_that_holds_other_things_is_no_workdir(tmp_path):
+  pics, project = tmp_path / 'pics', tmp_path / 'project'
+  for folder, names in ((pics, ['1.png', '2.png']), (project, ['config.json', 'train.py'])):
+    folder.mkdir()
+    for name in names:
+      (folder / name).write_text('')
+  with pytest.raises(UserError, match=r"pics holds other things \('1.png', ...\): a new folder"):
+    with open_workdir(pics):
+      pass
+  with pytest.raises(UserError, match=r"project holds other things \('config.json', ...\)"):
+    with open_workdir(project):
+      pass
+  assert sorted(p.name for p in pics.iterdir()) == ['1.png', '2.png']
+
+
+def test_logs_of_a_scheduler_and_hidden_files_may_lie_in_a_new_workdir(tmp_path):
+  for name in ('slurm-17.out', 'nohup.out', 'train.log', '.DS_Store', '.gitignore'):
+    (tmp_path / name).write_text('')
+  with open_workdir(tmp_path) as workdir:
+    (workdir.path / 'anything').write_text('')
+  with open_workdir(tmp_path):  # ours by now
+    pass
+
+
+def test_a_home_folder_is_meant_by_a_tilde(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  with open_workdir('~/runs/x') as workdir:
+    assert workdir.path == tmp_path / 'runs' / 'x' and workdir.path.is_dir()
