@@ -43,9 +43,7 @@ def run(argv):
     from gen_jax.run import published
 
     return published.run(flags.from_, flags.workdir, overrides)
-  saved = flags.mode != 'train' and flags.workdir and f'{flags.workdir}/config.json'
-  if not (spec := flags.config or saved):
-    raise UserError('--config=FILE is needed (--list names the configs)')
+  spec = command_line.config_file(flags)
   config, origins = configs.resolve(spec, overrides)
   workdir = Path(flags.workdir or configs.default_workdir(spec))
   # These import jax, which takes seconds; --help and --list do not need it.

@@ -161,6 +161,8 @@ def resolve(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> Resolved:
       field, text that the field cannot hold, or a config that `check` rejects.
   """
   path, arg = split_spec(spec)
+  if path.is_dir():
+    raise UserError(f'{path} is a folder: a config file in it is needed')
   if not path.is_file():
     raise UserError(f'{path}: no such config file{_similar_file(path)}')
   if arg not in ('', 'smoke') or (arg and path.suffix == '.json'):
@@ -487,7 +489,14 @@ def _accept(path: str, value, rule: Field):
   try:
     return rule.accept(value)
   except ValueError as e:
-    raise UserError(f'config.{path}={_short(value)}: {str(e) or f"{rule} is needed"}') from e
+    why = str(e) or f'{rule} is needed'
+    if rule.type == 'choice' and isinstance(value, str):
+      why += did_you_mean(value.lower(), filter(_is_text, rule.choices))
+    raise UserError(f'config.{path}={_short(value)}: {why}') from e
+
+
+def _is_text(value) -> bool:
+  return isinstance(value, str)
 
 
 def _check_net(path: str, net, rule: Field):
@@ -537,7 +546,7 @@ def _short(value) -> str:
 
 def _similar_file(path: Path) -> str:
   folders = (path.parent, path.parent / 'configs', Path('configs'))
-  found = {p.stem: p for folder in folders for p in folder.glob('*.py')}
+  found = {p.stem: p for folder in folders for p in folder.glob('*.py') if p.is_file()}
   close = difflib.get_close_matches(path.stem, found, 1)
   return f'; did you mean {found[close[0]]}?' if close else ''
 

@@ -1,5 +1,9 @@
 """What stops a run: a user error, and training that diverges."""
 
+import re
+
+LONGEST_WORD, LONGEST = 300, 3000  # characters of a message
+
 
 class Diverged(Exception):
   """Values are not finite; only a smaller learning rate or an older checkpoint helps."""
@@ -13,5 +17,11 @@ class UserError(Exception):
   """
 
   def __init__(self, message: str):
-    # The interface promises one line, even where a quoted library message has several.
-    super().__init__(' '.join(str(message).split()))
+    # The interface promises one line that can be read, whatever it quotes.
+    line = ' '.join(str(message).split())
+    line = re.sub(rf'\S{{{LONGEST_WORD},}}', lambda word: _shortened(word[0], LONGEST_WORD), line)
+    super().__init__(_shortened(line, LONGEST))
+
+
+def _shortened(text: str, length: int) -> str:
+  return text if len(text) <= length else f'{text[: length - 60]}...{text[-50:]}'

@@ -11,7 +11,7 @@ import math
 import numbers as abstract_numbers
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 REQUIRED = object()  # marks a field without default
@@ -38,6 +38,7 @@ class Field:
   above: float | None = None  # exclusive, as is `below`
   below: float | None = None
   choices: tuple = ()
+  known_as: Mapping[str, str] = dataclasses.field(default_factory=dict)  # other name -> choice
   length: tuple[int, ...] = ()  # the lengths allowed for a tuple; empty: any
   optional: bool = False  # None is allowed
   default: Any = REQUIRED
@@ -79,6 +80,8 @@ class Field:
   def _accept_one(self, value):
     if self.type == 'choice':
       if not any(type(value) is type(c) and value == c for c in self.choices):
+        if isinstance(value, str) and value.lower() in self.known_as:
+          raise ValueError(f'{value!r} is called {self.known_as[value.lower()]!r} here')
         raise ValueError
       return value
     if self.type == 'text':
@@ -239,6 +242,13 @@ METRICS = (
   'inception_score',
   'modes',
 )
+OTHER_NAMES = {
+  'fid': 'frechet',
+  'fd': 'frechet',
+  'kid': 'kernel',
+  'mmd': 'kernel',
+  'is': 'inception_score',
+}
 
 SHARED = {
   'system': text(meaning='a file of gen_jax/systems'),
@@ -321,7 +331,11 @@ SHARED = {
     optional=True, default=None, meaning="file of Inception's weights; None: fetched once"
   ),
   'eval.metrics': some_of(
-    *METRICS, optional=True, default=None, meaning='None: all that apply to the data'
+    *METRICS,
+    optional=True,
+    default=None,
+    meaning='None: all that apply to the data',
+    known_as=OTHER_NAMES,
   ),
   'eval.split': text(default='train', meaning='reference set'),
   'eval.num_reference': integer(
@@ -355,6 +369,7 @@ SHARED = {
     'good',
     'modes_kl',
     default='frechet',
+    known_as=OTHER_NAMES,
     meaning='metric of quick evaluations whose best checkpoint is kept',
   ),
   'parallel.mode': one_of(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from gen_jax import fields
+from gen_jax.errors import UserError
 from gen_jax.ops.optim import global_norm, scale_by_adam
 from gen_jax.ops.scan import after, scan
 
@@ -163,6 +164,27 @@ def make_optimizer(config) -> optax.GradientTransformationExtraArgs:
     OPTIMIZERS[config.name](config),
     stateless(scale_by_rate),
   )
+
+
+def one_image(batch, config, axes: int = 1) -> jax.Array:
+  """Zeros [1, *config.data.shape] in place of an image, to initialise nets with.
+
+  Args:
+    batch: `image` has `axes` axes, such as [b, ...] or [k, b, ...], before those of the shape.
+    config: the run's.
+    axes: number of leading axes.
+
+  Raises:
+    UserError: batch['image'] has another shape.
+  """
+  found, shape = tuple(batch['image'].shape), tuple(config.data.shape)
+  if len(found) != axes + len(shape) or found[axes:] != shape:
+    leading = ', '.join(('k', 'b')[-axes:])
+    raise UserError(
+      f"batch['image'] is {list(found)}: [{leading}, {', '.join(map(str, shape))}] is needed, as "
+      f'config.data.shape={shape}'
+    )
+  return jnp.zeros((1, *shape))
 
 
 def init_player(variables, optimizer, *, ema: bool = False) -> Player:

@@ -326,6 +326,10 @@ class Events:
     )
 
     def saved():
+      try:
+        setup.saver.wait()
+      except UserError as error:
+        return str(error)
       steps = setup.saver.steps()
       what = f'step {steps[-1]} is saved' if steps else 'nothing is saved yet'
       return f'{what} in {folder.path}'

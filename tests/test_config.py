@@ -789,7 +789,7 @@ def test_a_missing_file_gets_a_suggestion(tmp_path, monkeypatch):
     message = error_of(configs.load, spec)
     assert message.endswith('no such config file; did you mean configs/ddpm_digits.py?')
   assert error_of(configs.load, 'configs/wgan.py') == 'configs/wgan.py: no such config file'
-  assert error_of(configs.load, 'configs').startswith('configs: no such config file')
+  assert error_of(configs.load, 'configs') == 'configs is a folder: a config file in it is needed'
 
 
 def test_only_python_files_are_executed(tmp_path):

@@ -140,6 +140,13 @@ def test_a_config_says_what_it_is(path):
   assert 20 <= len(source.splitlines()) <= 46
 
 
+def test_a_batch_of_another_rank_is_one_line_that_names_the_shape(case):
+  for wrong in (lambda x: x[0], lambda x: x[..., None], lambda x: x[..., :-1]):
+    batch = case.batch | {'image': wrong(case.batch['image'])}
+    with pytest.raises(UserError, match=r"batch\['image'\] is .*config.data.shape="):
+      case.system.init_state(INIT_KEY, batch, config=case.config)
+
+
 def test_state_keeps_its_shapes_and_dtypes(case):
   chex.assert_trees_all_equal_shapes_and_dtypes(case.state, case.after)
   assert all(not leaf.weak_type for leaf in jax.tree.leaves(case.after))

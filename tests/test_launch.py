@@ -124,8 +124,10 @@ def test_dry_run_prints_and_does_nothing(calls, capsys):
   ('argv', 'message'),
   [
     ([], '--config=FILE is needed'),
-    (['--mode=sample'], '--config=FILE is needed'),
-    (['--mode=sample', '--workdir=none'], 'none/config.json: no such config file'),
+    (['--mode=sample'], '--mode=sample needs --workdir=FOLDER, the folder of a run'),
+    (['--mode=sample', '--workdir=none'], 'no run in none: none/config.json is missing'),
+    (['--mode=export', '--workdir=configs'], 'no run in configs: configs/config.json is missing'),
+    (['--config=configs'], 'configs is a folder: a config file in it is needed'),
     (['--mode=trian', '--config=x.py'], "argument --mode: invalid choice: 'trian'"),
     (['--confg=x.py'], 'unknown argument --confg=x.py; did you mean --config?'),
     (['--workdri', 'x'], 'unknown argument --workdri; did you mean --workdir?'),
@@ -175,6 +177,21 @@ def test_a_user_error_is_one_line_and_status_2(calls, capsys, argv, message):
   assert out == '' and err.count('\n') == 1
   assert err.startswith(f'error: {message}')
   assert calls == [] and not Path('runs').exists()
+
+
+@pytest.mark.parametrize('argument', ['--config.system=', '--zz', '--mode='])
+def test_what_is_found_is_quoted_in_part(calls, capsys, argument):
+  assert launch.main(['--config=configs/tiny_ring.py', argument + 'x' * 100_000]) == 2
+  err = capsys.readouterr().err
+  assert err.startswith('error: ') and len(err) < 1500 and 'xxx' in err
+
+
+@pytest.mark.parametrize('name', ['fid', 'FID', 'kid', 'is'])
+def test_metrics_are_found_by_the_names_that_papers_use(calls, capsys, name):
+  ours = dict(fid='frechet', kid='kernel', **{'is': 'inception_score'})[name.lower()]
+  for field in ('metrics', 'best'):
+    assert launch.main(['--config=configs/tiny_ring.py', f'--config.eval.{field}={name}']) == 2
+    assert f'{name!r} is called {ours!r} here' in capsys.readouterr().err
 
 
 def test_a_mistyped_system_gets_a_suggestion(calls, capsys):

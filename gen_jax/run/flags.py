@@ -6,6 +6,7 @@ import itertools
 from gen_jax.errors import UserError
 from gen_jax.fields import SHARED, did_you_mean
 from gen_jax.run.paths import local
+from gen_jax.run.workdir import Workdir
 
 # The verbs, and the flags that each takes besides --config and --workdir.
 MODES = dict(
@@ -69,6 +70,24 @@ def parse(argv: list[str], description: str) -> argparse.Namespace:
       found = ','.join(str(local(text, f'--{name.rstrip("_")}')) for text in texts)
       setattr(flags, name, found)
   return flags
+
+
+def config_file(flags: argparse.Namespace) -> str:
+  """The config file that the flags name, or that of the run in their workdir.
+
+  Raises:
+    UserError: neither is there.
+  """
+  if flags.config:
+    return flags.config
+  if flags.mode == 'train':
+    raise UserError('--config=FILE is needed (--list names the configs)')
+  if not flags.workdir:
+    raise UserError(f'--mode={flags.mode} needs --workdir=FOLDER, the folder of a run')
+  file = Workdir(flags.workdir).config
+  if not file.is_file():
+    raise UserError(f'no run in {flags.workdir}: {file} is missing')
+  return str(file)
 
 
 def of_the_mode(flags: argparse.Namespace) -> dict:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax import draws, fields, nets
-from gen_jax.state import OPTIMIZER, Player, batch_size, init_player, make_optimizer
+from gen_jax.state import OPTIMIZER, Player, batch_size, init_player, make_optimizer, one_image
 
 FIELDS = {
   'generator': fields.net(meaning='G: latents to data'),
@@ -60,7 +60,7 @@ def init_state(rng, batch, game: Game, config) -> State:
   """Fresh nets for data like batch['image'] [k, b, ...]."""
   g_key, d_key = jax.random.split(rng)
   z = jnp.zeros((1, config.latent.dim))
-  x = jnp.zeros((1, *batch['image'].shape[2:]))
+  x = one_image(batch, config, axes=2)
   return State(
     step=jnp.zeros((), jnp.int32),
     G=init_player(game.G.init(g_key, z, train=False), game.g_optimizer),

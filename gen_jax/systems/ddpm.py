@@ -22,7 +22,16 @@ from gen_jax import draws, fields
 from gen_jax.diffusion import bound, guidance, process, samplers
 from gen_jax.diffusion.process import q_sample
 from gen_jax.errors import UserError
-from gen_jax.state import OPTIMIZER, Frozen, Player, batch_size, init_player, step_keys, update
+from gen_jax.state import (
+  OPTIMIZER,
+  Frozen,
+  Player,
+  batch_size,
+  init_player,
+  one_image,
+  step_keys,
+  update,
+)
 from gen_jax.systems import noisy_classifier
 from gen_jax.systems._diffusion import build
 
@@ -94,9 +103,9 @@ def loss_fn(params, rows, key, *, model):
 def init_state(rng, batch, *, config) -> State:
   """A fresh net for data like batch['image'] [b, ...]."""
   model = build(config)
-  one = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype), dict(batch))
-  t = jnp.zeros((1,), jnp.int32)
-  variables = model.net.init(rng, one['image'], t, one.get('label'), train=False)
+  x, t = one_image(batch, config), jnp.zeros((1,), jnp.int32)
+  label = jnp.zeros((1,), jnp.int32) if 'label' in batch else None
+  variables = model.net.init(rng, x, t, label, train=False)
   return State(step=jnp.zeros((), jnp.int32), net=init_player(variables, model.optimizer, ema=True))
 
 

@@ -25,7 +25,7 @@ from gen_jax.diffusion import guidance, process
 from gen_jax.diffusion.process import q_sample
 from gen_jax.errors import UserError
 from gen_jax.fields import Measure
-from gen_jax.state import OPTIMIZER, Frozen, Player, init_player, step_keys, update
+from gen_jax.state import OPTIMIZER, Frozen, Player, init_player, one_image, step_keys, update
 from gen_jax.systems import _diffusion
 from gen_jax.systems._diffusion import Model
 
@@ -109,7 +109,7 @@ def loss_fn(params, rows, key, *, model, classes):
 def init_state(rng, batch, *, config) -> State:
   """A fresh net for data like batch['image'] [b, ...]."""
   model = build(config)
-  x, t = jnp.zeros((1, *batch['image'].shape[1:])), jnp.zeros((1,), jnp.int32)
+  x, t = one_image(batch, config), jnp.zeros((1,), jnp.int32)
   variables = model.net.init(rng, x, t, train=False)
   return State(step=jnp.zeros((), jnp.int32), net=init_player(variables, model.optimizer))
 

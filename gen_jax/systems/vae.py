@@ -34,6 +34,7 @@ from gen_jax.state import (
   batch_size,
   init_player,
   make_optimizer,
+  one_image,
   step_keys,
   update,
 )
@@ -207,7 +208,7 @@ def init_state(rng, batch, *, config) -> State:
   """Fresh nets for data like batch['image'] [b, ...]."""
   model = build(config)
   encoder_key, decoder_key = jax.random.split(rng)
-  x, z = jnp.zeros((1, *batch['image'].shape[1:])), jnp.zeros((1, config.latent.dim))
+  x, z = one_image(batch, config), jnp.zeros((1, config.latent.dim))
   params = {
     'encoder': model.encoder.init(encoder_key, x)['params'],
     'decoder': model.decoder.init(decoder_key, z)['params'],
