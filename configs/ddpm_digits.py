@@ -29,7 +29,7 @@ def get_config():
     ),
     diffusion=dict(steps=1000, schedule='cosine'),
     ema_decay=0.995,
-    optim=dict(lr=2e-3, schedule='linear', warmup_steps=100, decay_steps=1000, clip_norm=1.0),
+    optim=dict(lr=2e-3, schedule='linear', warmup_steps=100, clip_norm=1.0),
     train=dict(steps=1000, log_steps=50, sample_steps=500, checkpoint_steps=500),
     # Fresh noise in every step (eta) corrects errors of a net after a short training.
     sample=dict(num_images=100, batch_size=100, sampler='ddim', steps=100, eta=1.0),

@@ -28,7 +28,7 @@ def get_config():
     ),
     diffusion=dict(steps=1000, schedule='linear'),
     ema_decay=0.999,
-    optim=dict(lr=1e-3, schedule='linear', warmup_steps=200, decay_steps=15_000, clip_norm=1.0),
+    optim=dict(lr=1e-3, schedule='linear', warmup_steps=200, clip_norm=1.0),
     train=dict(steps=15_000, batch_size=32, log_steps=50, checkpoint_steps=500),
     # Fresh noise in every step (eta) corrects errors of a net after a short training: with eta=0 a
     # third of the images are broken. For the same reason x_0 is clipped.

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 
 def get_config():
-  adam = dict(name='adam', lr=3e-3, b1=0.5, b2=0.9, schedule='linear', decay_steps=3000)
+  adam = dict(name='adam', lr=3e-3, b1=0.5, b2=0.9, schedule='linear')
   mlp = dict(features=(128, 128, 128), negative_slope=0.0)
   config = dict(
     system='gan',

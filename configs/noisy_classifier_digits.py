@@ -22,7 +22,7 @@ def get_config():
       name='unet.Classifier', features=32, multipliers=(1, 2), blocks=1, attention=(), groups=8
     ),
     diffusion=dict(steps=1000, schedule='cosine'),  # as in ddpm_digits
-    optim=dict(name='adamw', lr=1e-3, weight_decay=0.05, schedule='linear', decay_steps=1000),
+    optim=dict(name='adamw', lr=1e-3, weight_decay=0.05, schedule='linear'),
     train=dict(steps=1000, log_steps=50, checkpoint_steps=500),
     eval=dict(held_out_split='train[80%:]', held_out_examples=300),
   )

@@ -27,7 +27,7 @@ def get_config():
       groups=8,
     ),
     diffusion=dict(steps=1000, schedule='linear'),  # as in ddpm_fashion_mnist
-    optim=dict(name='adamw', lr=1e-3, weight_decay=0.05, schedule='linear', decay_steps=2000),
+    optim=dict(name='adamw', lr=1e-3, weight_decay=0.05, schedule='linear'),
     train=dict(steps=2000, batch_size=64, log_steps=50, checkpoint_steps=500),
     eval=dict(held_out_examples=1000),
   )

@@ -20,7 +20,7 @@ def get_config():
     decoder=dict(name='vae.Decoder', features=(32, 16), hidden=(128,)),
     latent=dict(dim=8),
     likelihood='discretised_logistic',
-    optim=dict(lr=1e-3, schedule='linear', decay_steps=6000),
+    optim=dict(lr=1e-3, schedule='linear'),
     train=dict(steps=6000),
     eval=dict(
       split='train[:80%]',

@@ -20,7 +20,7 @@ def get_config():
     decoder=dict(name='vae.Decoder', features=(32, 16), hidden=(256,)),
     latent=dict(dim=32),
     likelihood='bernoulli',
-    optim=dict(lr=2e-3, schedule='linear', decay_steps=24_000),
+    optim=dict(lr=2e-3, schedule='linear'),
     train=dict(steps=24_000, batch_size=128, sample_steps=4000),
     eval=dict(held_out_examples=10_000, importance_samples=128),
   )

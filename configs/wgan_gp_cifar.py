@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 
 def get_config():
-  adam = dict(name='adam', lr=2e-4, b1=0.0, b2=0.9, schedule='linear', decay_steps=100_000)
+  adam = dict(name='adam', lr=2e-4, b1=0.0, b2=0.9, schedule='linear', decay_steps='train.steps')
   config = dict(
     system='wgan_gp',
     data=dict(name='cifar10', shape=(32, 32, 3), dequantize='uniform'),

@@ -96,6 +96,8 @@ def check(
     value = present.get(path, rule.default)
     if value is REQUIRED:
       raise UserError(f'config.{path} is missing: {rule} is needed')
+    if rule.same_as is not None and value == rule.same_as:
+      value = values[rule.same_as]
     values[path] = _accept(path, value, rule)
   if values['data.name'] == 'folder' and values['data.path'] is None:
     raise UserError("config.data.path=None: config.data.name='folder' needs the folder of images")

@@ -47,6 +47,7 @@ class Field:
   # (path, values): the field matters only where the field `path` has one of `values`. A path that
   # begins with a dot names a field of the same group.
   when: tuple[str, Any] | None = None
+  same_as: str | None = None  # path of a field whose value this one takes where it is that path
   strict: bool = False  # only None is allowed where the field has no effect
   protocol: bool = True  # for `sample.*`: whether numbers about the samples depend on it
 
@@ -127,10 +128,11 @@ class Field:
     else:
       kinds = dict(integer='an integer', number='a number', text='a non-empty text', path='a path')
       words = kinds[self.type] + bounds
+    words += f' or {self.same_as!r}' if self.same_as else ''
     return words + ' or None' * self.optional
 
 
-# Each of the functions takes `default`, `meaning`, `smoke`, `when`, `strict` and `protocol` too.
+# Each of the functions takes the other attributes of a `Field` (`default`, `meaning`, ...), too.
 
 
 def integer(low=None, high=None, optional=False, **about) -> Field:

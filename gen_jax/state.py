@@ -96,7 +96,12 @@ OPTIMIZER = {
     strict=True,
   ),
   'decay_steps': fields.integer(
-    1, meaning='the step at which the rate reaches 0', when=_SCHEDULED, strict=True
+    1,
+    same_as='train.steps',
+    default='train.steps',
+    meaning='the step at which the rate reaches 0',
+    when=_SCHEDULED,
+    strict=True,
   ),
   'l2': fields.number(0, default=0.0, meaning='l2 * params is added to the gradient'),
   'clip_norm': fields.number(

@@ -412,9 +412,10 @@ def _to_train_further(config) -> str:
   ends = [
     f'--config.{path}'
     for path, value in configs.leaves(config)
-    if path == 'train.steps' or (path.endswith('.decay_steps') and value is not None)
+    if path.endswith('.decay_steps') and value is not None
   ]
-  return f'A larger {" and ".join(reversed(ends))}'
+  also = f" (and {' and '.join(ends)}, where it is not 'train.steps')" if ends else ''
+  return f'A larger --config.train.steps{also}'
 
 
 def _tell(text: str, file=None) -> None:

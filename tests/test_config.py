@@ -308,9 +308,21 @@ def test_every_default_is_one_that_its_rule_accepts():
   for path, rule in rules.items():
     assert rule.meaning and '\n' not in rule.meaning, path
     for value in (rule.default, rule.smoke):
-      if value is not REQUIRED:
+      if value is not REQUIRED and value != rule.same_as:
         accepted = rule.accept(value)
         assert accepted == value and type(accepted) is type(value), path
+
+
+def test_a_schedule_lasts_until_the_last_step_unless_the_config_says_otherwise():
+  def decay(*said):
+    config = configs.load(
+      'configs/ddpm_digits.py', [('train.steps', '300'), *(('optim.' + k, v) for k, v in said)]
+    )
+    return config.optim.decay_steps
+
+  assert decay() == decay(('decay_steps', 'train.steps')) == 300
+  assert decay(('decay_steps', '400')) == 400
+  assert decay(('schedule', 'constant')) is None
 
 
 def test_a_field_that_another_one_switches_off_is_none():

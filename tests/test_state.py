@@ -176,7 +176,11 @@ def test_warm_up_multiplies_the_schedule(schedule):
     ({'momentum': 0.9}, "config.optim.momentum=0.9, but config.optim.name='adam' does not use it"),
     ({'name': 'sgd', 'b1': 0.5}, "config.optim.b1=0.5, but config.optim.name='sgd' does not use"),
     ({'decay_steps': 3}, "config.optim.decay_steps=3, but config.optim.schedule='constant' does"),
-    ({'schedule': 'cosine'}, 'config.optim.decay_steps is missing: an integer of at least 1 is'),
+    (
+      {'schedule': 'cosine', 'decay_steps': 'steps'},
+      "config.optim.decay_steps='steps': an integer",
+    ),
+    ({'schedule': 'constant_then_linear'}, 'config.optim.constant_steps is missing: an integer of'),
     ({'name': 'adan'}, "config.optim.name='adan': 'adam' or "),
   ],
 )

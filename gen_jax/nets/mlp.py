@@ -1,10 +1,11 @@
-"""Fully connected pairs: StandardGAN for 28x28, and plain nets for two-dimensional toys."""
+"""Fully connected nets: StandardGAN for 28x28, and plain ones for two-dimensional toys."""
 
 import math
 from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from gen_jax.nets import layers
 
@@ -48,3 +49,34 @@ class Discriminator(nn.Module):
       x = nn.leaky_relu(nn.Dense(width)(x), self.negative_slope)
       x = layers.Dropout(self.dropout, self.axis_name)(x, train=train)
     return nn.Dense(1)(x)[:, 0]
+
+
+class Denoiser(nn.Module):
+  """eps_theta(x_t, t): x [b, ...], t int32 [b], label int32 [b] or None -> [b, ...].
+
+  Dense layers with swish, in the manner of the U-Net: t is embedded by sinusoids and two dense
+  layers, and added, with a class embedding where there are classes, before each hidden layer. The
+  input comes with its sinusoids (Tancik et al. 2020, arXiv 2006.10739): without them, dense layers
+  are too smooth to separate narrow modes.
+  """
+
+  features: Sequence[int] = (256, 256, 256)  # widths of the hidden layers
+  octaves: int = 5  # sines and cosines of pi x, 2 pi x, 4 pi x, ... beside x
+  time_features: int = 64  # sinusoids of t
+  num_classes: int | None = None  # adds a class embedding to the time embedding
+
+  @nn.compact
+  def __call__(self, x: jax.Array, t: jax.Array, label=None, *, train: bool) -> jax.Array:
+    temb = layers.time_embedding(t, self.time_features).astype(x.dtype)
+    temb = nn.Dense(self.features[0])(nn.swish(nn.Dense(self.features[0])(temb)))
+    if self.num_classes is not None:
+      temb += nn.Embed(self.num_classes, self.features[0])(label)
+    h = layers.flatten(x)
+    angles = [math.pi * 2**octave * h for octave in range(self.octaves)]
+    h = jnp.concatenate([h, *map(jnp.sin, angles), *map(jnp.cos, angles)], axis=-1)
+    for width in self.features:
+      h = nn.swish(nn.Dense(width)(h) + nn.Dense(width)(nn.swish(temb)))
+    # Almost zero at first, as the last layer of the U-Net.
+    almost_zero = nn.initializers.variance_scaling(1e-10, 'fan_avg', 'uniform')
+    eps_hat = nn.Dense(math.prod(x.shape[1:]), kernel_init=almost_zero)(h)
+    return eps_hat.reshape(x.shape)

@@ -297,6 +297,22 @@ def test_a_unet_sees_the_picture_the_time_and_the_class_of_each_row():
 # --- The classifier of noisy images ---------------------------------------------------------------
 
 
+def test_a_denoiser_of_points_sees_the_point_the_time_and_the_class_of_each_row():
+  net = mlp.Denoiser(features=(16, 16), time_features=8, octaves=2, num_classes=3)
+  x, t, label = draw(4, 2), jnp.array([0, 5, 9, 9]), jnp.array([0, 1, 2, 2])
+  params = init(net, x, t, label)['params']
+  # 2 + 2 * 2 * 2 inputs. Two layers of t; two hidden layers, each with one of t; the output.
+  widths = [(8, 16), (16, 16), (10, 16), (16, 16), (16, 16), (16, 16), (16, 2)]
+  assert count(params) == sum((a + 1) * b for a, b in widths) + 3 * 16
+  eps = lambda *rows: net.apply({'params': params}, *rows, train=False)
+  fresh = eps(x, t, label)
+  assert fresh.shape == (4, 2) and np.abs(fresh).max() < 1e-3
+  params = jax.tree.map(lambda leaf: leaf + 0.1, params)
+  out = eps(x, t, label)
+  for other in ((x[::-1], t, label), (x, t + 1, label), (x, t, (label + 1) % 3)):
+    assert np.all(np.any(eps(*other) != out, axis=-1))
+
+
 def test_attention_pooling_is_what_the_mean_token_attends_to():
   module = unet.AttentionPool(features=3, head_channels=2)
   x = draw(2, 2, 3, 4)
