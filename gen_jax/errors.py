@@ -29,11 +29,12 @@ def _shortened(text: str, length: int) -> str:
 
 
 @contextlib.contextmanager
-def writing(path):
+def writing(path, hint: str = ''):
   """Around whatever writes to `path`: what the operating system refuses becomes a `UserError` that
-  names the path and the cause. Every write of a file goes through here.
+  names the path and the cause, and ends with the hint. Every write of a file goes through here.
   """
   try:
     yield
   except OSError as error:
-    raise UserError(f'{path} cannot be written: {error.strerror or error}') from error
+    cause = error.strerror or error
+    raise UserError(f'{path} cannot be written: {cause}{hint}') from error

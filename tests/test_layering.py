@@ -29,7 +29,7 @@ ALLOWED = {
   'run/console': set(),
   'run/trained': {'contract', 'data', 'devices', 'run', 'state'} | LEAVES,
   'run/published': {'contract', 'run'} | LEAVES,
-  'run/export': {'devices', 'run/trained'} | LEAVES,
+  'run/export': {'devices', 'run', 'run/trained'} | LEAVES,
   'metrics': {'data', 'devices', 'nets', 'ops', 'run'} | LEAVES,
   'contract': {'devices', 'systems', 'nets'} | LEAVES,
   'sample': {'contract', 'data', 'devices', 'run', 'run/trained'} | LEAVES,

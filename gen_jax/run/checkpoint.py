@@ -159,6 +159,11 @@ class Checkpointer:
     if pending is not None:
       pending.result()
 
+  def check(self) -> None:
+    """Raises what `wait` would raise, if a save has failed; does not wait."""
+    if self._pending is not None and self._pending.done():
+      self.wait()
+
   def close(self) -> None:
     """`wait`, then shuts down the threads. The object cannot save any more."""
     try:

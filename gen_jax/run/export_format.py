@@ -22,9 +22,9 @@ import safetensors
 import safetensors.numpy
 
 from gen_jax import __version__
-from gen_jax.errors import UserError
+from gen_jax.errors import UserError, writing
 from gen_jax.run import checkpoint
-from gen_jax.run.workdir import check_place, write_atomic
+from gen_jax.run.workdir import check_place, write_together
 
 FORMAT = 1
 DTYPES = ('float32', 'float16')
@@ -117,14 +117,10 @@ def write(
       for name, data in files.items()
     },
   )
-  try:
+  with writing(f'--out={path}'):
     path.mkdir(parents=True, exist_ok=True)
-    (path / 'manifest.json').unlink(missing_ok=True)
-    for name, data in files.items():
-      write_atomic(path / name, data)
-    write_atomic(path / 'manifest.json', (json.dumps(manifest, indent=1) + '\n').encode())
-  except OSError as error:
-    raise UserError(f'--out={path} cannot be written: {error.strerror}') from error
+  files['manifest.json'] = (json.dumps(manifest, indent=1) + '\n').encode()
+  write_together({path / name: data for name, data in files.items()})
   return open_export(path)
 
 

@@ -39,9 +39,7 @@ class Board:
   def image(self, step: int, name: str, png: bytes, shape: tuple[int, int, int]) -> None:
     """Adds an image, the bytes of a PNG file of shape (height, width, channels)."""
     height, width, channels = shape
-    image = Summary.Image(
-      height=height, width=width, colorspace=channels, encoded_image_string=png
-    )
+    image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=png)
     value = Summary.Value(tag=name, image=image)
     self._add(Event(step=step, summary=Summary(value=[value])))
 
