@@ -13,7 +13,14 @@ Exit status: 0 finished, 1 diverged, 2 a user error (one line on stderr), 130, 1
 Ctrl-C, SIGTERM or SIGHUP, 3 another process of the run has ended or hangs.
 """
 
+import _signal  # what `signal` is made of: importing that takes milliseconds
+import os
 import sys
+
+if __name__ == '__main__':  # from the first line on; `startup.prepare` does the rest
+  for number in (_signal.SIGINT, _signal.SIGTERM):
+    _signal.signal(number, lambda number, frame: os._exit(128 + number))
+
 import time
 
 from gen_jax.devices import startup

@@ -1,5 +1,6 @@
 """The first and the last lines of the program: the settings of its process, and its exit."""
 
+import atexit
 import gc
 import os
 import signal
@@ -32,6 +33,7 @@ def prepare(script: str) -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
   if sys.gettrace() is None and sys.getprofile() is None:  # a debugger has handlers of its own
     signals.exit_at_once()
+    atexit.register(_end)
   signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.stopping())
   gc.set_threshold(50_000, 20, 100)
 
@@ -43,4 +45,16 @@ def leave(status: int) -> None:
     os._exit(status)
   if processes := sys.modules.get('gen_jax.devices.processes'):  # not every mode imports it
     processes.leave(status)
+  # What Python does after the last of its exit functions, the first to be registered, takes a
+  # second with JAX, and a signal would end it with a status of its own.
+  _at_exit.append(status)
   sys.exit(status)
+
+
+_at_exit: list[int] = []
+
+
+def _end() -> None:
+  if _at_exit:
+    console.close_streams()
+    os._exit(_at_exit[0])
