@@ -399,7 +399,8 @@ class Events:
     if done == self._start or processes.several():  # a save of several needs them all
       return error
     try:
-      self.log.check()
+      with contextlib.suppress(UserError):
+        self.log.flush()
       self.save(done, state)
       self._setup.saver.wait()
     except (UserError, Diverged):

@@ -10,6 +10,7 @@
 The manifest is written last, so that a folder with one is complete.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -120,7 +121,12 @@ def write(
   with writing(f'--out={path}'):
     path.mkdir(parents=True, exist_ok=True)
   files['manifest.json'] = (json.dumps(manifest, indent=1) + '\n').encode()
-  write_together({path / name: data for name, data in files.items()})
+  try:
+    write_together({path / name: data for name, data in files.items()})
+  except UserError:
+    with contextlib.suppress(OSError):  # it holds other things
+      path.rmdir()
+    raise
   return open_export(path)
 
 

@@ -55,11 +55,6 @@ class MetricLog:
     before, self._pending = self._pending, None
     self._log(before)
 
-  def check(self) -> None:
-    """Raises `Diverged` if a metric that is not fetched yet is not finite; writes nothing."""
-    for step, metrics in self._fetch(self._pending):
-      self._check(step, metrics)
-
   def _log(self, pending) -> None:
     rows = self._fetch(pending)
     for i, (step, metrics) in enumerate(rows):

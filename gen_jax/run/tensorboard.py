@@ -9,7 +9,6 @@ import struct
 import time
 from collections.abc import Mapping
 
-from tensorboardX import summary
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
@@ -34,7 +33,8 @@ class Board:
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
     """Adds a point for every value."""
-    self._add(*(Event(step=step, summary=summary.scalar(*item)) for item in values.items()))
+    points = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+    self._add(*(Event(step=step, summary=Summary(value=[point])) for point in points))
 
   def image(self, step: int, name: str, png: bytes, shape: tuple[int, int, int]) -> None:
     """Adds an image, the bytes of a PNG file of shape (height, width, channels)."""
