@@ -9,29 +9,40 @@ runs, or exports their weights.
   python launch.py --mode=export --workdir=runs/ddpm_digits
   python launch.py --mode=import --from=ddpm-cifar10-32 --workdir=runs/published
 
-Exit status: 0 finished, 1 diverged, 2 a user error (one line on stderr), 130 or 143 stopped by
-Ctrl-C or SIGTERM, 3 another process of the run has ended or hangs.
+Exit status: 0 finished, 1 diverged, 2 a user error (one line on stderr), 130, 143 or 129 stopped by
+Ctrl-C, SIGTERM or SIGHUP, 3 another process of the run has ended or hangs.
 """
 
-import logging
+import _signal  # what `signal` is made of: importing that takes milliseconds
+import os
 import sys
-import time
-from pathlib import Path
 
-from gen_jax import config as configs
+if __name__ == '__main__':  # from the first line on; `startup.prepare` does the rest
+  for number in (_signal.SIGINT, _signal.SIGTERM):
+    _signal.signal(number, lambda number, frame: os._exit(128 + number))
+
+import time
+
 from gen_jax.devices import startup
 from gen_jax.errors import UserError
-from gen_jax.run import flags as command_line
+from gen_jax.run import console
 
 
 def run(argv):
   started = time.monotonic()
+  # Imports take time, so they follow the first line of the program, `startup.prepare`.
+  import logging
+  from pathlib import Path
+
+  from gen_jax import config as configs
+  from gen_jax.run import flags as command_line
+
   # Before any library configures logging.
-  logging.basicConfig(format='%(message)s', level=logging.WARNING)
+  logging.basicConfig(format='%(message)s', level=logging.WARNING, stream=console.STDERR)
   overrides, argv = configs.split_overrides(argv)
   flags = command_line.parse(argv, description=__doc__)
   if flags.list:
-    print(configs.summaries(Path(__file__).parent / 'configs'))
+    console.tell(configs.summaries(Path(__file__).parent / 'configs'), sys.stdout)
     return 0
   if flags.mode == 'compare':
     if not flags.workdir or flags.config or overrides:
@@ -53,7 +64,8 @@ def run(argv):
 
   processes.initialize(flags.coordinator, flags.num_processes, flags.process_id)
   if flags.dry_run:
-    print(configs.describe(config, origins), contract.describe(config), sep='\n\n')
+    text = f'{configs.describe(config, origins)}\n\n{contract.describe(config)}'
+    console.tell(text, sys.stdout)
     return 0
   compilation.keep_programs(config)
   if flags.mode == 'train':
@@ -66,18 +78,15 @@ def main(argv=None) -> int:
   """Returns the exit status; `argv` excludes the program's name (default: the command line)."""
   try:
     return run(sys.argv[1:] if argv is None else argv)
-  except UserError as e:
-    print(f'error: {e}', file=sys.stderr)
+  except UserError as error:
+    console.tell(f'error: {error}')
     return 2
   except KeyboardInterrupt:
     return 130
-  except SystemExit as e:  # of --help, or of SIGTERM before there is anything to save
-    return e.code or 0
+  except SystemExit as error:  # of --help, or of SIGTERM before there is anything to save
+    return error.code or 0
 
 
 if __name__ == '__main__':
   startup.prepare(__file__)
-  status = main()
-  if 'gen_jax.devices.processes' in sys.modules:
-    sys.modules['gen_jax.devices.processes'].leave(status)
-  sys.exit(status)
+  startup.leave(main())

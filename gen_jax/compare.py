@@ -12,6 +12,7 @@ import math
 import os
 import pathlib
 import statistics
+import sys
 import textwrap
 from collections.abc import Sequence
 
@@ -21,7 +22,7 @@ from PIL import Image
 from gen_jax import config as configs
 from gen_jax import contract
 from gen_jax.errors import UserError
-from gen_jax.run import records, trained, writers
+from gen_jax.run import console, records, signals, trained, writers
 from gen_jax.run.workdir import Workdir, write_atomic
 from gen_jax.systems import find_system
 
@@ -252,6 +253,7 @@ def _shown(cell: str) -> str:
   return pathlib.PurePath(cell).name.replace(', ', '\n').replace(' ± ', '\n± ')
 
 
+@signals.exit_in_order()
 def run(workdirs: str) -> int:
   """Prints the table of the runs in folders, separated by commas, and writes it as
   `comparison.md` and `comparison.png` beside the first one.
@@ -269,10 +271,8 @@ def run(workdirs: str) -> int:
   lines = table(runs, out)
   text = records.markdown(lines)
   below = '\n'.join(f'- {line}' for line in notes(runs))
-  try:
-    write_atomic(out / 'comparison.md', f'{text}\n\n{below}\n'.encode())
-    draw(lines, runs, out / 'comparison.png')
-  except OSError as error:
-    raise UserError(f'{out / "comparison.md"} cannot be written: {error.strerror}') from error
-  print(f'{text}\n\n{below}\n\n{out / "comparison.md"} {out / "comparison.png"}')
+  write_atomic(out / 'comparison.md', f'{text}\n\n{below}\n'.encode())
+  draw(lines, runs, out / 'comparison.png')
+  made = f'{out / "comparison.md"} {out / "comparison.png"}'
+  console.tell(f'{text}\n\n{below}\n\n{made}', sys.stdout)
   return 0

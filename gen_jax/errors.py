@@ -1,5 +1,6 @@
 """What stops a run: a user error, and training that diverges."""
 
+import contextlib
 import re
 
 LONGEST_WORD, LONGEST = 300, 3000  # characters of a message
@@ -25,3 +26,15 @@ class UserError(Exception):
 
 def _shortened(text: str, length: int) -> str:
   return text if len(text) <= length else f'{text[: length - 60]}...{text[-50:]}'
+
+
+@contextlib.contextmanager
+def writing(path, hint: str = ''):
+  """Around whatever writes to `path`: what the operating system refuses becomes a `UserError` that
+  names the path and the cause, and ends with the hint. Every write of a file goes through here.
+  """
+  try:
+    yield
+  except OSError as error:
+    cause = error.strerror or error
+    raise UserError(f'{path} cannot be written: {cause}{hint}') from error

@@ -17,22 +17,22 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import tensorboardX
 
 from gen_jax import config as configs
 from gen_jax import contract, data
 from gen_jax import sample as sampling
 from gen_jax.data import sources
 from gen_jax.devices import compilation, processes
-from gen_jax.errors import Diverged, UserError
+from gen_jax.errors import Diverged, UserError, writing
 from gen_jax.fields import METRICS
 from gen_jax.metrics import networks
 from gen_jax.metrics import scorer as scores
 from gen_jax.metrics.scorer import Features, Scorer
-from gen_jax.run import checkpoint, export_format, records, signals, trained, writers
-from gen_jax.run.cache import cache_folder
+from gen_jax.run import checkpoint, console, export_format, records, signals, trained, writers
+from gen_jax.run.cache import cache_folder, working_folder
 from gen_jax.run.records import Row
-from gen_jax.run.workdir import Workdir, check_place
+from gen_jax.run.tensorboard import Board
+from gen_jax.run.workdir import Workdir, check_file, check_folder, check_place
 
 SAMPLES, NOISE = 0xE7A1, 0xE7A2  # folded into the key of config.eval.seed, one for each use
 LEAST_SECONDS = 1.0  # minimum time of sampling for a rate to be measured over
@@ -195,13 +195,13 @@ def run(config, workdir, step: int | None = None, samples: str | None = None) ->
     try:
       made = scored(stop)
     except Diverged as error:
-      print(f'error: {folder.path}: {error}', file=sys.stderr)
+      console.tell(f'error: {folder.path}: {error}')
       return 1
     if made is None:
-      print(f'{folder.path}: stopped; {again}', file=sys.stderr)
+      console.tell(f'{folder.path}: stopped; {again}')
       return 128 + (stop.requested or 0)
   what = f'{folder.path}, step {opened.manifest.step}' if samples is None else samples
-  print(f'{what}:\n{records.table(made)}')
+  console.tell(f'{what}:\n{records.table(made)}', sys.stdout)
   return 0
 
 
@@ -256,11 +256,11 @@ def score_state(config, folder: Workdir, manifest, state) -> list[Row]:
 def _check_writable(folder: Workdir) -> None:
   if not export_format.is_export(folder.path):
     check_place(folder.path)
-  try:
+  with writing(folder.path):
     folder.path.mkdir(parents=True, exist_ok=True)
-    folder.evaluations.open('ab').close()  # fails now, rather than after all the work
-  except OSError as error:
-    raise UserError(f'{folder.path} cannot be written: {error.strerror}') from error
+  for path in (folder.evaluation, folder.tensorboard / 'evaluation'):
+    check_folder(path)  # now, rather than after all the work
+  check_file(folder.evaluations)
 
 
 def _score_run(config, folder, opened, stop) -> list[Row] | None:
@@ -302,10 +302,11 @@ def _score_run(config, folder, opened, stop) -> list[Row] | None:
       index=about.index,
       log=about.log,
     )
+  points = {f'evaluation/{row.metric}': row.value for row in made}
+  with writing(folder.tensorboard):
+    folder.tensorboard.mkdir(exist_ok=True)
+  Board(folder.tensorboard / 'evaluation').scalars(manifest.step, points)
   records.append(folder, manifest.step, made)
-  with tensorboardX.SummaryWriter(str(folder.tensorboard / 'evaluation')) as board:
-    for row in made:
-      board.add_scalar(f'evaluation/{row.metric}', row.value, manifest.step)
   shutil.rmtree(parts, ignore_errors=True)
   return made
 
@@ -357,6 +358,7 @@ def _score_pictures(samples: str, folder, source, scorer, stop) -> list[Row] | N
     return None
   key = (source.fingerprint, source.shape, scorer.network.checksum, scorer.network.resize)
   parts = cache_folder('references') / f'pictures_{sources.content_hash(repr(key).encode())}'
+  parts = working_folder(parts)
   seen = scores.seen_features(source, scorer.network, range(len(source)), parts, stop)
   if seen is None:
     return None

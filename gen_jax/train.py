@@ -29,7 +29,7 @@ from gen_jax.devices import processes, sharding
 from gen_jax.devices.heartbeat import Watch
 from gen_jax.devices.programs import Programs
 from gen_jax.errors import Diverged, UserError
-from gen_jax.run import cadences, checkpoint, records, signals, trained, writers
+from gen_jax.run import cadences, checkpoint, console, records, signals, trained, writers
 from gen_jax.run.metric_log import MetricLog
 from gen_jax.run.trace import Trace
 from gen_jax.run.workdir import Workdir, open_workdir
@@ -174,32 +174,36 @@ def _loop(setup: Setup, start: 'Start', programs: Programs, events: 'Events', st
   trace = Trace(config.profile_steps, folder.tensorboard, done)
   feed = setup.batches.iterate(done)
   with contextlib.closing(feed), contextlib.closing(trace):
-    events.happen(start.missing, done, state)
-    if (number := requests.answer(requests.ask())) is not None:
-      return number  # the state is still that of the checkpoint
-    while done < config.train.steps:
-      asked = requests.ask()
-      steps = setup.call_length(done)
-      call = programs.of(done, steps)
-      with trace.call(done + 1):
-        state, metrics = call(state, list(itertools.islice(feed, steps)))
-      done += steps
-      if trace.end(done, state):
-        _tell(f'{folder.tensorboard}: steps {trace.first} to {done} are traced')
-      events.log.add(done, metrics)
-      if done == start.step + steps:
-        events.log.flush()
-        _tell(f'first step after {time.monotonic() - setup.started:.1f} s')
-      events.happen(setup.due(done), done, state)
-      # A signal may have arrived during any line above: the finished steps are saved.
-      if (number := requests.answer(asked)) is not None:
-        events.happen(['save'], done, state)
-        with setup.watch.resting():
-          setup.saver.wait()
-        _tell(f'{folder.path}: saved at step {done} of {config.train.steps}')
-        return number
-    with setup.watch.resting():
-      setup.saver.wait()
+    try:
+      events.happen(start.missing, done, state)
+      if (number := requests.answer(requests.ask())) is not None:
+        return number  # the state is still that of the checkpoint
+      while done < config.train.steps:
+        asked = requests.ask()
+        steps = setup.call_length(done)
+        call = programs.of(done, steps)
+        with trace.call(done + 1):
+          state, metrics = call(state, list(itertools.islice(feed, steps)))
+          done += steps
+        if trace.end(done, state):
+          _tell(f'{folder.tensorboard}: steps {trace.first} to {done} are traced')
+        events.log.add(done, metrics)
+        if done == start.step + steps:
+          events.log.flush()
+          _tell(f'first step after {time.monotonic() - setup.started:.1f} s')
+        events.happen(setup.due(done), done, state)
+        setup.saver.check()
+        # A signal may have arrived during any line above: the finished steps are saved.
+        if (number := requests.answer(asked)) is not None:
+          events.happen(['save'], done, state)
+          with setup.watch.resting():
+            setup.saver.wait()
+          _tell(f'{folder.path}: saved at step {done} of {config.train.steps}')
+          return number
+      with setup.watch.resting():
+        setup.saver.wait()
+    except UserError as error:  # a file cannot be written, or examples cannot be read
+      raise events.rescued(error, done, state) from error
   return None
 
 
@@ -388,6 +392,21 @@ class Events:
     with setup.watch.resting():
       setup.saver.protect(best)  # waits for `save`, then releases the previous best checkpoint
 
+  def rescued(self, error: UserError, done: int, state) -> UserError:
+    """Saves the state after step `done`, from which training cannot continue, if that is possible;
+    returns the error, which then says so.
+    """
+    if done == self._start or processes.several():  # a save of several needs them all
+      return error
+    try:
+      with contextlib.suppress(UserError):
+        self.log.flush()
+      self.save(done, state)
+      self._setup.saver.wait()
+    except (UserError, Diverged):
+      return error
+    return UserError(f'{error}; step {done} is saved')
+
   def best_step(self) -> int | None:
     """The step of the best quick evaluation so far; None: there is none."""
     folder, name = self._setup.folder, self._setup.config.eval.best
@@ -421,4 +440,4 @@ def _to_train_further(config) -> str:
 def _tell(text: str, file=None) -> None:
   """Prints a line, to stderr by default, once for all processes of the run."""
   if processes.is_first():
-    print(text, file=file or sys.stderr)
+    console.tell(text, file)

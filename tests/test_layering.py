@@ -9,7 +9,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 BASE = {'errors', 'fields'}  # and `config`, which knows systems: for what lies above them
-LEAVES = BASE | {'config'}
+LEAVES = BASE | {'config', 'run/console'}
 # What a file or folder of gen_jax may import of gen_jax, besides itself. A file with arrows of its
 # own, 'folder/file', stands beside its folder: others import it only where that is said.
 ALLOWED = {
@@ -23,12 +23,13 @@ ALLOWED = {
   'nets': {'draws', 'errors', 'devices', 'ops'},
   'diffusion': {'draws'} | BASE,
   'systems': {'nets', 'diffusion', 'state', 'draws', 'ops'} | BASE,
-  'data': {'draws', 'errors'},
+  'data': {'draws', 'errors', 'run/console'},
   'devices': {'ops', 'run'} | LEAVES,
   'run': LEAVES,
+  'run/console': set(),
   'run/trained': {'contract', 'data', 'devices', 'run', 'state'} | LEAVES,
   'run/published': {'contract', 'run'} | LEAVES,
-  'run/export': {'devices', 'run/trained'} | LEAVES,
+  'run/export': {'devices', 'run', 'run/trained'} | LEAVES,
   'metrics': {'data', 'devices', 'nets', 'ops', 'run'} | LEAVES,
   'contract': {'devices', 'systems', 'nets'} | LEAVES,
   'sample': {'contract', 'data', 'devices', 'run', 'run/trained'} | LEAVES,

@@ -14,7 +14,6 @@ import re
 
 import numpy as np
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
 from gen_jax.data.sources import (
   Source,
@@ -24,6 +23,7 @@ from gen_jax.data.sources import (
   reading_pool,
 )
 from gen_jax.errors import UserError
+from gen_jax.run import console
 
 _log = logging.getLogger(__name__)
 
@@ -184,7 +184,7 @@ class FolderSource(Source):
     with reading_pool(data.read_threads) as pool:
       results = pool.map(examine, files)
       hidden = True if len(files) < _BAR_FROM else None  # None: hidden unless on a terminal
-      bar = tqdm(results, 'Checking images', len(files), disable=hidden, unit='image')
+      bar = console.bar(results, 'Checking images', len(files), disable=hidden, unit='image')
       for path, (problem, digest, image) in zip(files, bar, strict=True):
         if problem:
           bad.append(f'{path} {problem}')

@@ -13,12 +13,12 @@ import sys
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
-from tqdm import tqdm
 
 import gen_jax
 from gen_jax.data.folder import BadImage, decode
 from gen_jax.data.sources import Source, check_image_shape, content_hash, reading_pool
 from gen_jax.errors import UserError
+from gen_jax.run import console
 
 _CHUNK = 1_000
 _BAR_FROM = 2_000
@@ -175,7 +175,7 @@ class TFDSSource(Source):
   def arrays(self):
     chunks = [range(i, min(i + _CHUNK, len(self))) for i in range(0, len(self), _CHUNK)]
     hidden = True if len(self) < _BAR_FROM else None  # None: hidden unless on a terminal
-    bar = tqdm(total=len(self), desc=f'Reading {self.name}', disable=hidden, unit='image')
+    bar = console.bar(total=len(self), desc=f'Reading {self.name}', disable=hidden, unit='image')
     parts = []
     # Decoding small images mostly holds Python's lock: more threads only slow it down.
     threads = min(self._threads, os.cpu_count() or 1)

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import tqdm
 
 from gen_jax import data, metrics
 from gen_jax.data import sources, toys
-from gen_jax.errors import UserError
+from gen_jax.errors import UserError, writing
 from gen_jax.fields import METRICS
 from gen_jax.metrics import networks
+from gen_jax.run import cache, console
 from gen_jax.run.cache import cache_folder
 from gen_jax.run.records import Row
 from gen_jax.run.workdir import write_atomic
@@ -235,7 +235,7 @@ def in_parts(
     The arrays; None: a stop was requested before all parts were computed.
   """
   paths = [folder / f'{i:05d}.npz' for i in range(count)]
-  with tqdm.tqdm(total=count, desc=title, unit='batch', disable=None) as bar:
+  with console.bar(total=count, desc=title, unit='batch', disable=None) as bar:
     while stop is None or stop.requested is None:
       parts = [read_part(path) for path in paths]
       missing = [i for i, part in enumerate(parts) if part is None]
@@ -252,13 +252,15 @@ def in_parts(
 
 
 def write_part(path, arrays) -> None:
+  with writing(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+  write_atomic(path, _npz(arrays))
+
+
+def _npz(arrays) -> bytes:
   content = io.BytesIO()
   np.savez(content, **arrays)
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, content.getvalue())
-  except OSError as error:
-    raise UserError(f'{path} cannot be written: {error.strerror}') from error
+  return content.getvalue()
 
 
 def read_part(path) -> dict[str, np.ndarray] | None:
@@ -287,11 +289,12 @@ def reference_features(source, network, number: int, stop=None) -> Features | No
   path = cache_folder('references') / f'{sources.content_hash(repr(parts).encode(), b"v1")}.npz'
   arrays = read_part(path)
   if arrays is None:
-    arrays = seen_features(source, network, chosen(len(source), number), path.with_suffix(''), stop)
+    parts = cache.working_folder(path.with_suffix(''))
+    arrays = seen_features(source, network, chosen(len(source), number), parts, stop)
     if arrays is None:
       return None
-    write_part(path, arrays)
-    shutil.rmtree(path.with_suffix(''), ignore_errors=True)
+    cache.keep(path, _npz(arrays))
+    shutil.rmtree(parts, ignore_errors=True)
   return Features(**arrays)
 
 

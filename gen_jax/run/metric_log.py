@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 import jax
 import numpy as np
 
-from gen_jax.errors import Diverged
+from gen_jax.errors import Diverged, UserError
 from gen_jax.run import cadences
 
 
@@ -42,25 +42,44 @@ class MetricLog:
 
   def add(self, last: int, metrics: dict) -> None:
     """Takes the metrics of the call that ends with step `last`, scalars or arrays [steps]."""
-    self.flush()
-    self._pending = last, metrics
+    before, self._pending = self._pending, (last, metrics)
+    self._log(before)
 
   def flush(self) -> None:
     """Waits for the metrics that are not fetched yet, if any.
 
     Raises:
       Diverged: a metric is not finite.
+      UserError: the metrics cannot be written.
     """
-    if self._pending is None:
-      return
-    (last, metrics), self._pending = self._pending, None
+    before, self._pending = self._pending, None
+    self._log(before)
+
+  def _log(self, pending) -> None:
+    rows = self._fetch(pending)
+    for i, (step, metrics) in enumerate(rows):
+      self._check(step, metrics)
+      try:
+        self._write(step, metrics)
+      except UserError:
+        for later in rows[i:]:
+          self._check(*later)  # whoever saves the state now must know
+        raise
+
+  def _fetch(self, pending) -> list[tuple[int, dict[str, float]]]:
+    """The metrics of every step of a call."""
+    if pending is None:
+      return []
+    last, metrics = pending
     metrics = {name: np.atleast_1d(values) for name, values in jax.device_get(metrics).items()}
     self._fetched(last)
     steps = len(next(iter(metrics.values())))
-    for i in range(steps):
-      self._log(last - steps + 1 + i, {name: float(x[i]) for name, x in metrics.items()})
+    return [
+      (last - steps + 1 + i, {name: float(x[i]) for name, x in metrics.items()})
+      for i in range(steps)
+    ]
 
-  def _log(self, step: int, metrics: dict[str, float]) -> None:
+  def _check(self, step: int, metrics: dict[str, float]) -> None:
     for name, value in metrics.items():
       if not math.isfinite(value):
         player, _, what = name.partition('/')
@@ -68,6 +87,8 @@ class MetricLog:
           f'{what} of {self._players.get(player, player)} is {value} at step {step}: training has '
           f'diverged and is stopped ({self._saved()}); a smaller learning rate usually helps'
         )
+
+  def _write(self, step: int, metrics: dict[str, float]) -> None:
     if cadences.is_logged(self._config, step):
       self._writer.scalars(step, metrics)
     if cadences.is_logged(self._config, step) or step == self._start + 1:

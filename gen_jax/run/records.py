@@ -1,5 +1,6 @@
 """Results of an evaluation: numbers with their protocol, in `evaluation.jsonl` and as tables."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -7,7 +8,7 @@ import os
 import time
 from collections.abc import Iterable
 
-from gen_jax.errors import UserError
+from gen_jax.run import workdir
 from gen_jax.run.workdir import Workdir, write_atomic
 
 # Fields that must be equal for numbers to be comparable: across runs, and within one run.
@@ -54,15 +55,17 @@ def append(folder: Workdir, step: int | None, made: list[Row]) -> None:
     line = dict(step=step, time=now) | dataclasses.asdict(row)
     finite = {k: v for k, v in line.items() if not isinstance(v, float) or math.isfinite(v)}
     lines.append(json.dumps(dict.fromkeys(line) | finite))
-  try:
-    with open(folder.evaluations, 'a+b') as file:
-      if file.tell():
-        file.seek(-1, os.SEEK_END)
-        if file.read(1) != b'\n':  # the last line is incomplete: the process was killed
-          lines.insert(0, '')
-      file.write(''.join(f'{line}\n' for line in lines).encode())
-  except OSError as error:
-    raise UserError(f'{folder.evaluations} cannot be written: {error.strerror}') from error
+  if not _ends_a_line(folder.evaluations):  # the process was killed
+    lines.insert(0, '')
+  workdir.append(folder.evaluations, ''.join(f'{line}\n' for line in lines).encode())
+
+
+def _ends_a_line(path) -> bool:
+  with contextlib.suppress(OSError), open(path, 'rb') as file:
+    if file.seek(0, os.SEEK_END):
+      file.seek(-1, os.SEEK_END)
+      return file.read() == b'\n'
+  return True
 
 
 def read(folder: Workdir) -> list[dict]:

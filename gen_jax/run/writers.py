@@ -11,11 +11,11 @@ import time
 from collections.abc import Mapping
 
 import numpy as np
-import tensorboardX
-import tqdm
 from PIL import Image
 
-from gen_jax.run.workdir import Workdir, write_atomic
+from gen_jax.run import console
+from gen_jax.run.tensorboard import Board
+from gen_jax.run.workdir import Workdir, append, write_atomic
 
 READABLE_PIXELS = 48
 _log = logging.getLogger(__name__)
@@ -51,17 +51,12 @@ class Writers:
     self._bar = None
     if not self._primary:
       return
-    workdir.samples.mkdir(exist_ok=True)
     _forget(workdir.metrics, start_step)
-    self._metrics = open(workdir.metrics, 'a', encoding='utf-8')
-    # TensorBoard hides what earlier event files say about this step and later ones.
-    self._board = tensorboardX.SummaryWriter(str(workdir.tensorboard), purge_step=start_step + 1)
+    self._board = Board(workdir.tensorboard, purge_step=start_step + 1)
     if _has_terminal():
-      self._bar = tqdm.tqdm(
+      self._bar = console.bar(
         total=total_steps,
         initial=start_step,
-        file=sys.stderr,
-        dynamic_ncols=True,
         bar_format='{n_fmt}/{total_fmt} |{bar}| {postfix}',
       )
     self._first = None
@@ -77,10 +72,8 @@ class Writers:
     values = {name: float(value) for name, value in values.items()}
     line = dict(step=step, time=time.time())
     line |= {name: value if math.isfinite(value) else None for name, value in values.items()}
-    self._metrics.write(json.dumps(line, allow_nan=False) + '\n')
-    self._metrics.flush()
-    for name, value in values.items():
-      self._board.add_scalar(name, value, step)
+    append(self._workdir.metrics, f'{json.dumps(line, allow_nan=False)}\n'.encode())
+    self._board.scalars(step, values)
 
   def progress(self, step: int, metrics: Mapping[str, float]) -> None:
     """Shows step, images per second, losses and time left: a bar on a terminal, else one line.
@@ -100,7 +93,7 @@ class Writers:
     losses = [f'{name} {float(metrics[name]):.4g}' for name in metrics if 'loss' in name][:4]
     text = '  '.join([f'{rate:.1f} img/s', *losses, f'left {_clock(left)}'])
     if self._bar is None:
-      print(f'step {step}/{self._total_steps}  {text}', file=sys.stderr, flush=True)
+      console.tell(f'step {step}/{self._total_steps}  {text}')
     else:
       self._bar.n = step
       self._bar.set_postfix_str(text, refresh=False)
@@ -110,11 +103,14 @@ class Writers:
     """Writes a quick evaluation: a point per value to TensorBoard, and a line to the console."""
     if not self._primary:
       return
-    for name, value in values.items():
-      self._board.add_scalar(f'quick/{name}', value, step)
+    self._board.scalars(step, {f'quick/{name}': value for name, value in values.items()})
     numbers = '  '.join(f'{name} {value:.4g}' for name, value in values.items())
-    with tqdm.tqdm.external_write_mode(file=sys.stderr):
-      print(f'step {step}  quick evaluation  {numbers}', file=sys.stderr, flush=True)
+    line = f'step {step}  quick evaluation  {numbers}'
+    if self._bar is None:
+      console.tell(line)
+    else:
+      with self._bar.external_write_mode(file=console.STDERR):
+        console.tell(line)
 
   def image_path(self, step: int, name: str) -> pathlib.Path:
     """The path of the image `name` of `step`."""
@@ -131,24 +127,22 @@ class Writers:
     path = self.image_path(step, name)
     if not self._primary:
       return path
-    if isinstance(picture, str | os.PathLike):
-      with Image.open(picture, formats=('PNG',)) as file:
-        picture, source = np.asarray(file.convert('RGB')), pathlib.Path(picture)
-      if source != path:
-        write_atomic(path, source.read_bytes())
+    source = pathlib.Path(picture) if isinstance(picture, str | os.PathLike) else None
+    if source is None:
+      data, shape = png(picture), picture.shape
     else:
-      save_png(path, picture)
-    self._board.add_image(name, picture, step, dataformats='HWC')
+      data = source.read_bytes()
+      with Image.open(io.BytesIO(data), formats=('PNG',)) as file:
+        shape = (file.height, file.width, len(file.getbands()))
+    if source != path:
+      write_atomic(path, data)
+    self._board.image(step, name, data, shape)
     return path
 
   def close(self) -> None:
-    """Flushes everything."""
-    if not self._primary:
-      return
+    """Ends the bar; all else is on disk already."""
     if self._bar is not None:
       self._bar.close()
-    self._metrics.close()
-    self._board.close()
 
 
 def image_grid(images, columns: int | None = None, pad: int = 2) -> np.ndarray:
@@ -185,14 +179,19 @@ def image_grid(images, columns: int | None = None, pad: int = 2) -> np.ndarray:
   return grid
 
 
-def save_png(path, picture) -> None:
-  """Writes uint8 [h, w, c], c = 1, 3 or 4, to a PNG file; the file is never half-written."""
+def png(picture) -> bytes:
+  """The bytes of a PNG file of uint8 [h, w, c], c = 1, 3 or 4."""
   picture = np.asarray(picture)
   if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] not in (1, 3, 4):
     raise ValueError(f'an image is uint8 [h, w, 1, 3 or 4], not {picture.dtype} {picture.shape}')
   buffer = io.BytesIO()
   Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture).save(buffer, 'PNG')
-  write_atomic(path, buffer.getvalue())
+  return buffer.getvalue()
+
+
+def save_png(path, picture) -> None:
+  """Writes uint8 [h, w, c], c = 1, 3 or 4, to a PNG file; the file is never half-written."""
+  write_atomic(path, png(picture))
 
 
 def scatter_plot(real, generated, path, limit: float | None = None) -> None:
