@@ -1,10 +1,11 @@
-"""Trains a generative model (or resumes a stopped run), generates samples, scores them, compares
-runs, or exports their weights.
+"""Trains a generative model (or resumes a stopped run), generates samples, scores them, lists and
+compares runs, or exports their weights.
 
   python launch.py --config=configs/ddpm_digits.py
   python launch.py --config=configs/ddpm_cifar.py:smoke --config.train.steps=100 --workdir=runs/try
   python launch.py --mode=sample --workdir=runs/ddpm_digits
   python launch.py --mode=evaluate --workdir=runs/ddpm_digits
+  python launch.py --mode=list --workdir=runs
   python launch.py --mode=compare --workdir=runs/ddpm_digits,runs/gan_mnist
   python launch.py --mode=export --workdir=runs/ddpm_digits
   python launch.py --mode=import --from=ddpm-cifar10-32 --workdir=runs/published
@@ -39,6 +40,12 @@ def run(argv):
     from gen_jax import compare
 
     return compare.run(flags.workdir)
+  if flags.mode == 'list':
+    if flags.config or overrides:
+      raise UserError('--mode=list takes --workdir=FOLDER,FOLDER,... and nothing else')
+    from gen_jax.run import listing
+
+    return listing.run(flags.workdir)
   if flags.mode == 'import':
     from gen_jax.run import published
 
