@@ -70,7 +70,7 @@ def parse(argv: list[str], description: str) -> argparse.Namespace:
     raise UserError('--step is for checkpoints of a run, not for --samples')
   for name in PATHS:
     if (text := getattr(flags, name)) is not None:
-      several = name == 'workdir' and flags.mode == 'compare'
+      several = name == 'workdir' and flags.mode in ('compare', 'list')
       texts = [part for part in text.split(',') if part] if several and text else [text]
       found = ','.join(str(local(text, f'--{name.rstrip("_")}')) for text in texts)
       setattr(flags, name, found)

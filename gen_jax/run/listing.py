@@ -63,7 +63,7 @@ def is_run(path) -> bool:
 
 def find(folder) -> Iterator[pathlib.Path]:
   """The runs and exports in a folder, itself included, at any depth."""
-  own = Workdir('')
+  own = Workdir('.')
   own = {own.checkpoints.name, own.samples.name, own.evaluation.name, own.tensorboard.name}
   for path, names, _ in os.walk(folder):
     found = is_run(path)

@@ -117,7 +117,9 @@ def test_folders_and_patterns(runs, capsys):
   [
     (['--workdir=none'], "--workdir='none': no such folder"),
     (['--workdir=none*'], "--workdir='none*' matches no folder"),
-    (['--workdir=,'], "--workdir=',' names no folder"),
+    (['--workdir=,'], "--workdir='' names no folder"),
+    (['--workdir='], "--workdir='': "),
+    (['--workdir=gs://bucket/runs'], "--workdir='gs://bucket/runs': "),
     (['--workdir=empty'], '--workdir: no run in empty'),
     ([], '--workdir: no run in runs and zoo'),
     (['--config=x.py'], '--mode=list takes --workdir=FOLDER,FOLDER,... and nothing else'),
@@ -128,7 +130,8 @@ def test_refusals(tmp_path, monkeypatch, capsys, argv, message):
   monkeypatch.chdir(tmp_path)
   pathlib.Path('empty').mkdir()
   assert launch.main(['--mode=list', *argv]) == 2
-  assert capsys.readouterr() == ('', f'error: {message}\n')
+  out, err = capsys.readouterr()
+  assert out == '' and err.count('\n') == 1 and err.startswith(f'error: {message}')
 
 
 @pytest.mark.parametrize(
