@@ -29,13 +29,14 @@ ALLOWED = {
   'run': LEAVES,
   'run/trained': {'contract', 'data', 'devices', 'run', 'state'} | LEAVES,
   'run/published': {'contract', 'run'} | LEAVES,
+  'run/history': {'contract', 'run', 'run/trained', 'systems'} | LEAVES,
   'run/launcher': {'contract', 'devices', 'run', 'run/export', 'run/published', *VERBS} | LEAVES,
   'run/export': {'devices', 'run/trained'} | LEAVES,
   'metrics': {'data', 'devices', 'nets', 'ops', 'run'} | LEAVES,
   'contract': {'devices', 'systems', 'nets'} | LEAVES,
   'sample': {'contract', 'data', 'devices', 'run', 'run/trained'} | LEAVES,
   'evaluate': {'contract', 'data', 'devices', 'metrics', 'run', 'run/trained', 'sample'} | LEAVES,
-  'compare': {'contract', 'run', 'run/trained', 'systems'} | LEAVES,
+  'compare': {'run', 'run/history'} | LEAVES,
   'train': {'contract', 'data', 'devices', 'evaluate', 'run', 'run/trained', 'sample'} | LEAVES,
 }
 # Imported inside functions, when a user calls them: the verbs import this file.

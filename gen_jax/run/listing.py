@@ -26,20 +26,25 @@ TAIL = 4096  # bytes at the end of metrics.jsonl that hold its last line
 # --- Folders ------------------------------------------------------------------------------------
 
 
-def folders(text: str) -> list[pathlib.Path]:
+def folders(text: str, of_runs: bool = False) -> list[pathlib.Path]:
   """The folders that --workdir names: several with commas between them, or patterns such as
   `runs/gan_*`, whose matches are in the order of their names and numbers.
 
+  Args:
+    text: the value of the flag.
+    of_runs: matches of a pattern that are not runs are left out.
+
   Raises:
-    UserError: a pattern matches no folder, or there is no name.
+    UserError: a pattern has no match, or there is no name.
   """
   found = []
   for part in [text] if os.path.isdir(text) else filter(None, text.split(',')):
     if glob.has_magic(part) and not os.path.isdir(part):
-      matches = sorted(filter(os.path.isdir, glob.glob(part, recursive=True)), key=_by_number)
+      names = filter(str.isprintable, glob.glob(part, recursive=True))
+      matches = filter(is_run if of_runs else os.path.isdir, names)
+      found += (matches := sorted(matches, key=_by_number))
       if not matches:
-        raise UserError(f'--workdir={part!r} matches no folder')
-      found += matches
+        raise UserError(f'--workdir={part!r} matches no {"run" if of_runs else "folder"}')
     else:
       found.append(part)
   if not found:
@@ -57,7 +62,7 @@ def is_run(path) -> bool:
   folder = Workdir(path)
   own = (folder.config, folder.path / 'manifest.json')
   return (
-    folder.lock.exists() or bool(_checkpoints(folder)) or any('gen_jax' in _json(f) for f in own)
+    folder.lock.is_file() or bool(_checkpoints(folder)) or any('gen_jax' in _json(f) for f in own)
   )
 
 
@@ -65,13 +70,12 @@ def find(folder) -> Iterator[pathlib.Path]:
   """The runs and exports in a folder, itself included, at any depth."""
   own = Workdir('.')
   own = {own.checkpoints.name, own.samples.name, own.evaluation.name, own.tensorboard.name}
-  for path, names, _ in os.walk(folder):
+  for path, inside, _ in os.walk(folder):
     found = is_run(path)
     if found:
       yield pathlib.Path(path)
-    names[:] = sorted(
-      (n for n in names if not n.startswith('.') and not (found and n in own)), key=_by_number
-    )
+    names = (n for n in inside if n.isprintable() and not n.startswith('.'))
+    inside[:] = sorted((n for n in names if not (found and n in own)), key=_by_number)
 
 
 # --- A run --------------------------------------------------------------------------------------

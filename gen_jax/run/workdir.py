@@ -70,6 +70,8 @@ class Workdir:
 
   def in_use(self) -> bool:
     """Whether a process holds the lock of the folder, as far as this one can tell."""
+    if not self.lock.is_file():
+      return False
     try:
       with open(self.lock, 'rb') as lock:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # released when the file is closed
