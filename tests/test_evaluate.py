@@ -118,6 +118,8 @@ def test_every_number_says_what_it_is(run_of, capsys):
     *('classes', 'classes_kl', 'class_accuracy', 'samples_per_second', 'bits_per_dim'),
     *('L_0', 'L_t', 'L_T'),
   }
+  described = scores.MEANINGS | contract.measures(system)
+  assert set(rows) - {'samples_per_second'} <= set(described)
   first = rows['frechet']
   assert first['label'] == 'FD-classifier' and first['step'] == 20 and first['version'] == 'full'
   assert first['reference'] == 'digits train[:80%], 500' and first['samples'] == '200'

@@ -33,7 +33,7 @@ ALLOWED = {
   'run/launcher': {'contract', 'devices', 'run', 'run/export', 'run/published', *VERBS} | LEAVES,
   'run/export': {'devices', 'run/trained'} | LEAVES,
   'metrics': {'data', 'devices', 'nets', 'ops', 'run'} | LEAVES,
-  'contract': {'devices', 'systems', 'nets'} | LEAVES,
+  'contract': {'devices', 'systems', 'state', 'nets'} | LEAVES,
   'sample': {'contract', 'data', 'devices', 'run', 'run/trained'} | LEAVES,
   'evaluate': {'contract', 'data', 'devices', 'metrics', 'run', 'run/trained', 'sample'} | LEAVES,
   'compare': {'run', 'run/history'} | LEAVES,
