@@ -237,7 +237,8 @@ def draw(lines, groups: Sequence[Group], path) -> None:
   from matplotlib.figure import Figure
 
   cells = [[textwrap.fill(cell, 14) for cell in lines[0]]]
-  cells += [[*map(_shown, line[:-1])] for line in lines[1:]]
+  for name, *line, _ in lines[1:]:
+    cells.append([os.path.relpath(name, pathlib.Path(path).parent), *map(_shown, line)])
   widths = [
     0.085 * max(len(part) for line in cells for part in line[i].splitlines() or ['']) + 0.15
     for i in range(len(cells[1]))
@@ -289,9 +290,8 @@ def draw(lines, groups: Sequence[Group], path) -> None:
 
 
 def _shown(cell: str) -> str:
-  """A cell of the picture: a folder by its name, lists and spreads on lines of their own."""
-  name = pathlib.PurePath(cell).name.replace(', ', '\n')
-  return name.replace(' ± ', '\n± ').replace(' (', '\n(')
+  """A cell of the picture: lists and spreads on lines of their own."""
+  return cell.replace(', ', '\n').replace(' ± ', '\n± ').replace(' (', '\n(')
 
 
 # --- The verb -----------------------------------------------------------------------------------
@@ -328,6 +328,10 @@ def run(workdirs: str) -> int:
     seeds = [Group(run.name, [run]) for group in several for run in group.runs]
     parts += ['Each seed:', records.markdown(table(seeds, out))]
     told.append('± of several seeds is their standard deviation, of one run the standard error')
+    for name, same in several:
+      steps = {run.evaluated_step for run in same if run.rows}
+      if len(steps) > 1:
+        told.append(f'seeds of {name} are evaluated at different steps: {sorted(steps)}')
   if fields := differences(groups):
     parts += ['Fields that differ:', _list(fields)]
   parts += ['Notes:', _list([*told, *notes(runs)])]

@@ -137,19 +137,17 @@ def test_refusals(copies, tmp_path, capsys):
 
 @pytest.fixture(scope='module')
 def seeds(tmp_path_factory):
-  """Three seeds of one config, two of them evaluated; another learning rate; no run."""
+  """Three seeds of one config, two of them evaluated; another learning rate; what is no run."""
   folder = tmp_path_factory.mktemp('seeds')
   fields = [('eval.metrics', 'frechet,modes'), ('eval.every_steps', '10')]
-  for name, more in (
-    ('ring_2', [('seed', '2')]),
-    ('ring_1', [('seed', '1')]),
-    ('ring_10', [('seed', '10')]),
-    ('faster', [('optim.G.lr', '0.01'), ('optim.D.lr', '0.01')]),
-  ):
-    config = configs.load(str(ROOT / 'configs/gan_ring.py:smoke'), fields + more)
-    assert train.run(config, folder / name) == 0
-    if name in ('ring_1', 'ring_2'):
-      assert evaluate.run(config, folder / name) == 0
+  for seed in ('2', '1', '10'):
+    config = configs.load(str(ROOT / 'configs/gan_ring.py:smoke'), [*fields, ('seed', seed)])
+    assert train.run(config, folder / f'ring_{seed}') == 0
+    if seed != '10':
+      assert evaluate.run(config, folder / f'ring_{seed}') == 0
+  faster = Workdir(shutil.copytree(folder / 'ring_10', folder / 'faster'))
+  changes = {'seed': 0, 'optim.G.lr': 0.01, 'optim.D.lr': 0.01}
+  faster.write_config(configs.to_json(configs.replace(config, changes)))
   (folder / 'pictures').mkdir()
   (folder / 'empty').mkdir()
   shutil.copy(folder / 'faster/config.json', folder / 'empty')
@@ -215,6 +213,15 @@ def test_seeds_with_quick_evaluations_only(seeds, tmp_path):
   quick = [value(seeds / name, 'frechet', 'quick') for name in names]
   shown = f'{np.mean(quick):.4g} ± {np.std(quick, ddof=1):.2g} (quick)'
   assert line[head.index('FD-points')] == shown
+
+
+def test_seeds_at_different_steps_are_told(seeds, tmp_path, capsys):
+  for name in ('ring_1', 'ring_2'):
+    shutil.copytree(seeds / name, tmp_path / name)
+  change(tmp_path / 'ring_1', step=10)
+  assert launch.main(['--mode=compare', f'--workdir={tmp_path}/*']) == 0
+  line = f'- seeds of {tmp_path}/ring_{{1,2}} are evaluated at different steps: [10, 20]\n'
+  assert line in capsys.readouterr().out
 
 
 def test_two_runs_of_one_seed_are_two_rows(seeds, tmp_path):
