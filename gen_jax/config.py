@@ -229,7 +229,7 @@ def split_spec(spec: str) -> tuple[Path, str]:
   """'configs/ddpm_cifar.py:smoke' -> (Path('configs/ddpm_cifar.py'), 'smoke'); '' without it. A
   name alone may have an argument, too: 'ddpm_cifar:smoke'.
   """
-  match = re.fullmatch(r'(.*\.(?:py|json)|\w+):(.*)', spec)
+  match = re.fullmatch(r'(.*\.(?:py|json)|[\w/-]+):(.*)', spec)
   return (Path(match[1]), match[2]) if match else (Path(spec), '')
 
 

@@ -795,7 +795,8 @@ def test_a_name_is_that_of_a_config_here_or_of_a_shipped_one(tmp_path, monkeypat
   assert shipped == configs.load(str(CONFIGS / 'gan_ring.py'))
   for spec in ('gan_ring', 'gan_ring.py', 'configs/gan_ring'):
     assert configs.load(spec) == shipped
-  assert configs.load('gan_ring:smoke') == configs.load(f'{CONFIGS / "gan_ring.py"}:smoke')
+  for spec in ('gan_ring:smoke', 'configs/gan_ring:smoke', 'gan_ring.py:smoke'):
+    assert configs.load(spec) == configs.load(f'{CONFIGS / "gan_ring.py"}:smoke')
   assert configs.default_workdir('gan_ring:smoke') == Path('runs/gan_ring_smoke')
   for spec in ('elsewhere/gan_ring.py', str(tmp_path / 'configs/gan_ring.py'), '../gan_ring.py'):
     assert 'no such config file' in error_of(configs.load, spec)
