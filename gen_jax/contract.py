@@ -22,6 +22,9 @@ held-out examples that `CONDITIONS` of the module names, such as ('image',), by 
 the module, describes each; the first one represents the system in comparisons. Values [b] become
 a row with mean and standard error; values [b, k] a file and a plot of their means against k.
 
+`METRICS`, {'player/name': meaning} of the module, describes the metrics of `train_step` that the
+system computes, without those that `state.update` adds.
+
 Where needed:
 
     minibatches(config, step) -> int      minibatches of a step: leaves of the batch are [k, b, ...]
@@ -51,6 +54,7 @@ from gen_jax import nets
 from gen_jax.devices import sharding
 from gen_jax.errors import UserError
 from gen_jax.fields import Measure
+from gen_jax.state import UPDATE_METRICS
 from gen_jax.systems import find_system
 
 
@@ -136,6 +140,14 @@ def check_samples(config, system) -> None:
 def measures(system) -> dict[str, Measure]:
   """What each value of `system.evaluate` is, by name; empty for a system without `evaluate`."""
   return system.MEASURES if hasattr(system, 'evaluate') else {}
+
+
+def metrics(system) -> dict[str, str]:
+  """The meaning of each metric that a step logs, by name."""
+  own = getattr(system, 'METRICS', {})
+  players = dict.fromkeys(name.partition('/')[0] for name in own)
+  added = {f'{player}/{name}': text for player in players for name, text in UPDATE_METRICS.items()}
+  return own | added
 
 
 def _comes_from_our_nets(error, names) -> bool:

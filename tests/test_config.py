@@ -56,6 +56,7 @@ FIELDS = {
   'sample.sizes': integers(),
 }
 RULES = SHARED | FIELDS
+CONFIGS = Path(__file__).parent.parent / 'configs'
 
 
 class Net(nn.Module):
@@ -791,17 +792,30 @@ def test_a_fault_in_a_config_file_is_told_with_its_line(tmp_path, body, arg, mes
 def test_a_missing_file_gets_a_suggestion(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   Path('configs').mkdir()
-  written(Path('configs'), SOURCE)
-  for spec in (
-    'configs/ddpm_digit.py',
-    'ddpm_digits',
-    'configs/ddpm_digits',
-    'ddpm_digits.py:smoke',
-  ):
+  written(Path('configs'), SOURCE)  # ddpm_digits.py
+  for spec in ('configs/ddpm_digit.py', 'ddpm_digit', 'ddpm_digit.py:smoke'):
     message = error_of(configs.load, spec)
     assert message.endswith('no such config file; did you mean configs/ddpm_digits.py?')
-  assert error_of(configs.load, 'configs/wgan.py') == 'configs/wgan.py: no such config file'
+  message = error_of(configs.load, 'gan_rin')  # a shipped one
+  assert message == 'gan_rin: no such config file; did you mean configs/gan_ring.py?'
   assert error_of(configs.load, 'configs') == 'configs is a folder: a config file in it is needed'
+
+
+def test_a_name_is_that_of_a_config_here_or_of_a_shipped_one(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  shipped = configs.load('configs/gan_ring.py')
+  assert shipped == configs.load(str(CONFIGS / 'gan_ring.py'))
+  for spec in ('gan_ring', 'gan_ring.py', 'configs/gan_ring'):
+    assert configs.load(spec) == shipped
+  for spec in ('gan_ring:smoke', 'configs/gan_ring:smoke', 'gan_ring.py:smoke'):
+    assert configs.load(spec) == configs.load(f'{CONFIGS / "gan_ring.py"}:smoke')
+  assert configs.default_workdir('gan_ring:smoke') == Path('runs/gan_ring_smoke')
+  for spec in ('elsewhere/gan_ring.py', str(tmp_path / 'configs/gan_ring.py'), '../gan_ring.py'):
+    assert 'no such config file' in error_of(configs.load, spec)
+  Path('configs').mkdir()
+  source = (CONFIGS / 'gan_ring.py').read_text()
+  Path('configs/gan_ring.py').write_text(source.replace('system=', 'seed=7, system='))
+  assert configs.load('gan_ring').seed == configs.load('configs/gan_ring.py').seed == 7
 
 
 def test_only_python_files_are_executed(tmp_path):

@@ -173,6 +173,7 @@ def test_every_player_moves(case):
 
 def test_metrics_are_finite_float32_scalars_of_the_players(case):
   players = {name.lower() for name, p in vars(case.state).items() if hasattr(p, 'params')}
+  assert set(case.metrics) == set(contract.metrics(case.system))  # each is described
   for name, value in case.metrics.items():
     assert value.shape == () and value.dtype == jnp.float32, name
     assert np.isfinite(value), name

@@ -149,6 +149,24 @@ def _check_number(found: str, number: int, network, names) -> None:
       raise UserError(f'{found}, but {name} needs at least {needed} examples{why}: more{without}')
 
 
+# What `score` and `class_accuracy` measure, by name.
+MEANINGS = {
+  'frechet': 'Fréchet distance of Gaussians fitted to the features; lower is better',
+  'kernel': 'squared maximum mean discrepancy of the features, cubic kernel; lower is better',
+  'precision': 'share of samples inside the manifold of the reference set',
+  'recall': 'share of the reference set inside the manifold of the samples',
+  'density': 'neighbourhoods of reference examples that hold a sample, over k; 1 for equal sets',
+  'coverage': 'share of reference examples with a sample in their neighbourhood',
+  'inception_score': 'exp of the mean KL of the class probabilities to their mean',
+  'modes': 'modes of a toy with at least one good sample',
+  'good': 'share of samples within three standard deviations of a mode',
+  'modes_kl': 'KL of the good samples over the modes to equal ones, nats; lower is better',
+  'classes': 'classes with at least one sample, by the classifier of the data set',
+  'classes_kl': 'KL of the samples over the classes to the reference set, nats; lower is better',
+  'class_accuracy': 'share of samples of the class that was asked for, by that classifier',
+}
+
+
 def score(
   scorer: Scorer, reference: Features, made: Features
 ) -> Iterator[tuple[str, str, float, float | None]]:

@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import os
+import textwrap
 import time
 from collections.abc import Iterable
 
@@ -117,27 +119,32 @@ def best_step(lines: Iterable[dict], name: str) -> int | None:
 # --- Tables -------------------------------------------------------------------------------------
 
 
+# What a number depends on, in the order in which tables name it.
+_PROTOCOL = ('reference', 'samples', 'features', 'resize', 'weights', 'sampler', 'runs', 'machine')
+_COLUMNS = 120
+
+
 def table(made: list[Row]) -> str:
-  """Rows as an aligned Markdown table, without columns that no row has."""
-  names = [
-    'label',
-    'value',
-    'spread',
-    'kind',
-    'reference',
-    'samples',
-    'features',
-    'resize',
-    'weights',
-    'sampler',
-    'runs',
-    'machine',
-  ]
-  heads = ['metric', *names[1:]]
-  cells = [[_cell(row, name) for name in names] for row in made]
-  used = [i for i in range(len(names)) if any(line[i] for line in cells)]
-  lines = [[heads[i] for i in used], *([line[i] for i in used] for line in cells)]
-  return markdown(lines)
+  """Rows as aligned Markdown tables of at most 120 columns: one for the rows of each protocol, with
+  the protocol above it.
+  """
+  heads = ['metric', 'value', 'spread', 'kind']
+  groups = {}
+  for row in made:
+    protocol = (f'{name} {text}' for name in _PROTOCOL if (text := _cell(row, name)))
+    how = '; '.join(protocol).replace('sampler sampler ', 'sampler ')
+    cells = [row.label, *(_cell(row, name) for name in heads[1:])]
+    groups.setdefault(how, []).append(cells)
+  columns = [*zip(*itertools.chain(*groups.values()), strict=True)]
+  used = [i for i, column in enumerate(columns) if any(column)]
+  # All tables have the same columns, of the same widths.
+  head = [heads[i].ljust(max(map(len, columns[i]))) for i in used]
+  return '\n\n'.join(
+    textwrap.fill(how, _COLUMNS, break_long_words=False, break_on_hyphens=False)
+    + '\n\n'
+    + markdown([head, *([line[i] for i in used] for line in lines)])
+    for how, lines in groups.items()
+  )
 
 
 def markdown(lines: list[list[str]]) -> str:

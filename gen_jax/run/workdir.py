@@ -172,6 +172,19 @@ class Workdir:
     """The path of the image `name` of `step`."""
     return self.samples / f'{step:07d}_{name.replace("/", "_")}.png'
 
+  def in_use(self) -> bool:
+    """Whether a process holds the lock of the folder, as far as this one can tell."""
+    if not self.lock.is_file():
+      return False
+    try:
+      with open(self.lock, 'rb') as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # released when the file is closed
+        return False
+    except BlockingIOError:
+      return True
+    except OSError:
+      return False
+
   def read_config(self) -> str | None:
     """The text of `config.json`; None where it cannot be read or is not JSON."""
     try:
