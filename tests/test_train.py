@@ -53,7 +53,9 @@ def in_repository(monkeypatch):
 def metrics(workdir):
   """Lines of metrics.jsonl without their times."""
   lines = (pathlib.Path(workdir) / 'metrics.jsonl').read_text().splitlines()
-  return [{k: v for k, v in json.loads(line).items() if k != 'time'} for line in lines]
+  return [
+    {k: v for k, v in json.loads(line).items() if k not in ('time', 'rate')} for line in lines
+  ]
 
 
 def final_state(workdir):

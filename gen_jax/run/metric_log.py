@@ -1,7 +1,7 @@
 """Fetches the metrics of training steps from the device, checks them and logs them."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import numpy as np
@@ -19,25 +19,30 @@ class MetricLog:
   Args:
     config: of the run.
     writer: `Writers` of the run.
+    progress: `Progress` of the run.
     start: number of steps done before.
     players: names of the nets, as a state has them.
     fetched: called with the number of the last step whenever metrics have been fetched.
     saved: returns a text that says which checkpoint there is.
+    rates: {metric: step -> learning rate}, noted with the metrics.
   """
 
   def __init__(
     self,
     config,
     writer,
+    progress,
     start: int,
     *,
     players: Iterable[str],
     fetched: Callable[[int], None],
     saved: Callable[[], str],
+    rates: Mapping[str, Callable[[int], float]],
   ):
     self._config, self._writer, self._start = config, writer, start
+    self._progress = progress
     self._players = {name.lower(): name for name in players}
-    self._fetched, self._saved = fetched, saved
+    self._fetched, self._saved, self._rates = fetched, saved, rates
     self._pending = None
 
   def add(self, last: int, metrics: dict) -> None:
@@ -90,6 +95,7 @@ class MetricLog:
 
   def _write(self, step: int, metrics: dict[str, float]) -> None:
     if cadences.is_logged(self._config, step):
-      self._writer.scalars(step, metrics)
+      rates = {name: rate(step) for name, rate in self._rates.items()}
+      self._writer.scalars(step, metrics | rates, self._progress.rate(step))
     if cadences.is_logged(self._config, step) or step == self._start + 1:
-      self._writer.progress(step, metrics)
+      self._progress.show(step, metrics)

@@ -7,11 +7,13 @@ import pathlib
 import socket
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
+from tensorboardX.summary import hparams
 
 from gen_jax.run.workdir import append
 
@@ -30,6 +32,11 @@ class Board:
     if purge_step is not None:
       start = SessionLog(status=SessionLog.START)
       self._add(Event(step=purge_step, session_log=start))
+
+  def hyperparameters(self, values: Mapping[str, Any], metrics: Iterable[str]) -> None:
+    """Adds a row to the table of hyperparameters: {name: value}, beside the values of metrics."""
+    shown = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in values.items()}
+    self._add(*(Event(summary=summary) for summary in hparams(shown, [*metrics])))
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
     """Adds a point for every value."""

@@ -1,4 +1,4 @@
-"""The readable outputs of a run: metrics, images, progress."""
+"""The readable outputs of a run: metrics and images."""
 
 import io
 import json
@@ -6,14 +6,13 @@ import logging
 import math
 import os
 import pathlib
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from gen_jax.run import console
 from gen_jax.run.tensorboard import Board
 from gen_jax.run.workdir import Workdir, append, write_atomic
 
@@ -22,16 +21,15 @@ _log = logging.getLogger(__name__)
 
 
 class Writers:
-  """The outputs of a run: `metrics.jsonl`, TensorBoard, `samples/`, and progress on stderr.
+  """The outputs of a run: `metrics.jsonl`, TensorBoard and `samples/`.
 
   A run that resumes at `start_step` first drops what a killed run wrote about later steps, so that
   an interrupted run leaves the same metrics as an uninterrupted one.
 
   Args:
     workdir: a `Workdir` whose folder exists.
-    total_steps: the step at which the run ends.
-    images_per_step: size of the global batch.
     start_step: number of steps done before, 0 for a fresh run.
+    callbacks: see `gen_jax.train.run`.
     process_is_primary: if False, no method has an effect (with several hosts, one writes).
   """
 
@@ -39,78 +37,46 @@ class Writers:
     self,
     workdir: Workdir,
     *,
-    total_steps: int,
-    images_per_step: int,
     start_step: int,
+    callbacks: Sequence[Any] = (),
     process_is_primary: bool = True,
   ):
     self._workdir = workdir
     self._primary = process_is_primary
-    self._total_steps = total_steps
-    self._images_per_step = images_per_step
-    self._bar = None
+    self._callbacks = callbacks
     if not self._primary:
       return
     _forget(workdir.metrics, start_step)
     self._board = Board(workdir.tensorboard, purge_step=start_step + 1)
-    if _has_terminal():
-      self._bar = console.bar(
-        total=total_steps,
-        initial=start_step,
-        bar_format='{n_fmt}/{total_fmt} |{bar}| {postfix}',
-      )
-    self._first = None
-    self._last = (start_step, time.monotonic())
 
-  def scalars(self, step: int, values: Mapping[str, float]) -> None:
+  def hyperparameters(self, values: Mapping[str, Any], metrics: Iterable[str]) -> None:
+    """Writes {name: value} to TensorBoard's table of hyperparameters, which shows these metrics."""
+    if self._primary:
+      self._board.hyperparameters(values, metrics)
+
+  def scalars(self, step: int, values: Mapping[str, float], rate: float | None = None) -> None:
     """Writes one line of `metrics.jsonl` and one point per value to TensorBoard.
 
-    NaN and infinity, which JSON cannot represent, become null.
+    NaN and infinity, which JSON cannot represent, become null. `rate`, in examples per second, is
+    noted beside the time: like that, it differs from one machine to the next.
     """
     if not self._primary:
       return
     values = {name: float(value) for name, value in values.items()}
-    line = dict(step=step, time=time.time())
+    line = dict(step=step, time=time.time(), rate=rate and float(f'{rate:.4g}'))
     line |= {name: value if math.isfinite(value) else None for name, value in values.items()}
     append(self._workdir.metrics, f'{json.dumps(line, allow_nan=False)}\n'.encode())
-    self._board.scalars(step, values)
-
-  def progress(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Shows step, images per second, losses and time left: a bar on a terminal, else one line.
-
-    Call it every config.train.log_steps, and once after the first step: the time of that first call
-    includes the compilation and is excluded from the rates that follow.
-    """
-    if not self._primary:
-      return
-    now = time.monotonic()
-    last_step, last_time = self._last
-    first_step, first_time = self._first or self._last
-    rate = (step - last_step) * self._images_per_step / max(now - last_time, 1e-9)
-    left = (now - first_time) / max(step - first_step, 1) * (self._total_steps - step)
-    self._last = (step, now)
-    self._first = self._first or self._last
-    losses = [f'{name} {float(metrics[name]):.4g}' for name in metrics if 'loss' in name][:4]
-    text = '  '.join([f'{rate:.1f} img/s', *losses, f'left {_clock(left)}'])
-    if self._bar is None:
-      console.tell(f'step {step}/{self._total_steps}  {text}')
-    else:
-      self._bar.n = step
-      self._bar.set_postfix_str(text, refresh=False)
-      self._bar.refresh()
+    points = values if rate is None else values | {'rate': rate}
+    self._board.scalars(step, points)
+    self._call('on_metrics', step, points)
 
   def evaluation(self, step: int, values: Mapping[str, float]) -> None:
-    """Writes a quick evaluation: a point per value to TensorBoard, and a line to the console."""
+    """Writes a quick evaluation to TensorBoard, a point per value."""
     if not self._primary:
       return
-    self._board.scalars(step, {f'quick/{name}': value for name, value in values.items()})
-    numbers = '  '.join(f'{name} {value:.4g}' for name, value in values.items())
-    line = f'step {step}  quick evaluation  {numbers}'
-    if self._bar is None:
-      console.tell(line)
-    else:
-      with self._bar.external_write_mode(file=console.STDERR):
-        console.tell(line)
+    values = {f'quick/{name}': value for name, value in values.items()}
+    self._board.scalars(step, values)
+    self._call('on_metrics', step, values)
 
   def image_path(self, step: int, name: str) -> pathlib.Path:
     """The path of the image `name` of `step`."""
@@ -137,12 +103,13 @@ class Writers:
     if source != path:
       write_atomic(path, data)
     self._board.image(step, name, data, shape)
+    self._call('on_images', step, name, path)
     return path
 
-  def close(self) -> None:
-    """Ends the bar; all else is on disk already."""
-    if self._bar is not None:
-      self._bar.close()
+  def _call(self, method: str, *arguments) -> None:
+    for callback in self._callbacks:
+      if function := getattr(callback, method, None):
+        function(*arguments)
 
 
 def image_grid(images, columns: int | None = None, pad: int = 2) -> np.ndarray:
@@ -279,17 +246,3 @@ def _is_of(line: bytes, start_step: int) -> bool:
     return start_step > 0 and json.loads(line)['step'] <= start_step
   except (ValueError, KeyError, TypeError):
     return False
-
-
-def _has_terminal() -> bool:
-  try:
-    # An unattended pseudo-terminal may have zero columns, into which no bar fits.
-    return os.get_terminal_size(sys.stderr.fileno()).columns > 0
-  except (OSError, ValueError, AttributeError):
-    return False
-
-
-def _clock(seconds: float) -> str:
-  minutes, seconds = divmod(round(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  return f'{hours:02d}:{minutes:02d}:{seconds:02d}'

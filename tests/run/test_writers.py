@@ -5,16 +5,11 @@ import json
 import math
 import os
 import pathlib
-import pty
-import re
-import subprocess
-import sys
-import termios
 
 import numpy as np
 import pytest
 from PIL import Image
-from tensorboardX.proto import event_pb2
+from tensorboardX.proto import event_pb2, plugin_hparams_pb2
 
 from gen_jax.run import writers
 from gen_jax.run.workdir import Workdir
@@ -26,14 +21,15 @@ def workdir(tmp_path):
   return Workdir(tmp_path)
 
 
-def make(workdir, start=0, total=10):
-  return Writers(workdir, total_steps=total, images_per_step=8, start_step=start)
+def make(workdir, start=0, callbacks=()):
+  return Writers(workdir, start_step=start, callbacks=callbacks)
 
 
 def lines(workdir):
   found = [json.loads(line) for line in workdir.metrics.read_text().splitlines()]
   for line in found:
     assert line.pop('time') > 1.7e9
+    assert line.pop('rate') is None
   return found
 
 
@@ -169,7 +165,6 @@ def test_scalars_reach_both_files(workdir):
   w = make(workdir)
   w.scalars(1, {'g/loss': np.float32(0.5), 'd/loss': -2})
   w.scalars(2, {'g/loss': math.nan, 'd/loss': math.inf})
-  w.close()
   assert lines(workdir) == [
     {'step': 1, 'g/loss': 0.5, 'd/loss': -2.0},
     {'step': 2, 'g/loss': None, 'd/loss': None},
@@ -186,18 +181,15 @@ def test_an_interrupted_run_leaves_the_metrics_of_an_uninterrupted_one(tmp_path)
   w = make(whole)
   for step in range(1, 9):
     w.scalars(step, {'loss': 1 / step})
-  w.close()
   w = make(cut)
   for step in range(1, 7):
     w.scalars(step, {'loss': 1 / step})
   # The process dies in the middle of a line; its last checkpoint was that of step 4.
   with open(cut.metrics, 'a') as file:
     file.write('{"step": 7, "ti')
-  w.close()
   w = make(cut, start=4)
   for step in range(5, 9):
     w.scalars(step, {'loss': 1 / step})
-  w.close()
   assert lines(cut) == lines(whole)
   starts = [e.step for e in events(cut) if e.HasField('session_log')]
   assert 5 in starts
@@ -205,13 +197,13 @@ def test_an_interrupted_run_leaves_the_metrics_of_an_uninterrupted_one(tmp_path)
 
 def test_a_torn_line_alone_is_dropped(workdir):
   workdir.metrics.write_text('{"step": 1, "time": 2e9}\n{"step": 2, "time": 2e9}')
-  make(workdir, start=4).close()
+  make(workdir, start=4)
   assert lines(workdir) == [{'step': 1}]
 
 
 def test_a_fresh_run_has_no_past(workdir):
   workdir.metrics.write_text('{"step": 0, "time": 2e9}\n{"step": 2, "time": 2e9}\n')
-  make(workdir).close()
+  make(workdir)
   assert lines(workdir) == []
 
 
@@ -226,7 +218,6 @@ def test_images_reach_both_places(workdir):
   before = plot.read_bytes()
   assert w.image(3, 'points', plot) == plot and plot.read_bytes() == before
   assert w.image(4, 'copy', plot).read_bytes() == before
-  w.close()
   images = [(e.step, v) for e in events(workdir) for v in e.summary.value]
   assert [(step, v.tag) for step, v in images] == [(3, 'samples/ema'), (3, 'points'), (4, 'copy')]
   assert (images[0][1].image.height, images[0][1].image.width) == (20, 30)
@@ -235,56 +226,47 @@ def test_images_reach_both_places(workdir):
   assert np.array_equal(shown, grid[:, :, 0])
 
 
-def test_plain_lines_without_a_terminal(workdir, capsys, monkeypatch):
-  clock = [100.0]
-  monkeypatch.setattr(writers.time, 'monotonic', lambda: clock[0])
-  w = make(workdir, total=2000)
-  for step, seconds in ((1, 30.0), (11, 5.0), (21, 2.5)):
-    clock[0] += seconds
-    w.progress(step, {'g/loss': 0.1234567, 'd/loss': 2, 'accuracy': 0.5})
-  w.close()
-  err = capsys.readouterr().err.splitlines()
-  assert err[1:] == [
-    'step 11/2000  16.0 img/s  g/loss 0.1235  d/loss 2  left 00:16:34',
-    # 8 images * 10 steps in 2.5 s; 20 steps took 7.5 s since the first, 1979 are left.
-    'step 21/2000  32.0 img/s  g/loss 0.1235  d/loss 2  left 00:12:22',
-  ]
-  assert re.fullmatch(r'step 1/2000  0\.3 img/s  .*left 16:39:30', err[0])
+def test_callbacks_get_what_is_written(workdir):
+  class Metrics:
+    def __init__(self):
+      self.seen = []
+
+    def on_metrics(self, step, metrics):
+      self.seen.append((step, metrics))
+
+  class Images:
+    def __init__(self):
+      self.seen = []
+
+    def on_images(self, step, name, path):
+      self.seen.append((step, name, path.read_bytes()[:4]))
+
+  metrics, images = Metrics(), Images()
+  w = make(workdir, callbacks=[metrics, images])
+  w.scalars(1, {'g/loss': np.float32(0.5)}, rate=10.0)
+  w.evaluation(2, {'frechet': 3.0})
+  w.image(2, 'samples', np.zeros((4, 4, 1), np.uint8))
+  assert metrics.seen == [(1, {'g/loss': 0.5, 'rate': 10.0}), (2, {'quick/frechet': 3.0})]
+  assert images.seen == [(2, 'samples', b'\x89PNG')]
 
 
-def test_a_bar_on_a_terminal(workdir):
-  code = f"""
-import sys
-from gen_jax.run.workdir import Workdir
-from gen_jax.run.writers import Writers
-w = Writers(Workdir({str(workdir.path)!r}), total_steps=20, images_per_step=8, start_step=4)
-w.progress(5, {{'loss': 0.25}})
-w.progress(12, {{'loss': 0.125}})
-w.close()
-assert 'tensorflow' not in sys.modules
-assert 'matplotlib' not in sys.modules
-"""
-  parent, child = pty.openpty()
-  termios.tcsetwinsize(child, (24, 90))
-  env = {**os.environ, 'PYTHONPATH': os.pathsep.join(p or os.getcwd() for p in sys.path)}
-  process = subprocess.Popen([sys.executable, '-c', code], stderr=child, env=env)
-  os.close(child)
-  shown = b''
-  try:
-    while more := os.read(parent, 4096):
-      shown += more
-  except OSError:  # How Linux says that the other end is closed.
-    pass
-  os.close(parent)
-  assert process.wait() == 0, shown
-  last = shown.decode().rstrip().split('\r')[-1]
-  assert re.search(r'12/20 \|.*\| .*img/s  loss 0.125  left 00:00:0\d', last), shown
+def test_hyperparameters_reach_the_table_of_tensorboard(workdir):
+  make(workdir).hyperparameters({'optim.lr': 0.5, 'system': 'gan', 'clip': None}, ['g/loss'])
+  found = [v for e in events(workdir) for v in e.summary.value]
+  data = {v.tag: v.metadata.plugin_data for v in found}
+  assert data and {plugin.plugin_name for plugin in data.values()} == {'hparams'}
+  start = plugin_hparams_pb2.HParamsPluginData.FromString(
+    data['_hparams_/session_start_info'].content
+  )
+  values = start.session_start_info.hparams
+  assert values['optim.lr'].number_value == 0.5 and values['system'].string_value == 'gan'
+  assert values['clip'].string_value == 'None'
 
 
 def test_other_processes_write_nothing(workdir, capsys):
-  w = Writers(workdir, total_steps=10, images_per_step=8, start_step=0, process_is_primary=False)
+  w = Writers(workdir, start_step=0, process_is_primary=False, callbacks=[None])
   w.scalars(1, {'loss': 1.0})
-  w.progress(1, {'loss': 1.0})
+  w.hyperparameters({'seed': 0}, [])
+  w.evaluation(1, {'frechet': 1.0})
   w.image(1, 'samples', np.zeros((4, 4, 1), np.uint8))
-  w.close()
   assert os.listdir(workdir.path) == [] and capsys.readouterr().err == ''
