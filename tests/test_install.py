@@ -3,8 +3,10 @@
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -72,3 +74,17 @@ def test_the_command_restarts_with_large_arrays_in_huge_pages(installed, tmp_pat
   probe.write_text('import os\nprint([os.environ.get("GLIBC_TUNABLES")])\nraise SystemExit(4)\n')
   done = call(installed, tmp_path, f'--config={probe}')
   assert (done.stdout, done.returncode) == ("['glibc.malloc.hugetlb=1']\n", 4)
+
+
+@pytest.mark.slow
+def test_a_signal_while_the_command_imports_is_quiet(installed, tmp_path):
+  env = os.environ | {'PYTHONPATH': str(installed)}
+  for i in range(12):
+    number = (signal.SIGINT, signal.SIGTERM)[i % 2]
+    command = [installed / 'bin/gen_jax', '--config=gan_ring:smoke', '--dry_run']
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, cwd=tmp_path, env=env, **pipes)
+    time.sleep(0.1 + 0.08 * i)  # Python itself takes less to start, the imports more
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (128 + number, b'', b''), i

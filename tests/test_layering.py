@@ -31,6 +31,7 @@ ALLOWED = {
   'run/trained': {'contract', 'data', 'devices', 'run', 'state'} | LEAVES,
   'run/published': {'contract', 'run'} | LEAVES,
   'run/history': {'contract', 'run', 'run/trained', 'systems'} | LEAVES,
+  'run/command': {'devices', 'run/launcher'},
   'run/launcher': {'contract', 'devices', 'run', 'run/export', 'run/published', *VERBS} | LEAVES,
   'run/export': {'devices', 'run', 'run/trained'} | LEAVES,
   'metrics': {'data', 'devices', 'nets', 'ops', 'run'} | LEAVES,

@@ -14,24 +14,19 @@ Exit status: 0 finished, 1 diverged, 2 a user error (one line on stderr), 130, 1
 Ctrl-C, SIGTERM or SIGHUP, 3 another process of the run has ended or hangs.
 """
 
-import os
+import logging
 import sys
 import time
+from pathlib import Path
 
-from gen_jax.devices import startup
+from gen_jax import config as configs
 from gen_jax.errors import UserError
 from gen_jax.run import console
+from gen_jax.run import flags as command_line
 
 
 def run(argv):
   started = time.monotonic()
-  # Imports take time, so they follow the first line of the program, `startup.prepare`.
-  import logging
-  from pathlib import Path
-
-  from gen_jax import config as configs
-  from gen_jax.run import flags as command_line
-
   # Before any library configures logging.
   logging.basicConfig(format='%(message)s', level=logging.WARNING, stream=console.STDERR)
   overrides, argv = configs.split_overrides(argv)
@@ -88,13 +83,7 @@ def main(argv=None) -> int:
     return error.code or 0
 
 
-def command() -> None:
-  """The program: runs `main` with the command line, and exits."""
-  startup.prepare(sys.argv[0])
-  startup.leave(main())
-
-
 def _usage() -> str:
   """The text above, in the words of the installed command where that was called."""
-  installed = os.path.basename(sys.argv[0]) == 'gen_jax'
+  installed = Path(sys.argv[0]).stem == 'gen_jax'
   return __doc__.replace('python launch.py', 'gen_jax') if installed else __doc__
