@@ -412,7 +412,14 @@ def check_resumable(old: Mapping, new: Mapping, workdir: str | Path) -> None:
   Raises:
     UserError: a field differs that is not safe to change.
   """
-  found = difference(old, new)
+  known = {path for path, _ in leaves(old)}
+  # A field that is newer than the run has its default there.
+  added = {
+    path: rule.default
+    for path, rule in SHARED.items()
+    if path not in known and rule.default is not REQUIRED
+  }
+  found = difference(replace(old, added), new)
   if found:
     path, a, b = found
     raise UserError(
@@ -642,6 +649,10 @@ def _parse(text: str, rule: Field):
   value = _literal(text)
   if rule.many and rule.type == 'choice' and isinstance(value, str):
     return tuple(text.split(','))  # a,b
+  if rule.many and rule.type == 'text' and value is not None:
+    if isinstance(value, tuple) and all(isinstance(v, str) for v in value):
+      return value
+    return tuple(part.strip() for part in text.strip('()[] ').split(','))  # a,b or 0,1
   if rule.type in ('text', 'path', 'choice') and not rule.many:
     if value is None and not (rule.optional or rule.strict):
       return text

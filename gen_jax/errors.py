@@ -19,9 +19,19 @@ class UserError(Exception):
 
   def __init__(self, message: str):
     # The interface promises one line that can be read, whatever it quotes.
-    line = ' '.join(str(message).split())
+    line = printable(' '.join(str(message).split()))
     line = re.sub(rf'\S{{{LONGEST_WORD},}}', lambda word: _shortened(word[0], LONGEST_WORD), line)
     super().__init__(_shortened(line, LONGEST))
+
+
+def printable(text) -> str:
+  """Text in which what no terminal shows is escaped, such as names of files that are not UTF-8."""
+  return ''.join(c if c.isprintable() else _escaped(c) for c in str(text))
+
+
+def _escaped(character: str) -> str:
+  code = ord(character) - 0xDC00  # so Python decodes the byte `code` of a file's name
+  return f'\\x{code:02x}' if 128 <= code < 256 else ascii(character)[1:-1]
 
 
 def _shortened(text: str, length: int) -> str:

@@ -5,14 +5,13 @@ Samples are generated batch by batch, and each batch is passed through the featu
 Every batch is saved to a file, so that a stopped evaluation resumes.
 """
 
-import contextlib
 import functools
 import json
 import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -27,15 +26,18 @@ from gen_jax.errors import Diverged, UserError, writing
 from gen_jax.fields import METRICS
 from gen_jax.metrics import networks
 from gen_jax.metrics import scorer as scores
+from gen_jax.metrics.arrays import BadArrays, stored
 from gen_jax.metrics.scorer import Features, Scorer
 from gen_jax.run import checkpoint, console, export_format, records, signals, trained, writers
 from gen_jax.run.cache import cache_folder, working_folder
+from gen_jax.run.files import machine_memory, open_file
 from gen_jax.run.records import Row
 from gen_jax.run.tensorboard import Board
 from gen_jax.run.workdir import Workdir, check_file, check_folder, check_place
 
 SAMPLES, NOISE = 0xE7A1, 0xE7A2  # folded into the key of config.eval.seed, one for each use
 LEAST_SECONDS = 1.0  # minimum time of sampling for a rate to be measured over
+LISTED = 3  # arrays of a file that an error message names
 SHOWN = 64  # images in the grid of an evaluation
 QUICK_BLOCK = 64  # samples per feature batch in training: a stop waits for one batch
 
@@ -397,35 +399,37 @@ def open_pictures(config, path: str):
 
 def _open_arrays(path: str, shape) -> sources.ArraySource:
   """The first array of a file that has the data's shape and dtype."""
-  try:
-    with open(path, 'rb') as file:
-      loaded = np.load(file, allow_pickle=False)
-      found = {'it': loaded} if isinstance(loaded, np.ndarray) else dict(_arrays(loaded))
-  except scores.UNREADABLE as error:
-    why = getattr(error, 'strerror', None) or 'it is not a file of NumPy arrays'
-    raise UserError(f'--samples={path} cannot be read: {why}') from error
   dtype = np.dtype(np.uint8 if len(shape) == 3 else np.float32)
-  for image in found.values():
-    if image.dtype == dtype and image.shape[1:] == shape and len(image):
-      if not np.isfinite(image).all():
-        raise UserError(f'--samples={path}: the points are not finite')
-      digest = sources.content_hash(np.ascontiguousarray(image).tobytes())
-      return sources.ArraySource(path, {'image': image}, None, f'npz/{len(image)}/{digest}')
+  try:
+    with open_file(path) as file:
+      found = stored(file)
+      for array in found.values():
+        if array.dtype == dtype and array.shape[1:] == shape and array.shape[0]:
+          if array.nbytes > (memory := machine_memory()):
+            raise BadArrays(f'it needs {array.nbytes:,} bytes, this machine has {memory:,}')
+          return _checked(path, array.read())
+  except (OSError, BadArrays) as error:
+    raise UserError(
+      f'--samples={path} cannot be read: {getattr(error, "strerror", None) or error}'
+    ) from error
   if not found:
     raise UserError(f'--samples={path} holds no array')
-  listed = ', '.join(f'{name} is {array.dtype} {array.shape}' for name, array in found.items())
+  listed = ', '.join(
+    f'{name or "it"} is {array.dtype} {array.shape}' for name, array in list(found.items())[:LISTED]
+  )
   raise UserError(
     f'--samples={path}: {listed}, but {dtype} {("n", *shape)} is needed, as '
     f'config.data.shape={shape}'
   )
 
 
-def _arrays(file) -> Iterator[tuple[str, np.ndarray]]:
-  """The arrays of an npz file, without those of objects."""
-  for name in file.files:
-    with contextlib.suppress(ValueError):
-      if isinstance(array := file[name], np.ndarray):
-        yield name, array
+def _checked(path: str, image: np.ndarray) -> sources.ArraySource:
+  """An array of images, or of points, as a source."""
+  if image.dtype.kind == 'f' and not np.isfinite(image).all():
+    raise UserError(f'--samples={path}: the points are not finite')
+  image = np.ascontiguousarray(image)
+  digest = sources.content_hash(image.data.cast('B'))
+  return sources.ArraySource(path, {'image': image}, None, f'npz/{len(image)}/{digest}')
 
 
 # --- In training --------------------------------------------------------------------------------

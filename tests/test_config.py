@@ -96,6 +96,8 @@ GOOD = {
     'storage': 'auto',
     'bad_files': 'error',
     'fit': 'exact',
+    'classes': None,
+    'background': None,
     'read_threads': 8,
     'prefetch': 8,
   },
@@ -423,7 +425,8 @@ def wrong_types(rule):
   if not rule.many:
     bad += [[1], (2, 3), [], ['a']]
   else:
-    bad += [3, 0.5, [], (), ['a'], [None], [[1]], (1,) * 7 if rule.length else (True,)]
+    bad += [3, 0.5, [], (), [None], [[1]], (1,) * 7 if rule.length else (True,)]
+    bad += [] if rule.type == 'text' else [['a']]
   if rule.type == 'integer':
     bad += [1.5, 2.0, [1.0]]
   if rule.type in ('text', 'path', 'choice', 'net'):
@@ -510,8 +513,8 @@ def test_a_bad_config_gets_one_line_that_names_the_field(mutator):
   def run(bad):
     config, path = bad
     message = error_of(configs.check, config, FIELDS)
-    # UserError folds white space, which a random key may hold.
-    assert message.startswith(' '.join(f'config.{path}'.split())), message
+    # UserError folds white space and escapes what cannot be printed, which a random key may hold.
+    assert message.startswith(str(UserError(f'config.{path}'))), message
     seen.append(message)
 
   run()
@@ -1009,6 +1012,36 @@ def test_what_may_change_when_a_run_is_continued(path, value, safe):
     message = error_of(configs.check_resumable, stored, new, 'runs/x')
     assert message.startswith(f'config.{path}={value!r}, but the run in runs/x was started with ')
     assert repr(before) in message and '--workdir' in message
+
+
+def test_a_run_from_before_a_field_was_added_has_its_default():
+  new = configs.to_dict(configs.check(GOOD, FIELDS))
+  old = json.loads(json.dumps(new))
+  del old['data']['background']
+  configs.check_resumable(old, new, 'runs/x')
+  new['data']['background'] = (255,)
+  message = error_of(configs.check_resumable, old, new, 'runs/x')
+  assert message.startswith('config.data.background=(255,), but the run in runs/x was started with')
+  new['data']['background'] = None
+  del old['data']['shape']  # has no default
+  message = error_of(configs.check_resumable, old, new, 'runs/x')
+  assert message.startswith('config.data.shape=(28, 28, 1), but the run in runs/x was started with')
+
+
+def test_classes_are_texts_also_where_they_look_like_numbers():
+  for written, value in (
+    ('cat,dog', ('cat', 'dog')),
+    ('0,1', ('0', '1')),
+    ('007', ('007',)),
+    ("('a b', 'c')", ('a b', 'c')),
+    ('(0, 1)', ('0', '1')),
+    ('None', None),
+  ):
+    fields = [('data.path', 'pictures'), ('data.classes', written)]
+    assert configs.load('configs/dcgan_folder.py', fields).data.classes == value, written
+  fields[1] = ('data.classes', 'cat,')
+  message = error_of(configs.load, 'configs/dcgan_folder.py', fields)
+  assert message.startswith("config.data.classes=('cat', ''): a tuple of texts")
 
 
 def test_a_field_that_came_or_went_is_a_difference():

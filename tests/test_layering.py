@@ -9,7 +9,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 BASE = {'errors', 'fields'}  # and `config`, which knows systems: for what lies above them
-LEAVES = BASE | {'config', 'run/console'}
+LEAVES = BASE | {'config', 'run/console', 'run/files'}
 VERBS = ('train', 'sample', 'evaluate', 'compare')
 # What a file or folder of gen_jax may import of gen_jax, besides itself. A file with arrows of its
 # own, 'folder/file', stands beside its folder: others import it only where that is said.
@@ -24,10 +24,11 @@ ALLOWED = {
   'nets': {'draws', 'errors', 'devices', 'ops'},
   'diffusion': {'draws'} | BASE,
   'systems': {'nets', 'diffusion', 'state', 'draws', 'ops'} | BASE,
-  'data': {'draws', 'errors', 'run/console'},
+  'data': {'draws', 'errors', 'run/console', 'run/files'},
   'devices': {'ops', 'run'} | LEAVES,
   'run': LEAVES,
   'run/console': set(),
+  'run/files': set(),
   'run/trained': {'contract', 'data', 'devices', 'run', 'state'} | LEAVES,
   'run/published': {'contract', 'run'} | LEAVES,
   'run/history': {'contract', 'run', 'run/trained', 'systems'} | LEAVES,

@@ -7,8 +7,6 @@ resumes; features of a reference set are cached for all runs.
 import io
 import pathlib
 import shutil
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +17,7 @@ from gen_jax.data import sources, toys
 from gen_jax.errors import UserError, writing
 from gen_jax.fields import METRICS
 from gen_jax.metrics import networks
+from gen_jax.metrics.arrays import BadArrays, read_arrays
 from gen_jax.run import cache, console
 from gen_jax.run.cache import cache_folder
 from gen_jax.run.records import Row
@@ -36,7 +35,7 @@ VALUES = {
 }
 ABBREVIATIONS = {'frechet': 'FD', 'kernel': 'KD', 'inception_score': 'IS'}
 PUBLISHED = {'frechet': 'FID', 'kernel': 'KID', 'inception_score': 'IS'}  # by Inception only
-UNREADABLE = (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error)  # by NumPy
+LARGEST_PART = 2**34  # bytes; the features of ImageNet have 10 GB
 
 
 class Features(NamedTuple):
@@ -284,9 +283,8 @@ def _npz(arrays) -> bytes:
 def read_part(path) -> dict[str, np.ndarray] | None:
   """The arrays of a part; None: the file is missing or damaged."""
   try:
-    with open(path, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
-      return dict(arrays)
-  except UNREADABLE:
+    return read_arrays(path, LARGEST_PART)
+  except (OSError, BadArrays):
     return None
 
 
