@@ -29,11 +29,13 @@ from gen_jax.devices import processes, sharding
 from gen_jax.devices.heartbeat import Watch
 from gen_jax.devices.programs import Programs
 from gen_jax.errors import Diverged, UserError
-from gen_jax.run import cadences, checkpoint, console, records, signals, trained, writers
+from gen_jax.run import cadences, checkpoint, console, curves, records, signals, trained, writers
 from gen_jax.run.metric_log import MetricLog
 from gen_jax.run.progress import Progress
 from gen_jax.run.trace import Trace
 from gen_jax.run.workdir import Workdir, open_workdir
+
+CURVES_SECONDS = 60  # between two drawings of the curves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -343,6 +345,7 @@ class Events:
       folder, start_step=start, callbacks=setup.callbacks, process_is_primary=first
     )
     self._writer.hyperparameters(dict(configs.leaves(config)), contract.metrics(system))
+    self._drawn = time.monotonic()
     self._progress = Progress(
       start,
       config.train.steps,
@@ -382,6 +385,15 @@ class Events:
     for name in names:
       with self._progress.aside(name):
         getattr(self, name)(done, state)
+    if names and processes.is_first() and self._are_curves_due(done):
+      with self._progress.aside('curves'):
+        curves.draw(self._setup.folder)
+      self._drawn = time.monotonic()
+
+  def _are_curves_due(self, done: int) -> bool:
+    """At the end, and with the events of a longer run."""
+    late = time.monotonic() - self._drawn > CURVES_SECONDS
+    return late or done == self._setup.config.train.steps
 
   def save(self, done: int, state) -> None:
     """Saves a checkpoint of step `done`, in the background."""

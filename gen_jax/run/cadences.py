@@ -19,8 +19,10 @@ def due(config, done: int) -> list[str]:
 
 
 def to_come(config, name: str, done: int) -> int:
-  """How often the event `name` happens after step `done`."""
-  steps, total = every(config)[name], config.train.steps
+  """How often the event `name` happens after step `done`; 0 for one that has no cadence."""
+  steps, total = every(config).get(name), config.train.steps
+  if steps is None:
+    return 0
   return total // steps - done // steps + (total % steps > 0)
 
 

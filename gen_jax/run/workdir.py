@@ -166,6 +166,7 @@ class Workdir:
     self.evaluations = self.path / 'evaluation.jsonl'
     self.evaluation = self.path / 'evaluation'  # images, and parts of a stopped evaluation
     self.tensorboard = self.path / 'tensorboard'
+    self.curves = self.path / 'curves.png'
     self.lock = self.path / '.lock'
 
   def image_path(self, step: int, name: str) -> pathlib.Path:
