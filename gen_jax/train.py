@@ -170,7 +170,8 @@ def _train(setup: Setup) -> int:
       sys.stdout,
     )
     return 0
-  _tell(_opening(setup, start.step))
+  if start.step < total:
+    _tell(_opening(setup, start.step))
   programs = make_programs(setup)
   state = start.make_state(setup, programs)
   with contextlib.closing(Events(setup, start.step)) as events:

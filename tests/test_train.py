@@ -254,7 +254,9 @@ def test_a_run_leaves_what_a_person_looks_for(tmp_path, capsys):
   assert status == 0
   picture = tmp_path / 'run/samples/0000020_samples.png'
   assert output.out.strip().endswith(f'samples: {picture}')
-  assert 'step 20/20' in output.err and 'img/s' in output.err and 'g/loss' in output.err
+  assert 'step 20/20' in output.err and 'points/s' in output.err and 'g/loss' in output.err
+  assert f'{tmp_path}/run: training 20 steps, gan with G 82, D 65 parameters on' in output.err
+  assert (tmp_path / 'run/curves.png').is_file()
   with Image.open(picture) as image:
     assert len(np.unique(np.asarray(image.convert('RGB')).reshape(-1, 3), axis=0)) > 10
   assert [line['step'] for line in metrics(tmp_path / 'run')] == [5, 10, 15, 20]
