@@ -204,7 +204,7 @@ def decode(
   except Image.UnidentifiedImageError:
     raise BadImage('is not a PNG, JPEG or WebP image') from None
   except Exception as error:  # whatever Pillow raises, the file is the cause
-    raise BadImage(f'cannot be decoded ({error or type(error).__name__})') from None
+    raise BadImage(f'cannot be decoded ({str(error) or type(error).__name__})') from None
 
 
 def _turn_upright(image) -> None:

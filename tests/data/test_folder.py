@@ -12,7 +12,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from gen_jax import data
 from gen_jax.data import folder, pipeline
@@ -393,6 +393,33 @@ def test_unreadable_exif_data_are_ignored(make_config, tmp_path, data):
   pixels = np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8)
   Image.fromarray(pixels).save(tmp_path / 'a.png', exif=b'Exif\0\0' + data)
   np.testing.assert_array_equal(open_folder(make_config, tmp_path)[0]['image'], pixels)
+
+
+def test_exif_data_that_pillow_cannot_write_again_still_turn_the_image(make_config, tmp_path):
+  entries = struct.pack('>HHI4s', 0x0100, 7, 4, b'abcd') + struct.pack('>HHIHH', 0x0112, 3, 1, 6, 0)
+  exif = b'Exif\0\0MM\0*' + struct.pack('>IH', 8, 2) + entries + bytes(4)
+  upright = np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8)
+  Image.fromarray(np.ascontiguousarray(np.rot90(upright))).save(tmp_path / 'a.png', exif=exif)
+  with Image.open(tmp_path / 'a.png') as image, pytest.raises(struct.error):
+    ImageOps.exif_transpose(image)
+  np.testing.assert_array_equal(open_folder(make_config, tmp_path)[0]['image'], upright)
+
+
+@pytest.mark.parametrize('error', [struct.error('short'), KeyError(3), MemoryError(), IndexError()])
+def test_any_exception_of_pillow_concerns_its_file(
+  make_config, make_images, tmp_path, monkeypatch, error
+):
+  make_images(tmp_path, ['a.png', 'b.png'])
+  pillow = Image.open
+
+  def open_or_fail(file, **kwargs):
+    if file.name.endswith('b.png'):
+      raise error
+    return pillow(file, **kwargs)
+
+  monkeypatch.setattr(Image, 'open', open_or_fail)
+  assert 'b.png cannot be decoded (' in refusal(make_config, tmp_path)
+  assert len(open_folder(make_config, tmp_path, bad_files='skip')) == 1
 
 
 def test_a_name_that_is_not_utf8(make_config, make_images, tmp_path, caplog):

@@ -74,7 +74,8 @@ def bad_file(path, kind):
   if kind == 'empty type.npy':
     return path.write_bytes(header((10**12,), '|V0') + bytes(100))
   if kind == 'long header.npy':
-    return path.write_bytes(b'\x93NUMPY\2\0' + struct.pack('<I', 2**32 - 1) + bytes(100))
+    path.write_bytes(b'\x93NUMPY\2\0' + struct.pack('<I', 2**27))
+    return os.truncate(path, 2**27 + 12)
   if kind == 'cut off.npy':
     return path.write_bytes(header((3, 8, 8, 1))[:50])
   if kind == 'sparse.npy':
