@@ -33,7 +33,7 @@ from gen_jax.run.cache import cache_folder, working_folder
 from gen_jax.run.files import machine_memory, open_file
 from gen_jax.run.records import Row
 from gen_jax.run.tensorboard import Board
-from gen_jax.run.workdir import Workdir, check_file, check_folder, check_place
+from gen_jax.run.workdir import Workdir, check_file, check_folder, check_place, make_folder
 
 SAMPLES, NOISE = 0xE7A1, 0xE7A2  # folded into the key of config.eval.seed, one for each use
 LEAST_SECONDS = 1.0  # minimum time of sampling for a rate to be measured over
@@ -305,9 +305,7 @@ def _score_run(config, folder, opened, stop) -> list[Row] | None:
       log=about.log,
     )
   points = {f'evaluation/{row.metric}': row.value for row in made}
-  with writing(folder.tensorboard):
-    folder.tensorboard.mkdir(exist_ok=True)
-  Board(folder.tensorboard / 'evaluation').scalars(manifest.step, points)
+  Board(make_folder(folder.tensorboard) / 'evaluation').scalars(manifest.step, points)
   records.append(folder, manifest.step, made)
   shutil.rmtree(parts, ignore_errors=True)
   return made

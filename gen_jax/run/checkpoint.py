@@ -303,9 +303,11 @@ class Checkpointer:
   def _write(self, step: int, leaves: dict) -> None:
     final = self._directory / _name(step)
     temporary = self._directory / f'{_TEMPORARY}{_name(step)}'
+    made = None
     try:
       self._prepare()
       temporary.mkdir()
+      made = temporary.stat().st_ino
       data = traverse_util.unflatten_dict({k: x for k, x in leaves.items() if _has_data(x)})
       self._arrays.save(temporary / 'arrays', args=ocp.args.StandardSave(data))
       _write_durably(temporary / 'config.json', self._config)
@@ -332,8 +334,10 @@ class Checkpointer:
       os.rename(temporary, final)
       sync_directory(self._directory)
     except Exception as error:
-      _remove(temporary)
       cause = _storage_cause(error)
+      if made is not None and not (temporary.exists() and temporary.stat().st_ino == made):
+        cause = 'it was removed while it was written'
+      _remove(temporary)
       if cause is None:
         raise
       raise UserError(f'checkpoint {final} cannot be written: {cause}') from error
@@ -341,10 +345,10 @@ class Checkpointer:
     self._tidy()
 
   def _prepare(self) -> None:
+    self._directory.mkdir(exist_ok=True)  # new, or removed during the run
     if self._prepared:
       return
     _mute_orbax()
-    self._directory.mkdir(parents=True, exist_ok=True)
     for path in self._directory.glob(f'{_TEMPORARY}*'):
       shutil.rmtree(path)
     sync_directory(self._directory.parent)

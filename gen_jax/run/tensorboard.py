@@ -15,7 +15,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 from tensorboardX.summary import hparams
 
-from gen_jax.run.workdir import append
+from gen_jax.run.workdir import append, make_folder
 
 
 class Board:
@@ -57,6 +57,7 @@ class Board:
     for event in events:
       event.wall_time = time.time()
       data += _record(event.SerializeToString())
+    make_folder(self._path.parent)
     append(self._path, data)
 
 

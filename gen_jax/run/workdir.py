@@ -39,8 +39,7 @@ def sync_directory(path) -> None:
 
 
 def write_atomic(path, data: bytes) -> None:
-  """Replaces file `path` by `data`; a crash leaves either all old bytes or all new ones. Creates
-  the folder of the file, but not the one above it.
+  """Replaces file `path` by `data`; a crash leaves either all old bytes or all new ones.
 
   Raises:
     UserError: it cannot be written; the old bytes are kept.
@@ -57,7 +56,7 @@ def write_together(files: Mapping[os.PathLike, bytes]) -> None:
     for path, data in files.items():
       path = pathlib.Path(path)
       staged[path] = path.with_name(f'.tmp-{path.name}-{os.getpid()}')  # others may write it, too
-      with writing(path), _open(staged[path], 'wb') as file:
+      with writing(path), open(staged[path], 'wb', buffering=0) as file:
         _write(file, data)
         os.fsync(file.fileno())
     for path, temporary in staged.items():
@@ -91,13 +90,12 @@ def new_folder(path) -> Iterator[pathlib.Path]:
 
 
 def append(path, data: bytes) -> None:
-  """Appends `data` to a file, all or nothing. Creates the file and its folder.
+  """Appends `data` to a file, new or not, all or nothing.
 
   Raises:
     UserError: it cannot be written.
   """
-  path = pathlib.Path(path)
-  with writing(path), _open(path, 'ab') as file:
+  with writing(path), open(path, 'ab', buffering=0) as file:
     size = os.fstat(file.fileno()).st_size
     try:
       _write(file, data)
@@ -107,19 +105,18 @@ def append(path, data: bytes) -> None:
       raise
 
 
-def _open(path: pathlib.Path, mode: str):
-  """An unbuffered file, which cannot fail when it is closed."""
-  try:
-    return open(path, mode, buffering=0)
-  except FileNotFoundError:
-    path.parent.mkdir(exist_ok=True)  # new, or removed during a run
-    return open(path, mode, buffering=0)
-
-
 def _write(file, data: bytes) -> None:
+  """Writes to a file without a buffer: that would be flushed, and fail, again at the end."""
   rest = memoryview(data)
   while rest:
     rest = rest[file.write(rest) :]
+
+
+def make_folder(path: pathlib.Path) -> pathlib.Path:
+  """Makes a folder of a run, new or removed since; that of the run itself must exist."""
+  with writing(path), contextlib.suppress(FileExistsError):  # whoever writes to it says what it is
+    path.mkdir()
+  return path
 
 
 def check_folder(path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from gen_jax.run.tensorboard import Board
-from gen_jax.run.workdir import Workdir, append, write_atomic
+from gen_jax.run.workdir import Workdir, append, make_folder, write_atomic
 
 READABLE_PIXELS = 48
 _log = logging.getLogger(__name__)
@@ -79,7 +79,9 @@ class Writers:
     self._call('on_metrics', step, values)
 
   def image_path(self, step: int, name: str) -> pathlib.Path:
-    """The path of the image `name` of `step`."""
+    """The path of the image `name` of `step`, whose folder exists."""
+    if self._primary:
+      make_folder(self._workdir.samples)
     return self._workdir.image_path(step, name)
 
   def image(self, step: int, name: str, picture) -> pathlib.Path:
