@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from gen_jax.errors import UserError
-from gen_jax.run import console, listing, records, signals, writers
+from gen_jax.run import console, listing, pictures, records, signals
 from gen_jax.run.history import Run, read_run
 from gen_jax.run.workdir import write_atomic
 
@@ -235,8 +235,6 @@ def draw(lines, groups: Sequence[Group], path) -> None:
   """Writes the table as a PNG, with a column of sample pictures at its end, and the curves below,
   in the colours of the runs' names.
   """
-  from matplotlib.figure import Figure
-
   cells = [[textwrap.fill(cell, 14) for cell in lines[0]]]
   for name, *line, _ in lines[1:]:
     cells.append([os.path.relpath(name, pathlib.Path(path).parent), *map(_shown, line)])
@@ -249,45 +247,44 @@ def draw(lines, groups: Sequence[Group], path) -> None:
   across = max(1, int(width / 3.5))
   top = 0.7 + ROW * len(groups)  # inches that the table takes
   height = top + PANEL * math.ceil(len(drawn) / across)
-  figure = Figure(figsize=(width, height), dpi=110)
-  lefts = np.concatenate([[0], np.cumsum(widths)]) / width
-  for row, line in enumerate(cells):
-    middle = 1 - (0.35 if row == 0 else 0.7 + ROW * (row - 0.5)) / height
-    for column, (left, cell) in enumerate(zip(lefts, line, strict=False)):
-      style = dict(weight='bold' if row == 0 else 'normal')
-      if row and not column and drawn:
-        style |= dict(color=STYLES[(row - 1) % len(STYLES)][:2])
-      figure.text(left + 0.08 / width, middle, cell, fontsize=9, va='center', **style)
-  for row, (_, runs) in enumerate(groups, 1):
-    run = next((run for run in runs if run.picture), None)
-    if run is None:
-      continue
-    bottom = 1 - (0.7 + ROW * row) / height
-    axes = figure.add_axes([lefts[-1], bottom + 0.03 / height, 3.0 / width, 1.44 / height])
-    axes.axis('off')
-    try:
-      with Image.open(run.picture, formats=('PNG',)) as file:
-        picture = np.asarray(file.convert('RGB'))
-    except OSError as error:
-      raise UserError(f'{run.picture} cannot be read: {error}') from error
-    # The upper half of a grid is enough; a plot is not cut.
-    axes.imshow(picture if run.points else picture[: picture.shape[0] // 2])
-  each = width / across
-  for number, (title, curves) in enumerate(drawn.items()):
-    left = number % across * each + 0.6
-    bottom = height - top - PANEL * (number // across + 1) + 0.35
-    axes = figure.add_axes(
-      [left / width, bottom / height, (each - 0.7) / width, (PANEL - 0.65) / height]
-    )
-    axes.set_title(title, fontsize=9)
-    axes.tick_params(labelsize=7)
-    for i, (steps, values) in curves.items():
-      style, mean = STYLES[i % len(STYLES)], values.mean(0)
-      axes.plot(steps, mean, style, linewidth=1, marker='.' if len(steps) < 30 else None)
-      if len(values) > 1:
-        spread = values.std(0, ddof=1)
-        axes.fill_between(steps, mean - spread, mean + spread, color=style[:2], alpha=0.25, lw=0)
-  writers.save_figure(figure, path)
+  with pictures.figure(path, figsize=(width, height), dpi=110) as figure:
+    lefts = np.concatenate([[0], np.cumsum(widths)]) / width
+    for row, line in enumerate(cells):
+      middle = 1 - (0.35 if row == 0 else 0.7 + ROW * (row - 0.5)) / height
+      for column, (left, cell) in enumerate(zip(lefts, line, strict=False)):
+        style = dict(weight='bold' if row == 0 else 'normal')
+        if row and not column and drawn:
+          style |= dict(color=STYLES[(row - 1) % len(STYLES)][:2])
+        figure.text(left + 0.08 / width, middle, cell, fontsize=9, va='center', **style)
+    for row, (_, runs) in enumerate(groups, 1):
+      run = next((run for run in runs if run.picture), None)
+      if run is None:
+        continue
+      bottom = 1 - (0.7 + ROW * row) / height
+      axes = figure.add_axes([lefts[-1], bottom + 0.03 / height, 3.0 / width, 1.44 / height])
+      axes.axis('off')
+      try:
+        with Image.open(run.picture, formats=('PNG',)) as file:
+          picture = np.asarray(file.convert('RGB'))
+      except OSError as error:
+        raise UserError(f'{run.picture} cannot be read: {error}') from error
+      # The upper half of a grid is enough; a plot is not cut.
+      axes.imshow(picture if run.points else picture[: picture.shape[0] // 2])
+    each = width / across
+    for number, (title, curves) in enumerate(drawn.items()):
+      left = number % across * each + 0.6
+      bottom = height - top - PANEL * (number // across + 1) + 0.35
+      axes = figure.add_axes(
+        [left / width, bottom / height, (each - 0.7) / width, (PANEL - 0.65) / height]
+      )
+      axes.set_title(title, fontsize=9)
+      axes.tick_params(labelsize=7)
+      for i, (steps, values) in curves.items():
+        style, mean = STYLES[i % len(STYLES)], values.mean(0)
+        axes.plot(steps, mean, style, linewidth=1, marker='.' if len(steps) < 30 else None)
+        if len(values) > 1:
+          spread = values.std(0, ddof=1)
+          axes.fill_between(steps, mean - spread, mean + spread, color=style[:2], alpha=0.25, lw=0)
 
 
 def _shown(cell: str) -> str:

@@ -28,7 +28,7 @@ from gen_jax.metrics import networks
 from gen_jax.metrics import scorer as scores
 from gen_jax.metrics.arrays import BadArrays, stored
 from gen_jax.metrics.scorer import Features, Scorer
-from gen_jax.run import checkpoint, console, export_format, records, signals, trained, writers
+from gen_jax.run import checkpoint, console, export_format, pictures, records, signals, trained
 from gen_jax.run.cache import cache_folder, working_folder
 from gen_jax.run.files import machine_memory, open_file
 from gen_jax.run.records import Row
@@ -296,7 +296,7 @@ def _score_run(config, folder, opened, stop) -> list[Row] | None:
     path = folder.evaluation / f'{manifest.step:07d}_{name}'
     scores.write_part(path.with_suffix('.npz'), {name: array})
     title = f'{folder.path.name}, step {manifest.step}: {len(array):,} examples ({about.kind})'
-    writers.values_plot(
+    pictures.values_plot(
       array,
       path.with_suffix('.png'),
       title=title,
@@ -346,9 +346,9 @@ def _score_samples(config, folder, opened, parts, stop) -> list[Row] | None:
   )
   path = folder.evaluation / f'{manifest.step:07d}_samples.png'
   if drawn.pictures.ndim == 2:
-    writers.scatter_plot(reference.features[:number], drawn.seen.features, path)
+    pictures.scatter_plot(reference.features[:number], drawn.seen.features, path)
   else:
-    writers.save_png(path, writers.image_grid(drawn.pictures))
+    pictures.save_png(path, pictures.image_grid(drawn.pictures))
   return made
 
 

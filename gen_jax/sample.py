@@ -13,7 +13,7 @@ from gen_jax import contract, data
 from gen_jax.devices import compilation, processes
 from gen_jax.devices.heartbeat import Watch
 from gen_jax.errors import Diverged, UserError
-from gen_jax.run import console, signals, trained, writers
+from gen_jax.run import console, pictures, signals, trained
 from gen_jax.run.workdir import Workdir, check_folder, new_folder
 
 MOST_IN_GRID = 256  # images in a grid of --mode=sample
@@ -111,11 +111,11 @@ def write(writer, step: int, made: dict, source):
   image = made['image']
   if image.ndim == 2:
     path = writer.image_path(step, 'samples')
-    writers.scatter_plot(_points(source, len(image)), image, path)
+    pictures.scatter_plot(_points(source, len(image)), image, path)
     return writer.image(step, 'samples', path)
   for name, grid in _further_grids(made).items():
     writer.image(step, name, grid)
-  return writer.image(step, 'samples', writers.image_grid(image))
+  return writer.image(step, 'samples', pictures.image_grid(image))
 
 
 def _points(source, n: int) -> np.ndarray:
@@ -130,10 +130,10 @@ def _further_grids(made: dict) -> dict[str, np.ndarray]:
   grids = {}
   for name, value in made.items():
     if name != 'image' and value.ndim == 4:
-      grids[name] = writers.image_grid(value[:MOST_IN_GRID])
+      grids[name] = pictures.image_grid(value[:MOST_IN_GRID])
     elif name != 'image':
       rows = value[:8]
-      grids[name] = writers.image_grid(rows.reshape(-1, *rows.shape[2:]), columns=rows.shape[1])
+      grids[name] = pictures.image_grid(rows.reshape(-1, *rows.shape[2:]), columns=rows.shape[1])
   return grids
 
 
@@ -194,16 +194,16 @@ def _write_files(made, config, folder: Workdir, step: int):
       (temporary / 'points.npy').write_bytes(buffer.getvalue())
     else:
       for i, picture in enumerate(image):
-        (temporary / f'{i:05d}.png').write_bytes(writers.png(picture))
+        (temporary / f'{i:05d}.png').write_bytes(pictures.png(picture))
     for stale in out.parent.glob(f'{out.name}_*.png'):  # of an earlier call
       stale.unlink()
   if points:
     real = _points(data.open_source(config), len(image))
-    writers.scatter_plot(real, image, _beside(out, 'plot'))
+    pictures.scatter_plot(real, image, _beside(out, 'plot'))
     return _beside(out, 'plot')
-  writers.save_png(_beside(out, 'grid'), writers.image_grid(image[:MOST_IN_GRID]))
+  pictures.save_png(_beside(out, 'grid'), pictures.image_grid(image[:MOST_IN_GRID]))
   for name, grid in _further_grids(made).items():
-    writers.save_png(_beside(out, name), grid)
+    pictures.save_png(_beside(out, name), grid)
   return _beside(out, 'grid')
 
 

@@ -1,4 +1,4 @@
-"""The readable outputs of a run: metrics and images."""
+"""The outputs of a run while it trains: metrics and images."""
 
 import io
 import json
@@ -10,13 +10,12 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
+from gen_jax.run.pictures import png
 from gen_jax.run.tensorboard import Board
 from gen_jax.run.workdir import Workdir, append, make_folder, write_atomic
 
-READABLE_PIXELS = 48
 _log = logging.getLogger(__name__)
 
 
@@ -112,123 +111,6 @@ class Writers:
     for callback in self._callbacks:
       if function := getattr(callback, method, None):
         function(*arguments)
-
-
-def image_grid(images, columns: int | None = None, pad: int = 2) -> np.ndarray:
-  """Arranges images row by row on white; returns uint8 [H, W, c].
-
-  Small images are enlarged by an integer factor, so that they are readable.
-
-  Args:
-    images: uint8 [n, h, w, c], c = 1, 3 or 4.
-    columns: images per row; None makes the grid approximately square.
-    pad: pixels between images and around them.
-
-  Raises:
-    ValueError: another dtype or shape.
-  """
-  images = np.asarray(images)
-  if (
-    images.dtype != np.uint8
-    or images.ndim != 4
-    or not images.shape[0]
-    or images.shape[3] not in (1, 3, 4)
-  ):
-    raise ValueError(f'images are {images.dtype} {images.shape}, not uint8 [n, h, w, 1, 3 or 4]')
-  factor = max(1, math.ceil(READABLE_PIXELS / max(images.shape[1:3])))
-  images = images.repeat(factor, axis=1).repeat(factor, axis=2)
-  n, h, w, c = images.shape
-  columns = min(n, columns or math.ceil(math.sqrt(n)))
-  rows = math.ceil(n / columns)
-  grid = np.full((rows * (h + pad) + pad, columns * (w + pad) + pad, c), 255, np.uint8)
-  for i, image in enumerate(images):
-    top = pad + i // columns * (h + pad)
-    left = pad + i % columns * (w + pad)
-    grid[top : top + h, left : left + w] = image
-  return grid
-
-
-def png(picture) -> bytes:
-  """The bytes of a PNG file of uint8 [h, w, c], c = 1, 3 or 4."""
-  picture = np.asarray(picture)
-  if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] not in (1, 3, 4):
-    raise ValueError(f'an image is uint8 [h, w, 1, 3 or 4], not {picture.dtype} {picture.shape}')
-  buffer = io.BytesIO()
-  Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture).save(buffer, 'PNG')
-  return buffer.getvalue()
-
-
-def save_png(path, picture) -> None:
-  """Writes uint8 [h, w, c], c = 1, 3 or 4, to a PNG file; the file is never half-written."""
-  write_atomic(path, png(picture))
-
-
-def scatter_plot(real, generated, path, limit: float | None = None) -> None:
-  """Plots generated points over real ones; writes a PNG of 600 x 600 pixels.
-
-  Args:
-    real: [n, 2].
-    generated: [m, 2]; points that fall outside of the axes are counted in the legend.
-    path: the file.
-    limit: both axes show [-limit, limit]; None takes it from `real` alone, rounded up to halves,
-      so that the axes do not move from one plot to the next.
-  """
-  from matplotlib.figure import Figure  # 0.5 s that only runs on points need.
-
-  real, generated = np.asarray(real), np.asarray(generated)
-  if limit is None:
-    limit = math.ceil(2 * 1.2 * float(np.abs(real).max(initial=0.1))) / 2
-  # NaN compares false, so it counts as outside too.
-  outside = int((~(np.abs(generated) <= limit)).any(axis=1).sum())
-  label = f'generated ({outside} outside)' if outside else 'generated'
-  figure = Figure(figsize=(6, 6), dpi=100, layout='tight')
-  axes = figure.add_subplot()
-  axes.scatter(*real.T, s=8, color='tab:gray', alpha=0.5, linewidths=0, label='real')
-  axes.scatter(*generated.T, s=8, color='tab:orange', linewidths=0, label=label)
-  axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect='equal')
-  axes.legend(loc='upper right')
-  save_figure(figure, path)
-
-
-def values_plot(
-  values, path, *, title: str, label: str, index: str = 'index', log: bool = False
-) -> None:
-  """Plots the mean over examples of [n, k] values against their index 0 to k - 1, with the band
-  from the 10th to the 90th percentile; writes a PNG of 800 x 500 pixels.
-
-  Args:
-    values: [n, k].
-    path: the file.
-    title: title of the figure.
-    label: label of the vertical axis: the name of the values and their unit.
-    index: label of the horizontal axis.
-    log: both axes are logarithmic; values below 1e-9 are plotted at 1e-9.
-  """
-  from matplotlib.figure import Figure
-
-  values = np.asarray(values, np.float64)
-  if log:
-    values = np.maximum(values, 1e-9)  # a logarithmic axis has no zero
-  figure = Figure(figsize=(8, 5), dpi=100, layout='tight')
-  axes = figure.add_subplot()
-  k = np.arange(values.shape[1])
-  low, high = np.quantile(values, (0.1, 0.9), axis=0)
-  axes.fill_between(k, low, high, alpha=0.3, linewidth=0, label='10 to 90 % of the examples')
-  axes.plot(k, values.mean(0), linewidth=1, marker='.', markersize=3, label='mean')
-  axes.set(title=title, xlabel=index, ylabel=label)
-  if log:
-    axes.set_yscale('log')
-    axes.set_xscale('symlog', linthresh=1)  # shows the index 0 too
-    axes.set_xlim(-0.1, values.shape[1])
-  axes.legend(loc='best')
-  save_figure(figure, path)
-
-
-def save_figure(figure, path) -> None:
-  """Writes a Matplotlib figure to a PNG file; the file is never half-written."""
-  buffer = io.BytesIO()
-  figure.savefig(buffer, format='png')
-  write_atomic(path, buffer.getvalue())
 
 
 def _forget(metrics: pathlib.Path, start_step: int) -> None:

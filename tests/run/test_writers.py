@@ -1,4 +1,4 @@
-"""Pixels, lines and events as they are on disk."""
+"""Lines and events as they are on disk."""
 
 import glob
 import json
@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from tensorboardX.proto import event_pb2, plugin_hparams_pb2
 
-from gen_jax.run import writers
+from gen_jax.run.pictures import scatter_plot
 from gen_jax.run.workdir import Workdir
-from gen_jax.run.writers import Writers, image_grid, save_png, scatter_plot, values_plot
+from gen_jax.run.writers import Writers
 
 
 @pytest.fixture
@@ -42,123 +42,6 @@ def events(workdir):
       found.append(event_pb2.Event.FromString(data[12 : 12 + size]))
       data = data[16 + size :]
   return found
-
-
-# image_grid, save_png
-
-
-def test_the_grid_is_laid_out_by_rows_on_white():
-  want = [0, 51, 102, 153, 204]
-  images = np.ones((5, 64, 60, 3), np.uint8) * np.uint8(want)[:, None, None, None]
-  images[..., 2] = 0
-  grid = image_grid(images)
-  assert grid.dtype == np.uint8 and grid.shape == (2 * 66 + 2, 3 * 62 + 2, 3)
-  for i, level in enumerate(want):
-    top, left = 2 + i // 3 * 66, 2 + i % 3 * 62
-    cell = grid[top : top + 64, left : left + 60]
-    assert (cell == [level, level, 0]).all()
-  painted = sum(64 * 60 for _ in want)
-  assert (grid == 255).all(axis=2).sum() == grid.shape[0] * grid.shape[1] - painted
-  assert image_grid(images, columns=5, pad=0).shape == (64, 300, 3)
-  assert image_grid(images, columns=9, pad=1).shape == (66, 306, 3)
-  transparent = np.concatenate([images, np.zeros((5, 64, 60, 1), np.uint8)], axis=3)
-  assert image_grid(transparent)[0, 0].tolist() == [255] * 4
-  assert image_grid(transparent)[2, 2].tolist() == [0, 0, 0, 0]
-
-
-@pytest.mark.parametrize(
-  'side, factor', [(8, 6), (16, 3), (28, 2), (32, 2), (47, 2), (48, 1), (64, 1)]
-)
-def test_small_images_are_enlarged_by_a_whole_factor(side, factor):
-  image = np.random.default_rng(0).integers(0, 256, (1, side, side, 1), np.uint8)
-  grid = image_grid(image, pad=0)
-  assert grid.shape == (side * factor, side * factor, 1)
-  blocks = grid.reshape(side, factor, side, factor)
-  assert (blocks == image.reshape(side, 1, side, 1)).all()
-
-
-def test_wrong_images_are_named():
-  with pytest.raises(ValueError, match=r'\(2, 8, 8\)'):
-    image_grid(np.zeros((2, 8, 8), np.uint8))
-  with pytest.raises(ValueError, match=r'\(2, 8, 8, 2\)'):
-    image_grid(np.zeros((2, 8, 8, 2), np.uint8))
-  with pytest.raises(ValueError, match='float64'):
-    image_grid(np.zeros((3, 8, 8, 1)))
-
-
-@pytest.mark.parametrize('c, mode', [(1, 'L'), (3, 'RGB'), (4, 'RGBA')])
-def test_png_holds_the_pixels(tmp_path, c, mode):
-  picture = np.random.default_rng(0).integers(0, 256, (7, 9, c), np.uint8)
-  save_png(tmp_path / 'a.png', picture)
-  file = Image.open(tmp_path / 'a.png')
-  assert (file.format, file.mode, file.size) == ('PNG', mode, (9, 7))
-  assert np.array_equal(np.asarray(file).reshape(picture.shape), picture)
-  assert os.listdir(tmp_path) == ['a.png']
-  with pytest.raises(ValueError, match='float64'):
-    save_png(tmp_path / 'a.png', picture / 2)
-
-
-# scatter_plot
-
-
-def colour_at(path, x, y, limit):
-  """The pixel at data point (x, y), from the frame of the axes as it is drawn."""
-  pixels = np.asarray(Image.open(path).convert('RGB')).astype(int)
-  black = (pixels < 60).all(axis=2)
-  # The frame is the longest dark line in each direction.
-  columns = np.flatnonzero(black.sum(axis=0) > 400)
-  rows = np.flatnonzero(black.sum(axis=1) > 400)
-  left, right, top, bottom = columns[0], columns[-1], rows[0], rows[-1]
-  i = bottom - (y + limit) / (2 * limit) * (bottom - top)
-  j = left + (x + limit) / (2 * limit) * (right - left)
-  return pixels[round(i), round(j)]
-
-
-def test_points_are_drawn_where_they_are(tmp_path):
-  real = np.array([[1.0, 0.0], [0.0, -1.0]])
-  generated = np.array([[-1.0, -1.0], [0.5, 0.25]])
-  scatter_plot(real, generated, tmp_path / 'a.png')
-  with Image.open(tmp_path / 'a.png') as plot:
-    assert plot.size == (600, 600)
-  for x, y in generated:
-    assert abs(colour_at(tmp_path / 'a.png', x, y, 1.5) - [255, 127, 14]).max() < 40
-  for x, y in real:
-    red, green, blue = colour_at(tmp_path / 'a.png', x, y, 1.5)
-    assert red < 230 and abs(red - blue) < 20
-  assert (colour_at(tmp_path / 'a.png', -0.5, 0.5, 1.5) == 255).all()
-
-
-def test_axes_do_not_depend_on_what_is_generated(tmp_path):
-  real = np.array([[1.0, 0.0], [0.0, -1.0]])
-  for generated in ([[0.5, 0.5]], [[0.5, 0.5], [100.0, 0.0], [np.nan, 0.0]]):
-    scatter_plot(real, np.array(generated), tmp_path / 'a.png')
-    assert abs(colour_at(tmp_path / 'a.png', 0.5, 0.5, 1.5) - [255, 127, 14]).max() < 40
-  scatter_plot(real, np.array([[0.5, 0.5]]), tmp_path / 'a.png', limit=4.0)
-  assert abs(colour_at(tmp_path / 'a.png', 0.5, 0.5, 4.0) - [255, 127, 14]).max() < 40
-
-
-# values_plot
-
-
-@pytest.mark.parametrize('log', [False, True])
-def test_values_are_drawn_with_their_band(tmp_path, log, monkeypatch):
-  values = np.arange(1, 12)[:, None] * np.array([[0.1, 1.0, 10.0, 1.0]])
-  figures = []
-  monkeypatch.setattr(writers, 'save_figure', lambda figure, path: figures.append(figure))
-  values_plot(values, tmp_path / 'a.png', title='T', label='bits', index='term', log=log)
-  (axes,) = figures[0].axes
-  assert (axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) == ('T', 'term', 'bits')
-  assert axes.get_yscale() == ('log' if log else 'linear')
-  (line,), (band,) = axes.lines, axes.collections
-  np.testing.assert_allclose(line.get_xdata(), range(4))
-  np.testing.assert_allclose(line.get_ydata(), [0.6, 6, 60, 6])
-  corners = band.get_paths()[0].vertices
-  for k, scale in enumerate([0.1, 1, 10, 1]):  # the 10th and the 90th percentile of 1 to 11
-    heights = corners[corners[:, 0] == k][:, 1]
-    np.testing.assert_allclose([heights.min(), heights.max()], [2 * scale, 10 * scale])
-
-
-# Writers
 
 
 def test_scalars_reach_both_files(workdir):
