@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Iterator
 
-from gen_jax.run import records, writers
+from gen_jax.run import pictures, records
 from gen_jax.run.workdir import Workdir
 
 ACROSS = 4  # panels in a row
@@ -18,8 +18,6 @@ def draw(folder: Workdir) -> None:
   Raises:
     UserError: the file cannot be written.
   """
-  from matplotlib.figure import Figure
-
   found = collections.defaultdict(lambda: ([], []))
   for step, name, value in [*_metrics(folder), *_evaluations(folder)]:
     found[name][0].append(step)
@@ -27,14 +25,13 @@ def draw(folder: Workdir) -> None:
   if not found:
     return
   rows = math.ceil(len(found) / ACROSS)
-  figure = Figure(figsize=(3.2 * ACROSS, 2.2 * rows), dpi=80)
-  for i, (name, (steps, values)) in enumerate(found.items()):
-    axes = figure.add_subplot(rows, ACROSS, i + 1)
-    axes.plot(steps, values, linewidth=1, marker='.' if len(steps) < 30 else None)
-    axes.set_title(name, fontsize=9)
-    axes.tick_params(labelsize=7)
-  figure.subplots_adjust(0.05, 0.3 / (2.2 * rows), 0.99, 1 - 0.25 / (2.2 * rows), 0.25, 0.4)
-  writers.save_figure(figure, folder.curves)
+  with pictures.figure(folder.curves, figsize=(3.2 * ACROSS, 2.2 * rows), dpi=80) as figure:
+    for i, (name, (steps, values)) in enumerate(found.items()):
+      axes = figure.add_subplot(rows, ACROSS, i + 1)
+      axes.plot(steps, values, linewidth=1, marker='.' if len(steps) < 30 else None)
+      axes.set_title(name, fontsize=9)
+      axes.tick_params(labelsize=7)
+    figure.subplots_adjust(0.05, 0.3 / (2.2 * rows), 0.99, 1 - 0.25 / (2.2 * rows), 0.25, 0.4)
 
 
 def _metrics(folder) -> Iterator[tuple[int, str, float]]:
