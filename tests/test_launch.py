@@ -1,6 +1,7 @@
 """The command line: in this process with a system of its own, and in real ones for signals."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -353,3 +354,26 @@ def test_a_warning_is_told_in_its_own_words():
   )
   done = run_python('-c', code, cwd=Path(launch.__file__).parent)
   assert done.stderr == 'one file is skipped\n'
+
+
+ENVIRONMENTS = {
+  'JAX_PLATFORMS=cuda': 'error: JAX_PLATFORMS=cuda: JAX finds no such device (',
+  'JAX_DISABLE_JIT=1': 'error: JAX_DISABLE_JIT is set: gen_jax compiles its steps',
+  'JAX_NUM_CPU_DEVICES=x': 'error: JAX cannot start, an environment variable of it is wrong: ',
+  'SLURM_STEP_NUM_TASKS=': '',
+}
+
+
+def test_an_environment_that_cannot_work_is_one_line(tmp_path, repository):
+  command = [sys.executable, 'launch.py', '--config=configs/gan_ring.py', '--dry_run']
+  started = {}
+  for said in ENVIRONMENTS:
+    name, _, value = said.partition('=')
+    env = {k: v for k, v in os.environ.items() if not k.startswith('JAX_NUM')} | {name: value}
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    started[said] = subprocess.Popen(command, cwd=repository, env=env, **pipes)
+  for said, child in started.items():
+    _, err = child.communicate(timeout=120)
+    message = ENVIRONMENTS[said]
+    assert child.returncode == (2 if message else 0), (said, err)
+    assert err.startswith(message) and err.count('\n') == bool(message), (said, err)
