@@ -2,6 +2,7 @@
 
 import io
 import os
+import pathlib
 import shutil
 import socket
 import struct
@@ -442,6 +443,17 @@ def test_a_name_that_is_not_utf8(make_config, make_images, tmp_path, caplog):
   os.rename(odd, odd + b'.txt')
   assert len(open_folder(make_config, tmp_path)) == 1
   assert 'caf\\xe9\\x1b[2J.png.txt (a link to nothing)' in left_out(caplog)
+
+
+def test_a_class_whose_name_is_not_utf8(make_config, make_images, tmp_path):
+  odd = pathlib.Path(os.fsdecode(os.fsencode(tmp_path) + b'/caf\xe9'))
+  make_images(odd, ['a.png'])
+  make_images(tmp_path / 'z', ['a.png'])
+  source = open_folder(make_config, tmp_path, num_classes=2)
+  assert source.classes == ('caf\\xe9', 'z')
+  assert source.arrays()['label'].tolist() == [0, 1]
+  source = open_folder(make_config, tmp_path, num_classes=2, classes=('z', odd.name))
+  assert source.arrays()['label'].tolist() == [1, 0]
 
 
 def test_whatever_a_damaged_file_does_concerns_that_file(tmp_path, make_images):
