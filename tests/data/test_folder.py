@@ -78,7 +78,8 @@ def left_out(caplog) -> str:
 def test_jpeg_is_read_under_any_name_and_the_rest_is_named(
   make_config, make_images, tmp_path, caplog
 ):
-  make_images(tmp_path, ['a.jpg', 'a.png', 'a.webp', 'a.bmp', 'a.gif', 'a.tif', 'a.avif'])
+  make_images(tmp_path, ['a.jpg', 'a.png', 'a.webp', 'a.bmp', 'a.gif', 'a.tif'])
+  (tmp_path / 'a.avif').write_bytes(b'\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf')
   jpegs = ['a.jfif', 'a.jpe', 'a.JPG_large', 'b', 'c.jpg?width=300']
   for name in jpegs:
     shutil.copy(tmp_path / 'a.jpg', tmp_path / name)
