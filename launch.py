@@ -22,6 +22,7 @@ from gen_jax import config as configs
 from gen_jax.devices import startup
 from gen_jax.errors import UserError
 from gen_jax.run import flags as command_line
+from gen_jax.run import imports
 
 
 def run(argv):
@@ -65,7 +66,8 @@ def run(argv):
 def main(argv=None) -> int:
   """Returns the exit status; `argv` excludes the program's name (default: the command line)."""
   try:
-    return run(sys.argv[1:] if argv is None else argv)
+    with imports.guarded():
+      return run(sys.argv[1:] if argv is None else argv)
   except UserError as e:
     print(f'error: {e}', file=sys.stderr)
     return 2

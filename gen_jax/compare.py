@@ -61,10 +61,9 @@ def read_run(path) -> Run:
     UserError: there is no run.
   """
   folder = Workdir(path)
-  try:
-    config = configs.from_json(folder.config.read_text(), folder.config)
-  except OSError as error:
-    raise UserError(f'--workdir: no run in {path} ({folder.config}: {error.strerror})') from error
+  if not folder.config.is_file():
+    raise UserError(f'--workdir: no run in {path} ({folder.config}: missing)')
+  config = configs.load(str(folder.config))
   manifest = trained.find(path)
   parameters = collections.Counter()
   for leaf, (shape, _) in manifest.leaves.items():

@@ -9,6 +9,7 @@ command line. JAX is imported only once a file has named its system.
 """
 
 import ast
+import contextlib
 import difflib
 import fnmatch
 import json
@@ -26,6 +27,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from gen_jax import __version__, systems
 from gen_jax.errors import UserError
 from gen_jax.fields import REQUIRED, SHARED, Field, did_you_mean
+from gen_jax.run import imports
 
 # What `:smoke` shrinks is in the rules (`smoke`), except for two-dimensional points.
 SMOKE_OF_POINTS = {
@@ -163,6 +165,12 @@ def resolve(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> Resolved:
       field, text that the field cannot hold, or a config that `check` rejects.
   """
   path, arg = split_spec(spec)
+  foreign = path.suffix == '.json'  # a run's: what it names may come from somebody else
+  with imports.guarded(path.parent) if foreign else contextlib.nullcontext():
+    return _resolve(path, arg, list(overrides))
+
+
+def _resolve(path: Path, arg: str, overrides: list[tuple[str, str]]) -> Resolved:
   if path.is_dir():
     raise UserError(f'{path} is a folder: a config file in it is needed')
   if not path.is_file():
@@ -172,11 +180,12 @@ def resolve(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> Resolved:
     raise UserError(f'{path}:{arg}: unknown argument {arg!r}; the argument {allowed}')
   if path.suffix == '.json':
     tree, smoke = _plain(_read_json(path)), {}
+    if tree.get('compilation_cache') is not None:
+      tree['compilation_cache'] = 'auto'  # programs of a folder that a run names would be executed
   elif path.suffix == '.py':
     tree, smoke = _run_file(path)
   else:
     raise UserError(f'{path}: a config file ends in .py (or is the config.json of a run)')
-  overrides = list(overrides)
   said = dict(overrides)
   named = tree.get('system')
   if 'system' in said:

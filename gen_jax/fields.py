@@ -253,7 +253,7 @@ OTHER_NAMES = {
 }
 
 SHARED = {
-  'system': text(meaning='a file of gen_jax/systems'),
+  'system': text(meaning='a file of gen_jax/systems, or the dotted path of a module'),
   'seed': integer(0, _SEED, default=0, meaning='seed of everything random in the run'),
   'precision': one_of(
     'float32', 'bfloat16', default='float32', meaning='compute dtype; parameters stay float32'

@@ -9,23 +9,24 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 BASE = {'errors', 'fields'}  # and `config`, which knows systems: for what lies above them
-LEAVES = BASE | {'config'}
+LEAVES = BASE | {'config', 'run/imports'}
 # What a file or folder of gen_jax may import of gen_jax, besides itself. A file with arrows of its
 # own, 'folder/file', stands beside its folder: others import it only where that is said.
 ALLOWED = {
   '__init__': {'run/trained'},
   'errors': set(),
   'fields': set(),
-  'config': {'nets', 'systems'} | BASE,
+  'config': {'nets', 'systems', 'run/imports'} | BASE,
   'draws': set(),
   'ops': set(),
   'state': {'ops'} | BASE,
-  'nets': {'draws', 'errors', 'devices', 'ops'},
+  'nets': {'draws', 'errors', 'devices', 'ops', 'run/imports'},
   'diffusion': {'draws'} | BASE,
-  'systems': {'nets', 'diffusion', 'state', 'draws', 'ops'} | BASE,
-  'data': {'draws', 'errors'},
+  'systems': {'nets', 'diffusion', 'state', 'draws', 'ops', 'run/imports'} | BASE,
+  'data': {'draws', 'errors', 'run/imports'},
   'devices': {'ops', 'run'} | LEAVES,
   'run': LEAVES,
+  'run/imports': {'errors'},
   'run/trained': {'contract', 'data', 'devices', 'run', 'state'} | LEAVES,
   'run/published': {'contract', 'run'} | LEAVES,
   'run/export': {'devices', 'run/trained'} | LEAVES,

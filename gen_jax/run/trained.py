@@ -21,7 +21,7 @@ from gen_jax.data.binarize import binarize
 from gen_jax.devices import compilation, processes, sharding
 from gen_jax.errors import UserError
 from gen_jax.fields import SHARED, did_you_mean
-from gen_jax.run import checkpoint, export_format
+from gen_jax.run import checkpoint, export_format, imports
 from gen_jax.run.paths import local
 from gen_jax.run.workdir import Workdir
 from gen_jax.state import Frozen, Player
@@ -99,7 +99,9 @@ def restore(config, system, path, step: int | None = None):
   """
   manifest = find(path, step)
   # Checked, so that a field that came later than the run has its default in both.
-  configs.check_resumable(configs.check(manifest.config), configs.to_dict(config), path)
+  with imports.guarded(path):
+    earlier = configs.check(manifest.config)
+  configs.check_resumable(earlier, configs.to_dict(config), path)
   exported = isinstance(manifest, export_format.Manifest)
   abstract = contract.abstract_state(config, system)
   kept = {name: player.replace(opt_state=None) for name, player in players(abstract).items()}
