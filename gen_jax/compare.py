@@ -7,7 +7,6 @@ used on.
 
 import collections
 import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -100,15 +99,12 @@ def training_time(folder: Workdir) -> tuple[float | None, float | None]:
   Pictures and checkpoints on the way count in the second number; stops count as if the run had gone
   on, and so does the compilation before the first line.
   """
-  points = []
-  try:
-    for line in folder.metrics.read_text(encoding='utf-8').splitlines():
-      line = json.loads(line)
-      points.append((line['step'], line['time']))
-  except (OSError, ValueError, KeyError):
-    pass
+  lines = records.lines_of(folder.metrics, records.is_metrics)
+  points = [(line['step'], line['time']) for _, line in lines]
   intervals = [
-    (b[0] - a[0], b[1] - a[1]) for a, b in zip(points, points[1:], strict=False) if b[0] > a[0]
+    (b[0] - a[0], b[1] - a[1])
+    for a, b in zip(points, points[1:], strict=False)
+    if b[0] > a[0] and b[1] > a[1]
   ]
   if not intervals:
     return None, None

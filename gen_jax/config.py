@@ -479,8 +479,9 @@ def _fields(tree: dict, rules: Mapping[str, Field], prefix=''):
       yield from _fields(value, rules, f'{path}.')
     else:
       inside = [f'config.{p}' for p in rules if p.startswith(f'{path}.')]
+      shown = inside if len(inside) < 5 else [*inside[:3], '...']
       raise UserError(
-        f'config.{path}={_short(value)}: it is a group of fields ({", ".join(inside)})'
+        f'config.{path}={_short(value)}: it is a group of fields ({", ".join(shown)})'
       )
 
 

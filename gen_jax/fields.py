@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+_NOT_WRITTEN = re.compile('[\x00-\x1f\x7f\ud800-\udfff]')  # no name or path has these
 REQUIRED = object()  # marks a field without default
 
 
@@ -86,7 +87,7 @@ class Field:
         raise ValueError
       return value
     if self.type == 'text':
-      if not isinstance(value, str) or not value.strip():
+      if not isinstance(value, str) or not value.strip() or _NOT_WRITTEN.search(value):
         raise ValueError
       return value
     if self.type == 'path':

@@ -209,7 +209,8 @@ def values_of(rule):
   elif rule.type == 'choice':
     found = st.sampled_from(rule.choices)
   elif rule.type == 'text':
-    found = st.text(min_size=1).filter(str.strip)
+    written = st.characters(exclude_categories=['Cs', 'Cc'])
+    found = st.text(written, min_size=1).filter(str.strip)
   elif rule.type == 'path':
     found = st.text('ab é./', min_size=1).filter(str.strip)
   else:

@@ -99,8 +99,11 @@ def restore(config, system, path, step: int | None = None):
   """
   manifest = find(path, step)
   # Checked, so that a field that came later than the run has its default in both.
-  with imports.guarded(path):
-    earlier = configs.check(manifest.config)
+  try:
+    with imports.guarded(path):
+      earlier = configs.check(manifest.config)
+  except UserError as error:
+    raise UserError(f'{manifest.path}/config.json: {error}') from error
   configs.check_resumable(earlier, configs.to_dict(config), path)
   exported = isinstance(manifest, export_format.Manifest)
   abstract = contract.abstract_state(config, system)
@@ -469,7 +472,9 @@ def start_from(path, state):
   manifest = find(path)
   weights = 'params'
   if not isinstance(manifest, export_format.Manifest):
-    weights = 'ema' if manifest.config['sample'].get('weights') == 'ema' else 'params'
+    sampling = manifest.config.get('sample')
+    averaged = isinstance(sampling, dict) and sampling.get('weights') == 'ema'
+    weights = 'ema' if averaged else 'params'
   changed, specs = {}, {}
   for name, player in players(state).items():
     average = (
