@@ -5,7 +5,8 @@ lies in the folder of a run is refused before it is executed, however it is spel
 the working directory, an entry of `sys.path`, a link, an archive, a package that extends its
 `__path__`, or from within another module. Modules elsewhere are the user's.
 
-The folder of a run has a config.json of ours, or checkpoints.
+The folder of a run is the one at hand, and any that has a config.json of ours beside checkpoints or
+a manifest.
 """
 
 import contextlib
@@ -21,7 +22,8 @@ from types import ModuleType
 
 from gen_jax.errors import UserError
 
-_OURS = str(pathlib.Path(__file__).resolve().parents[1])
+# This package and the environment that runs it, even where somebody trains around them.
+_OURS = (str(pathlib.Path(__file__).resolve().parents[1]), sys.prefix, sys.base_prefix)
 _PYTHON = pathlib.Path(os.__file__).resolve().parent
 
 
@@ -91,9 +93,9 @@ class _Guard:
         raise _refused(place, 'is in the folder of a run')
 
   def _is_in_run(self, path: str) -> bool:
-    """Whether it or a folder above it, up to this package, is that of a run."""
-    if path == _OURS:
-      return False  # even in a clone that somebody trains in
+    """Whether it or a folder above it is that of a run."""
+    if path in _OURS:
+      return False
     if path not in self._known:
       above = os.path.dirname(path)
       self._known[path] = _holds_run(path) or (above != path and self._is_in_run(above))
@@ -108,15 +110,16 @@ def _refused(place, why: str) -> UserError:
 
 
 def _holds_run(folder: str) -> bool:
-  try:
-    if os.path.isfile(file := os.path.join(folder, 'config.json')):
-      config = json.loads(pathlib.Path(file).read_text(encoding='utf-8'))
+  """Whether a folder has checkpoints, or a config.json of ours beside files of a run or an export."""
+  here = pathlib.Path(folder)
+  if not any(os.path.exists(here / name) for name in ('checkpoints', 'manifest.json', '.lock')):
+    return False
+  with contextlib.suppress(OSError, ValueError, RecursionError):
+    if (file := here / 'config.json').is_file():
+      config = json.loads(file.read_text(encoding='utf-8'))
       if isinstance(config, dict) and 'gen_jax' in config:
         return True
-  except (OSError, ValueError, RecursionError):
-    pass
-  checkpoints = pathlib.Path(folder, 'checkpoints')
-  return os.path.isdir(checkpoints) and any(checkpoints.glob('[0-9]*/manifest.json'))
+  return any(here.glob('checkpoints/[0-9]*/manifest.json'))
 
 
 def _is_pythons(top: str) -> bool:

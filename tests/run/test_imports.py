@@ -74,6 +74,7 @@ def write_config(folder, **fields):
       config[path] = value
   folder.mkdir(parents=True, exist_ok=True)
   (folder / 'config.json').write_text(json.dumps(config))
+  (folder / 'checkpoints').mkdir(exist_ok=True)
 
 
 def send(place, name='payload.Net', folder='runs/x', **fields):
