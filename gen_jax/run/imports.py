@@ -110,7 +110,7 @@ def _refused(place, why: str) -> UserError:
 
 
 def _holds_run(folder: str) -> bool:
-  """Whether a folder has checkpoints, or a config.json of ours beside files of a run or an export."""
+  """Whether a folder has checkpoints, or a config.json of ours beside those of a run."""
   here = pathlib.Path(folder)
   if not any(os.path.exists(here / name) for name in ('checkpoints', 'manifest.json', '.lock')):
     return False

@@ -7,7 +7,6 @@ arrays are placed on all devices, without the optimisers, which only training ne
 import contextlib
 import dataclasses
 import functools
-import numbers
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -230,8 +229,10 @@ class Run:
     from gen_jax import sample as sampling
 
     contract.check_samples(self.config, self._system)
-    if not isinstance(n, numbers.Integral) or isinstance(n, bool) or n < 1:
-      raise UserError(f'sample(n={n!r}): an integer of at least 1 is needed')
+    try:
+      n = SHARED['sample.num_images'].accept(n)
+    except ValueError as error:
+      raise UserError(f'sample(n={n!r}): {SHARED["sample.num_images"]} is needed') from error
     config = self._with('sample', fields | dict(seed=seed))
     labels = self._labels(labels, n)
     key = jax.random.fold_in(jax.random.key(config.sample.seed), sampling.SAMPLE_MODE)

@@ -236,7 +236,8 @@ def test_encode_gives_latents_and_reconstructions(tmp_path, binarize):
 @pytest.mark.parametrize(
   'call, message',
   [
-    (lambda run: run.sample(0), 'sample(n=0): an integer of at least 1'),
+    (lambda run: run.sample(0), 'sample(n=0): an integer from 1 to 10000000 is needed'),
+    (lambda run: run.sample(10**12), 'sample(n=1000000000000): an integer from 1 to'),
     (lambda run: run.sample(2.0), 'sample(n=2.0): an integer'),
     (lambda run: run.sample(2, step=5), 'step=5: config.sample has no such field; did you mean s'),
     (lambda run: run.sample(2, sampler='dimm'), "config.sample.sampler='dimm': 'ancestral' or"),
