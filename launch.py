@@ -1,85 +1,13 @@
-"""Trains a generative model (or resumes a stopped run), generates samples, scores them, compares
-runs, or exports their weights.
+"""Trains, samples, evaluates, compares, lists and exports: `python launch.py --help`.
 
-  python launch.py --config=configs/ddpm_digits.py
-  python launch.py --config=configs/ddpm_cifar.py:smoke --config.train.steps=100 --workdir=runs/try
-  python launch.py --mode=sample --workdir=runs/ddpm_digits
-  python launch.py --mode=evaluate --workdir=runs/ddpm_digits
-  python launch.py --mode=compare --workdir=runs/ddpm_digits,runs/gan_mnist
-  python launch.py --mode=export --workdir=runs/ddpm_digits
-  python launch.py --mode=import --from=ddpm-cifar10-32 --workdir=runs/published
-
-Exit status: 0 finished, 1 diverged, 2 a user error (one line on stderr), 130 or 143 stopped by
-Ctrl-C or SIGTERM, 3 another process of the run has ended or hangs.
+The command `gen_jax`, which `pip install .` gives, is the same program (gen_jax/run/launcher.py).
 """
 
-import logging
-import sys
-import time
-from pathlib import Path
-
-from gen_jax import config as configs
-from gen_jax.devices import startup
-from gen_jax.errors import UserError
-from gen_jax.run import flags as command_line
-from gen_jax.run import imports
-
-
-def run(argv):
-  started = time.monotonic()
-  # Before any library configures logging.
-  logging.basicConfig(format='%(message)s', level=logging.WARNING)
-  overrides, argv = configs.split_overrides(argv)
-  flags = command_line.parse(argv, description=__doc__)
-  if flags.list:
-    print(configs.summaries(Path(__file__).parent / 'configs'))
-    return 0
-  if flags.mode == 'compare':
-    if not flags.workdir or flags.config or overrides:
-      raise UserError('--mode=compare needs --workdir=FOLDER,FOLDER,... and nothing else')
-    from gen_jax import compare
-
-    return compare.run(flags.workdir)
-  if flags.mode == 'import':
-    from gen_jax.run import published
-
-    return published.run(flags.from_, flags.workdir, overrides)
-  spec = command_line.config_file(flags)
-  config, origins = configs.resolve(spec, overrides)
-  workdir = Path(flags.workdir or configs.default_workdir(spec))
-  # These import jax, which takes seconds; --help and --list do not need it.
-  from gen_jax import contract, evaluate, sample, train
-  from gen_jax.devices import compilation, processes
-  from gen_jax.run import export
-
-  processes.initialize(flags.coordinator, flags.num_processes, flags.process_id)
-  if flags.dry_run:
-    print(configs.describe(config, origins), contract.describe(config), sep='\n\n')
-    return 0
-  compilation.keep_programs(config)
-  if flags.mode == 'train':
-    return train.run(config, workdir, started)
-  verb = dict(sample=sample, evaluate=evaluate, export=export)[flags.mode]
-  return verb.run(config, workdir, **command_line.of_the_mode(flags))
-
-
-def main(argv=None) -> int:
-  """Returns the exit status; `argv` excludes the program's name (default: the command line)."""
-  try:
-    with imports.guarded():
-      return run(sys.argv[1:] if argv is None else argv)
-  except UserError as e:
-    print(f'error: {e}', file=sys.stderr)
-    return 2
-  except KeyboardInterrupt:
-    return 130
-  except SystemExit as e:  # of --help, or of SIGTERM before there is anything to save
-    return e.code or 0
-
-
 if __name__ == '__main__':
-  startup.prepare(__file__)
-  status = main()
-  if 'gen_jax.devices.processes' in sys.modules:
-    sys.modules['gen_jax.devices.processes'].leave(status)
-  sys.exit(status)
+  from gen_jax.run import command
+
+  command.run()
+else:
+  from gen_jax.run.launcher import main
+
+  __all__ = ['main']

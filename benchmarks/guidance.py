@@ -15,13 +15,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import gen_jax
-from gen_jax.run.workdir import Workdir
-from gen_jax.run.writers import image_grid, save_figure
+from gen_jax.run.pictures import figure, image_grid
 
 METRICS = {
   'precision': 'precision',
@@ -44,53 +42,42 @@ def measure(run, scale: float) -> dict:
   """{metric: [value, standard error or None]} of a scale, and its first ten samples, a class each:
   'images' [10][h][w].
   """
-  chosen = run.evaluate(
-    num_samples=flags.samples,
-    metrics=('frechet', 'precision_recall', 'modes'),
-    held_out_examples=None,
+  how = dict(
     steps=flags.steps,
     batch_size=100,
     guidance=dict(run=flags.classifier if scale else None, scale=scale),
   )
+  names = ('frechet', 'precision_recall', 'modes')
+  chosen = run.evaluate(num_samples=flags.samples, metrics=names, held_out_examples=None, **how)
   rows = {row.metric: row for row in chosen}
-  grid = np.asarray(Image.open(Workdir(flags.workdir).evaluation / f'{run.step:07d}_samples.png'))
-  h, w = run.config.data.shape[:2]
-  # `image_grid` enlarges by a whole factor, has 8 columns for 64 images, and 2 pixels between them.
-  factor = (grid.shape[1] - 2 - 8 * 2) // (8 * w)
-  cells = [divmod(i, 8) for i in range(10)]
-  images = [
-    grid[2 + r * (h * factor + 2) :, 2 + c * (w * factor + 2) :][: h * factor, : w * factor]
-    for r, c in cells
-  ]
-  images = [image[::factor, ::factor].reshape(h, w, -1)[..., 0].tolist() for image in images]
-  values = {name: [rows[name].value, rows[name].spread] for name in METRICS}
+  images = run.sample(10, **how)[..., 0].tolist()
+  # Without guidance no class is asked for.
+  values = {name: [rows[name].value, rows[name].spread] for name in METRICS if name in rows}
   return values | {'images': images, 'protocol': dataclasses.asdict(rows['frechet'])}
 
 
 def picture(found: dict):
   """The metrics over the scale, and samples: a row for each scale, a column for each class."""
-  from matplotlib.figure import Figure
-
   scales = sorted(map(float, found))
   at = [found[f'{scale:g}'] for scale in scales]
-  figure = Figure(figsize=(10, 4.6), dpi=100, layout='constrained')
-  left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
-  places = range(len(scales))
-  for name in ('precision', 'recall', 'class_accuracy'):
-    left.plot(places, [values[name][0] for values in at], marker='o', label=METRICS[name])
-  left.set(xlabel='scale', ylabel='share', ylim=(0, 1.02))
-  left.set_xticks(places, [f'{scale:g}' for scale in scales])
-  distance = left.twinx()
-  distance.plot(places, [values['frechet'][0] for values in at], 'k--', marker='s', markersize=4)
-  distance.set(ylabel=f'{METRICS["frechet"]} (dashed)', ylim=(0, None))
-  left.legend(loc='lower left')
-  images = np.uint8([values['images'] for values in at])
-  grid = image_grid(images.reshape(-1, *images.shape[2:], 1), columns=images.shape[1])
-  right.imshow(np.asarray(grid).squeeze(), cmap='gray', vmin=0, vmax=255)
-  height = grid.shape[0] / len(scales)
-  right.set_yticks([(i + 0.5) * height for i in range(len(scales))], [f'{s:g}' for s in scales])
-  right.set(xticks=[], ylabel='scale', xlabel='classes 0 to 9, from the same noise')
-  save_figure(figure, flags.out)
+  with figure(flags.out, figsize=(10, 4.6), dpi=100, layout='constrained') as drawn:
+    left, right = drawn.subplots(1, 2, width_ratios=(1, 1.25))
+    places = range(len(scales))
+    for name in ('precision', 'recall', 'class_accuracy'):
+      values = [values.get(name, [np.nan])[0] for values in at]
+      left.plot(places, values, marker='o', label=METRICS[name])
+    left.set(xlabel='scale', ylabel='share', ylim=(0, 1.02))
+    left.set_xticks(places, [f'{scale:g}' for scale in scales])
+    distance = left.twinx()
+    distance.plot(places, [values['frechet'][0] for values in at], 'k--', marker='s', markersize=4)
+    distance.set(ylabel=f'{METRICS["frechet"]} (dashed)', ylim=(0, None))
+    left.legend(loc='lower left')
+    images = np.uint8([values['images'] for values in at])
+    grid = image_grid(images.reshape(-1, *images.shape[2:], 1), columns=images.shape[1])
+    right.imshow(np.asarray(grid).squeeze(), cmap='gray', vmin=0, vmax=255)
+    height = grid.shape[0] / len(scales)
+    right.set_yticks([(i + 0.5) * height for i in range(len(scales))], [f'{s:g}' for s in scales])
+    right.set(xticks=[], ylabel='scale', xlabel='classes 0 to 9, from the same noise')
 
 
 kept = flags.out.with_suffix('.json')
@@ -101,9 +88,9 @@ for scale in flags.scales:
     found[f'{scale:g}'] = measure(run, scale)
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(found))
-  print(f'{scale:g}', {name: found[f'{scale:g}'][name] for name in METRICS}, flush=True)
+  print(f'{scale:g}', {name: found[f'{scale:g}'].get(name) for name in METRICS}, flush=True)
 picture(found)
 print(f'| scale | {" | ".join(METRICS.values())} |\n| ---: | {" | ".join(["---:"] * 4)} |')
 for scale in sorted(map(float, found)):
-  values = [found[f'{scale:g}'][name][0] for name in METRICS]
+  values = [found[f'{scale:g}'].get(name, [np.nan])[0] for name in METRICS]
   print(f'| {scale:g} | ' + ' | '.join(f'{value:.3f}' for value in values) + ' |')

@@ -156,7 +156,9 @@ def resolve(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> Resolved:
 
   Args:
     spec: 'configs/ddpm_cifar.py', or 'configs/ddpm_cifar.py:smoke' for a small and quick version.
-      A `.json` file is one that `to_json` wrote; nothing in it is executed.
+      A `.json` file is one that `to_json` wrote; nothing in it is executed. Where there is no such
+      file, it names one of configs/, or else of those that gen_jax ships: 'ddpm_cifar', with or
+      without 'configs/' and '.py'.
     overrides: (dotted path, value as text), e.g. ('train.steps', '1000'). The text is parsed as
       the type of the field. A net takes any of its attributes. `:smoke` does not override them.
 
@@ -174,7 +176,7 @@ def _resolve(path: Path, arg: str, overrides: list[tuple[str, str]]) -> Resolved
   if path.is_dir():
     raise UserError(f'{path} is a folder: a config file in it is needed')
   if not path.is_file():
-    raise UserError(f'{path}: no such config file{_similar_file(path)}')
+    path = _named_file(path)
   if arg not in ('', 'smoke') or (arg and path.suffix == '.json'):
     allowed = "is 'smoke' or left out" if path.suffix == '.py' else 'is for .py files'
     raise UserError(f'{path}:{arg}: unknown argument {arg!r}; the argument {allowed}')
@@ -236,9 +238,20 @@ def _smoke(values, rules, said, own) -> dict[str, Any]:
 
 
 def split_spec(spec: str) -> tuple[Path, str]:
-  """'configs/ddpm_cifar.py:smoke' -> (Path('configs/ddpm_cifar.py'), 'smoke'); '' without it."""
-  match = re.fullmatch(r'(.*\.(?:py|json)):(.*)', spec)
+  """'configs/ddpm_cifar.py:smoke' -> (Path('configs/ddpm_cifar.py'), 'smoke'); '' without it. A
+  name alone may have an argument, too: 'ddpm_cifar:smoke'.
+  """
+  match = re.fullmatch(r'(.*\.(?:py|json)|[\w/-]+):(.*)', spec)
   return (Path(match[1]), match[2]) if match else (Path(spec), '')
+
+
+def shipped() -> Path:
+  """The folder of the configs that gen_jax ships: in the package where it is installed, beside it
+  in a clone.
+  """
+  package = Path(__file__).parent
+  inside = package / 'configs'
+  return inside if inside.is_dir() else package.parent / 'configs'
 
 
 def default_workdir(spec: str) -> Path:
@@ -409,7 +422,14 @@ def check_resumable(old: Mapping, new: Mapping, workdir: str | Path) -> None:
   Raises:
     UserError: a field differs that is not safe to change.
   """
-  found = difference(old, new)
+  known = {path for path, _ in leaves(old)}
+  # A field that is newer than the run has its default there.
+  added = {
+    path: rule.default
+    for path, rule in SHARED.items()
+    if path not in known and rule.default is not REQUIRED
+  }
+  found = difference(replace(old, added), new)
   if found:
     path, a, b = found
     raise UserError(
@@ -571,9 +591,24 @@ def _short(value) -> str:
     return f'({type(value).__name__})'
 
 
+def _named_file(path: Path) -> Path:
+  """The config in configs/ here, or else the one that gen_jax ships, for a path that is no file:
+  'x', 'x.py', 'configs/x' or 'configs/x.py'.
+
+  Raises:
+    UserError: there is none.
+  """
+  if path.parent in (Path(), Path('configs')) and path.suffix in ('', '.py'):
+    for folder in (Path('configs'), shipped()):
+      if (found := folder / f'{path.stem}.py').is_file():
+        return found
+  raise UserError(f'{path}: no such config file{_similar_file(path)}')
+
+
 def _similar_file(path: Path) -> str:
+  found = {p.stem: Path('configs', p.name) for p in shipped().glob('*.py')}
   folders = (path.parent, path.parent / 'configs', Path('configs'))
-  found = {p.stem: p for folder in folders for p in folder.glob('*.py') if p.is_file()}
+  found |= {p.stem: p for folder in folders for p in folder.glob('*.py') if p.is_file()}
   close = difflib.get_close_matches(path.stem, found, 1)
   return f'; did you mean {found[close[0]]}?' if close else ''
 
@@ -663,6 +698,10 @@ def _parse(text: str, rule: Field):
   value = _literal(text)
   if rule.many and rule.type == 'choice' and isinstance(value, str):
     return tuple(text.split(','))  # a,b
+  if rule.many and rule.type == 'text' and value is not None:
+    if isinstance(value, tuple) and all(isinstance(v, str) for v in value):
+      return value
+    return tuple(part.strip() for part in text.strip('()[] ').split(','))  # a,b or 0,1
   if rule.type in ('text', 'path', 'choice') and not rule.many:
     if value is None and not (rule.optional or rule.strict):
       return text

@@ -22,6 +22,9 @@ held-out examples that `CONDITIONS` of the module names, such as ('image',), by 
 the module, describes each; the first one represents the system in comparisons. Values [b] become
 a row with mean and standard error; values [b, k] a file and a plot of their means against k.
 
+`METRICS`, {'player/name': meaning} of the module, describes the metrics of `train_step` that the
+system computes, without those that `state.update` adds.
+
 Where needed:
 
     minibatches(config, step) -> int      minibatches of a step: leaves of the batch are [k, b, ...]
@@ -41,17 +44,22 @@ accept None: samples during training are generated without the other run.
 import functools
 import math
 import traceback
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gen_jax import config as configs
 from gen_jax import nets
 from gen_jax.devices import memory, sharding
 from gen_jax.errors import UserError
 from gen_jax.fields import Measure
+from gen_jax.state import UPDATE_METRICS, make_schedule
 from gen_jax.systems import find_system
+
+_BLOCK = 2**16  # steps
 
 
 def check(config):
@@ -199,6 +207,40 @@ def measures(system) -> dict[str, Measure]:
   return system.MEASURES if hasattr(system, 'evaluate') else {}
 
 
+def metrics(system) -> dict[str, str]:
+  """The meaning of each metric that a step logs, by name."""
+  own = getattr(system, 'METRICS', {})
+  players = dict.fromkeys(name.partition('/')[0] for name in own)
+  added = {f'{player}/{name}': text for player in players for name, text in UPDATE_METRICS.items()}
+  return own | added | {name: 'learning rate' for name in _optimizers(system)}
+
+
+def learning_rates(config, system) -> dict[str, Callable[[int], float]]:
+  """{metric: step -> learning rate of that step} of every optimiser of a config."""
+
+  def of(group):
+    rate = make_schedule(config[group])
+
+    @functools.lru_cache(maxsize=2)
+    def block(i):  # many steps at once: an operation on the device waits for the running step
+      return np.broadcast_to(rate(np.arange(i * _BLOCK, (i + 1) * _BLOCK)), _BLOCK)
+
+    # The first step, whose number is 1, counts from 0.
+    return lambda step: float(f'{block((step - 1) // _BLOCK)[(step - 1) % _BLOCK]:.6g}')
+
+  return {name: of(group) for name, group in _optimizers(system).items()}
+
+
+def _optimizers(system) -> dict[str, str]:
+  """{metric: config group} of the learning rate of every optimiser; that of `optim` is the one of a
+  system with one player.
+  """
+  groups = [path.removesuffix('.lr') for path in system.FIELDS if path.endswith('.lr')]
+  single = next((name.partition('/')[0] for name in getattr(system, 'METRICS', ())), 'net')
+  names = (group.rpartition('.')[2].lower() if '.' in group else single for group in groups)
+  return {f'{name}/lr': group for name, group in zip(names, groups, strict=True)}
+
+
 def _comes_from_our_nets(error, names) -> bool:
   """Whether the nets of these names are all of this package, and one of them raised `error`."""
   files = {frame.filename for frame in traceback.extract_tb(error.__traceback__)}
@@ -265,14 +307,19 @@ def describe(config) -> str:
   """A table of the parameters of every net: number and shape of each group, and totals."""
   state = abstract_state(config, check_fields(config))
   lines = []
-  for name, player in vars(state).items():
-    if not hasattr(player, 'params'):
-      continue
-    for group, leaves in player.params.items():
+  for name, count in parameters(state).items():
+    for group, leaves in getattr(state, name).params.items():
       lines.append((f'{name}/{group}', _count(leaves)))
-    lines.append((f'{name} in all', _count(player.params)))
+    lines.append((f'{name} in all', count))
   width = max(len(name) for name, _ in lines)
   return '\n'.join(f'{name:{width}}  {count:>12,} parameters' for name, count in lines)
+
+
+def parameters(state) -> dict[str, int]:
+  """The number of parameters of every player."""
+  return {
+    k: _count(player.params) for k, player in vars(state).items() if hasattr(player, 'params')
+  }
 
 
 def _count(tree) -> int:

@@ -5,37 +5,39 @@ Samples are generated batch by batch, and each batch is passed through the featu
 Every batch is saved to a file, so that a stopped evaluation resumes.
 """
 
-import contextlib
 import functools
 import json
 import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import tensorboardX
 
 from gen_jax import config as configs
 from gen_jax import contract, data
 from gen_jax import sample as sampling
 from gen_jax.data import sources
 from gen_jax.devices import compilation, processes
-from gen_jax.errors import Diverged, UserError
+from gen_jax.errors import Diverged, UserError, writing
 from gen_jax.fields import METRICS
 from gen_jax.metrics import networks
 from gen_jax.metrics import scorer as scores
+from gen_jax.metrics.arrays import BadArrays, stored
 from gen_jax.metrics.scorer import Features, Scorer
-from gen_jax.run import checkpoint, export_format, records, signals, trained, writers
-from gen_jax.run.cache import cache_folder
+from gen_jax.run import checkpoint, console, export_format, pictures, records, signals, trained
+from gen_jax.run.cache import cache_folder, working_folder
+from gen_jax.run.files import machine_memory, open_file
 from gen_jax.run.records import Row
-from gen_jax.run.workdir import Workdir, check_place
+from gen_jax.run.tensorboard import Board
+from gen_jax.run.workdir import Workdir, check_file, check_folder, check_place, make_folder
 
 SAMPLES, NOISE = 0xE7A1, 0xE7A2  # folded into the key of config.eval.seed, one for each use
 LEAST_SECONDS = 1.0  # minimum time of sampling for a rate to be measured over
+LISTED = 3  # arrays of a file that an error message names
 SHOWN = 64  # images in the grid of an evaluation
 QUICK_BLOCK = 64  # samples per feature batch in training: a stop waits for one batch
 
@@ -195,13 +197,13 @@ def run(config, workdir, step: int | None = None, samples: str | None = None) ->
     try:
       made = scored(stop)
     except Diverged as error:
-      print(f'error: {folder.path}: {error}', file=sys.stderr)
+      console.tell(f'error: {folder.path}: {error}')
       return 1
     if made is None:
-      print(f'{folder.path}: stopped; {again}', file=sys.stderr)
+      console.tell(f'{folder.path}: stopped; {again}')
       return 128 + (stop.requested or 0)
   what = f'{folder.path}, step {opened.manifest.step}' if samples is None else samples
-  print(f'{what}:\n{records.table(made)}')
+  console.tell(f'{what}:\n{records.table(made)}', sys.stdout)
   return 0
 
 
@@ -256,11 +258,11 @@ def score_state(config, folder: Workdir, manifest, state) -> list[Row]:
 def _check_writable(folder: Workdir) -> None:
   if not export_format.is_export(folder.path):
     check_place(folder.path)
-  try:
+  with writing(folder.path):
     folder.path.mkdir(parents=True, exist_ok=True)
-    folder.evaluations.open('ab').close()  # fails now, rather than after all the work
-  except OSError as error:
-    raise UserError(f'{folder.path} cannot be written: {error.strerror}') from error
+  for path in (folder.evaluation, folder.tensorboard / 'evaluation'):
+    check_folder(path)  # now, rather than after all the work
+  check_file(folder.evaluations)
 
 
 def _score_run(config, folder, opened, stop) -> list[Row] | None:
@@ -294,7 +296,7 @@ def _score_run(config, folder, opened, stop) -> list[Row] | None:
     path = folder.evaluation / f'{manifest.step:07d}_{name}'
     scores.write_part(path.with_suffix('.npz'), {name: array})
     title = f'{folder.path.name}, step {manifest.step}: {len(array):,} examples ({about.kind})'
-    writers.values_plot(
+    pictures.values_plot(
       array,
       path.with_suffix('.png'),
       title=title,
@@ -302,10 +304,9 @@ def _score_run(config, folder, opened, stop) -> list[Row] | None:
       index=about.index,
       log=about.log,
     )
+  points = {f'evaluation/{row.metric}': row.value for row in made}
+  Board(make_folder(folder.tensorboard) / 'evaluation').scalars(manifest.step, points)
   records.append(folder, manifest.step, made)
-  with tensorboardX.SummaryWriter(str(folder.tensorboard / 'evaluation')) as board:
-    for row in made:
-      board.add_scalar(f'evaluation/{row.metric}', row.value, manifest.step)
   shutil.rmtree(parts, ignore_errors=True)
   return made
 
@@ -345,9 +346,9 @@ def _score_samples(config, folder, opened, parts, stop) -> list[Row] | None:
   )
   path = folder.evaluation / f'{manifest.step:07d}_samples.png'
   if drawn.pictures.ndim == 2:
-    writers.scatter_plot(reference.features[:number], drawn.seen.features, path)
+    pictures.scatter_plot(reference.features[:number], drawn.seen.features, path)
   else:
-    writers.save_png(path, writers.image_grid(drawn.pictures))
+    pictures.save_png(path, pictures.image_grid(drawn.pictures))
   return made
 
 
@@ -357,6 +358,7 @@ def _score_pictures(samples: str, folder, source, scorer, stop) -> list[Row] | N
     return None
   key = (source.fingerprint, source.shape, scorer.network.checksum, scorer.network.resize)
   parts = cache_folder('references') / f'pictures_{sources.content_hash(repr(key).encode())}'
+  parts = working_folder(parts)
   seen = scores.seen_features(source, scorer.network, range(len(source)), parts, stop)
   if seen is None:
     return None
@@ -395,35 +397,37 @@ def open_pictures(config, path: str):
 
 def _open_arrays(path: str, shape) -> sources.ArraySource:
   """The first array of a file that has the data's shape and dtype."""
-  try:
-    with open(path, 'rb') as file:
-      loaded = np.load(file, allow_pickle=False)
-      found = {'it': loaded} if isinstance(loaded, np.ndarray) else dict(_arrays(loaded))
-  except scores.UNREADABLE as error:
-    why = getattr(error, 'strerror', None) or 'it is not a file of NumPy arrays'
-    raise UserError(f'--samples={path} cannot be read: {why}') from error
   dtype = np.dtype(np.uint8 if len(shape) == 3 else np.float32)
-  for image in found.values():
-    if image.dtype == dtype and image.shape[1:] == shape and len(image):
-      if not np.isfinite(image).all():
-        raise UserError(f'--samples={path}: the points are not finite')
-      digest = sources.content_hash(np.ascontiguousarray(image).tobytes())
-      return sources.ArraySource(path, {'image': image}, None, f'npz/{len(image)}/{digest}')
+  try:
+    with open_file(path) as file:
+      found = stored(file)
+      for array in found.values():
+        if array.dtype == dtype and array.shape[1:] == shape and array.shape[0]:
+          if array.nbytes > (memory := machine_memory()):
+            raise BadArrays(f'it needs {array.nbytes:,} bytes, this machine has {memory:,}')
+          return _checked(path, array.read())
+  except (OSError, BadArrays) as error:
+    raise UserError(
+      f'--samples={path} cannot be read: {getattr(error, "strerror", None) or error}'
+    ) from error
   if not found:
     raise UserError(f'--samples={path} holds no array')
-  listed = ', '.join(f'{name} is {array.dtype} {array.shape}' for name, array in found.items())
+  listed = ', '.join(
+    f'{name or "it"} is {array.dtype} {array.shape}' for name, array in list(found.items())[:LISTED]
+  )
   raise UserError(
     f'--samples={path}: {listed}, but {dtype} {("n", *shape)} is needed, as '
     f'config.data.shape={shape}'
   )
 
 
-def _arrays(file) -> Iterator[tuple[str, np.ndarray]]:
-  """The arrays of an npz file, without those of objects."""
-  for name in file.files:
-    with contextlib.suppress(ValueError):
-      if isinstance(array := file[name], np.ndarray):
-        yield name, array
+def _checked(path: str, image: np.ndarray) -> sources.ArraySource:
+  """An array of images, or of points, as a source."""
+  if image.dtype.kind == 'f' and not np.isfinite(image).all():
+    raise UserError(f'--samples={path}: the points are not finite')
+  image = np.ascontiguousarray(image)
+  digest = sources.content_hash(image.data.cast('B'))
+  return sources.ArraySource(path, {'image': image}, None, f'npz/{len(image)}/{digest}')
 
 
 # --- In training --------------------------------------------------------------------------------

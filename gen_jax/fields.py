@@ -157,6 +157,11 @@ def text(optional=False, **about) -> Field:
   return Field('text', optional=optional, **about)
 
 
+def texts(optional=False, **about) -> Field:
+  """A non-empty tuple of non-empty strings."""
+  return Field('text', many=True, optional=optional, **about)
+
+
 def path(optional=False, **about) -> Field:
   """A file or folder of this machine; `~` becomes the home folder."""
   return Field('path', optional=optional, **about)
@@ -287,6 +292,12 @@ SHARED = {
     default=None,
     meaning='classes of the labels; None leaves labels unused',
   ),
+  'data.classes': texts(
+    optional=True,
+    default=None,
+    when=('data.name', ('folder',)),
+    meaning='the sub-folders that are classes, by label; None: all, in natural order',
+  ),
   'data.flip': number(0, 1, default=0.0, meaning='probability of a horizontal flip'),
   'data.dequantize': one_of(
     'none', 'uniform', default='none', meaning='uniform adds noise of one level to 8-bit values'
@@ -302,6 +313,14 @@ SHARED = {
   ),
   'data.fit': one_of(
     'exact', 'crop', default='exact', meaning='folders and TFDS: crop and resize to the shape'
+  ),
+  'data.background': integers(
+    0,
+    255,
+    length=(1, 3),
+    optional=True,
+    default=None,
+    meaning='colour (or grey) under the alpha of images of folders and TFDS; None: it is refused',
   ),
   'data.read_threads': integer(
     1, 1024, default=8, meaning='threads that read ahead when streaming'

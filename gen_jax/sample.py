@@ -1,20 +1,20 @@
 """Samples from a trained state: `run(config, workdir)`; also the samples during training."""
 
 import functools
+import io
 import sys
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 
 from gen_jax import contract, data
 from gen_jax.devices import compilation, processes
 from gen_jax.devices.heartbeat import Watch
 from gen_jax.errors import Diverged, UserError
-from gen_jax.run import trained, writers
-from gen_jax.run.workdir import Workdir
+from gen_jax.run import console, pictures, signals, trained
+from gen_jax.run.workdir import Workdir, check_folder, new_folder
 
 MOST_IN_GRID = 256  # images in a grid of --mode=sample
 SAMPLE_MODE = 0x5A3B1E  # folded in; anything but 0 to 3, the keys that a run splits from its seed
@@ -75,7 +75,7 @@ def make_sampler(config, system, conditions=None):
 
   def draw(state, rng, n, stop=None, labels=None):
     parts, quiet = [], stop is not None or n <= size or not processes.is_first()
-    for i in tqdm.trange(-(-n // size), desc='samples', disable=quiet):
+    for i in console.bar(range(-(-n // size)), desc='samples', disable=quiet):
       batch = conditions(size, i * size)
       if labels is not None:  # the last batch is padded
         batch['label'] = jnp.asarray(np.resize(labels[i * size :], size))
@@ -111,11 +111,11 @@ def write(writer, step: int, made: dict, source):
   image = made['image']
   if image.ndim == 2:
     path = writer.image_path(step, 'samples')
-    writers.scatter_plot(_points(source, len(image)), image, path)
+    pictures.scatter_plot(_points(source, len(image)), image, path)
     return writer.image(step, 'samples', path)
   for name, grid in _further_grids(made).items():
     writer.image(step, name, grid)
-  return writer.image(step, 'samples', writers.image_grid(image))
+  return writer.image(step, 'samples', pictures.image_grid(image))
 
 
 def _points(source, n: int) -> np.ndarray:
@@ -130,13 +130,14 @@ def _further_grids(made: dict) -> dict[str, np.ndarray]:
   grids = {}
   for name, value in made.items():
     if name != 'image' and value.ndim == 4:
-      grids[name] = writers.image_grid(value[:MOST_IN_GRID])
+      grids[name] = pictures.image_grid(value[:MOST_IN_GRID])
     elif name != 'image':
       rows = value[:8]
-      grids[name] = writers.image_grid(rows.reshape(-1, *rows.shape[2:]), columns=rows.shape[1])
+      grids[name] = pictures.image_grid(rows.reshape(-1, *rows.shape[2:]), columns=rows.shape[1])
   return grids
 
 
+@signals.exit_in_order()
 def run(config, workdir, step: int | None = None) -> int:
   """Generates config.sample.num_images samples from a run, finished or not, and writes them as PNG
   files.
@@ -160,10 +161,11 @@ def run(config, workdir, step: int | None = None) -> int:
   system = contract.check(config)
   contract.check_samples(config, system)
   folder = Workdir(workdir)
+  check_folder(folder.samples)  # now, rather than after all the work
   try:
     conditions = held_out_conditions(config, system)
   except UserError as error:  # an export may lie where the data do not
-    print(f'no images of the held-out split: {error}', file=sys.stderr)
+    console.tell(f'no images of the held-out split: {error}')
     conditions = None
   with Watch():
     manifest, state = trained.restore(config, system, folder.path, step)
@@ -174,33 +176,34 @@ def run(config, workdir, step: int | None = None) -> int:
       made = draw(state, key, config.sample.num_images)
     except Diverged as error:
       if processes.is_first():
-        print(f'error: step {manifest.step} of {folder.path}: {error}', file=sys.stderr)
+        console.tell(f'error: step {manifest.step} of {folder.path}: {error}')
       return 1
     if processes.is_first():
-      print(_write_files(made, config, folder, manifest.step))
+      console.tell(_write_files(made, config, folder, manifest.step), sys.stdout)
   return 0
 
 
 def _write_files(made, config, folder: Workdir, step: int):
   """Writes samples as `run` describes, and returns the path of the grid or plot."""
   out = folder.samples / f'step_{step:07d}_seed_{config.sample.seed}'
-  try:
-    out.mkdir(parents=True, exist_ok=True)
-    for stale in (*out.glob('[0-9]*.png'), *out.parent.glob(f'{out.name}_*.png')):  # earlier ones
-      stale.unlink(missing_ok=True)
-  except OSError as error:
-    raise UserError(f'{out} cannot be written: {error.strerror}') from error
   image = made['image']
-  if image.ndim == 2:
-    np.save(out / 'points.npy', image)
+  points = image.ndim == 2
+  with new_folder(out) as temporary:
+    if points:
+      np.save(buffer := io.BytesIO(), image)
+      (temporary / 'points.npy').write_bytes(buffer.getvalue())
+    else:
+      for i, picture in enumerate(image):
+        (temporary / f'{i:05d}.png').write_bytes(pictures.png(picture))
+    for stale in out.parent.glob(f'{out.name}_*.png'):  # of an earlier call
+      stale.unlink()
+  if points:
     real = _points(data.open_source(config), len(image))
-    writers.scatter_plot(real, image, _beside(out, 'plot'))
+    pictures.scatter_plot(real, image, _beside(out, 'plot'))
     return _beside(out, 'plot')
-  for i, picture in enumerate(image):
-    writers.save_png(out / f'{i:05d}.png', picture)
-  writers.save_png(_beside(out, 'grid'), writers.image_grid(image[:MOST_IN_GRID]))
+  pictures.save_png(_beside(out, 'grid'), pictures.image_grid(image[:MOST_IN_GRID]))
   for name, grid in _further_grids(made).items():
-    writers.save_png(_beside(out, name), grid)
+    pictures.save_png(_beside(out, name), grid)
   return _beside(out, 'grid')
 
 

@@ -204,6 +204,10 @@ def init_player(variables, optimizer, *, ema: bool = False) -> Player:
   )
 
 
+# What `update` adds to the metrics of a player.
+UPDATE_METRICS = {'grad_norm': 'global norm of the gradient, before any clipping'}
+
+
 def update(
   player: Player,
   loss: Callable,

@@ -16,7 +16,7 @@ import itertools
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -29,10 +29,13 @@ from gen_jax.devices import processes, sharding
 from gen_jax.devices.heartbeat import Watch
 from gen_jax.devices.programs import Programs
 from gen_jax.errors import Diverged, UserError
-from gen_jax.run import cadences, checkpoint, records, signals, trained, writers
+from gen_jax.run import cadences, checkpoint, console, curves, records, signals, trained, writers
 from gen_jax.run.metric_log import MetricLog
+from gen_jax.run.progress import Progress
 from gen_jax.run.trace import Trace
 from gen_jax.run.workdir import Workdir, open_workdir
+
+CURVES_SECONDS = 60  # between two drawings of the curves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Setup:
   stop: signals.Stop
   watch: Watch
   started: float  # `time.monotonic()` at the start of the program
+  callbacks: Sequence[Any]  # see `run`
 
   @property
   def draws(self) -> bool:
@@ -75,7 +79,7 @@ class Setup:
     return dict(zip(('init', 'data', 'step', 'sample'), keys, strict=True))
 
 
-def run(config, workdir, started: float | None = None) -> int:
+def run(config, workdir, started: float | None = None, callbacks: Sequence[Any] = ()) -> int:
   """Trains until config.train.steps, or until a signal; resumes the run that is in `workdir`.
 
   Args:
@@ -83,6 +87,11 @@ def run(config, workdir, started: float | None = None) -> int:
     workdir: folder of the run; created if it does not exist.
     started: `time.monotonic()` at the start of the program, from which the time to the first step
       is counted; None: now.
+    callbacks: objects with one or both of the methods `on_metrics(step, metrics)`, which gets
+      {name: float} at every config.train.log_steps and after a quick evaluation, and
+      `on_images(step, name, path)`, which gets every grid, or plot, as a PNG file. With several
+      processes, those of the first one are called. After a stop, a resumed run may report a step
+      again.
 
   Returns:
     0: finished. 1: stopped by a loss that is not finite. 128 + n: saved and stopped by signal n.
@@ -127,7 +136,18 @@ def run(config, workdir, started: float | None = None) -> int:
       with signals.Stop() as stop:
         return _train(
           Setup(
-            config, system, mesh, batches, quick, conditions, folder, saver, stop, watch, started
+            config=config,
+            system=system,
+            mesh=mesh,
+            batches=batches,
+            quick=quick,
+            conditions=conditions,
+            folder=folder,
+            saver=saver,
+            stop=stop,
+            watch=watch,
+            started=started,
+            callbacks=callbacks,
           )
         )
     except Diverged as error:
@@ -150,10 +170,10 @@ def _train(setup: Setup) -> int:
       sys.stdout,
     )
     return 0
+  if start.step < total:
+    _tell(_opening(setup, start.step))
   programs = make_programs(setup)
   state = start.make_state(setup, programs)
-  if 0 < start.step < total:
-    _tell(f'{folder.path}: resuming from step {start.step} of {total}')
   with contextlib.closing(Events(setup, start.step)) as events:
     number = _loop(setup, start, programs, events, state)
   if number is not None:
@@ -174,32 +194,36 @@ def _loop(setup: Setup, start: 'Start', programs: Programs, events: 'Events', st
   trace = Trace(config.profile_steps, folder.tensorboard, done)
   feed = setup.batches.iterate(done)
   with contextlib.closing(feed), contextlib.closing(trace):
-    events.happen(start.missing, done, state)
-    if (number := requests.answer(requests.ask())) is not None:
-      return number  # the state is still that of the checkpoint
-    while done < config.train.steps:
-      asked = requests.ask()
-      steps = setup.call_length(done)
-      call = programs.of(done, steps)
-      with trace.call(done + 1):
-        state, metrics = call(state, list(itertools.islice(feed, steps)))
-      done += steps
-      if trace.end(done, state):
-        _tell(f'{folder.tensorboard}: steps {trace.first} to {done} are traced')
-      events.log.add(done, metrics)
-      if done == start.step + steps:
-        events.log.flush()
-        _tell(f'first step after {time.monotonic() - setup.started:.1f} s')
-      events.happen(setup.due(done), done, state)
-      # A signal may have arrived during any line above: the finished steps are saved.
-      if (number := requests.answer(asked)) is not None:
-        events.happen(['save'], done, state)
-        with setup.watch.resting():
-          setup.saver.wait()
-        _tell(f'{folder.path}: saved at step {done} of {config.train.steps}')
-        return number
-    with setup.watch.resting():
-      setup.saver.wait()
+    try:
+      events.happen(start.missing, done, state)
+      if (number := requests.answer(requests.ask())) is not None:
+        return number  # the state is still that of the checkpoint
+      while done < config.train.steps:
+        asked = requests.ask()
+        steps = setup.call_length(done)
+        call = programs.of(done, steps)
+        with trace.call(done + 1):
+          state, metrics = call(state, list(itertools.islice(feed, steps)))
+          done += steps
+        if trace.end(done, state):
+          _tell(f'{folder.tensorboard}: steps {trace.first} to {done} are traced')
+        events.log.add(done, metrics)
+        if done == start.step + steps:
+          events.log.flush()
+          _tell(f'first step after {time.monotonic() - setup.started:.1f} s')
+        events.happen(setup.due(done), done, state)
+        setup.saver.check()
+        # A signal may have arrived during any line above: the finished steps are saved.
+        if (number := requests.answer(asked)) is not None:
+          events.happen(['save'], done, state)
+          with setup.watch.resting():
+            setup.saver.wait()
+          _tell(f'{folder.path}: saved at step {done} of {config.train.steps}')
+          return number
+      with setup.watch.resting():
+        setup.saver.wait()
+    except UserError as error:  # a file cannot be written, or examples cannot be read
+      raise events.rescued(error, done, state) from error
   return None
 
 
@@ -317,12 +341,19 @@ class Events:
     self._sample = None
     if setup.draws:
       self._sample = sampling.make_sampler(config, system, setup.conditions)
+    first = processes.is_first()
     self._writer = writers.Writers(
-      folder,
-      total_steps=config.train.steps,
-      images_per_step=math.prod(setup.batches.shape(config.train.steps - 1)),
-      start_step=start,
-      process_is_primary=processes.is_first(),
+      folder, start_step=start, callbacks=setup.callbacks, process_is_primary=first
+    )
+    self._writer.hyperparameters(dict(configs.leaves(config)), contract.metrics(system))
+    self._drawn = time.monotonic()
+    self._progress = Progress(
+      start,
+      config.train.steps,
+      math.prod(setup.batches.shape(config.train.steps - 1)),
+      unit='points' if len(config.data.shape) == 1 else 'img',
+      to_come=functools.partial(cadences.to_come, config),
+      shown=first,
     )
 
     def saved():
@@ -337,10 +368,12 @@ class Events:
     self.log = MetricLog(
       config,
       self._writer,
+      self._progress,
       start,
       players=vars(contract.abstract_state(config, system)),
       fetched=setup.watch.beat,
       saved=saved,
+      rates=contract.learning_rates(config, system),
     )
 
   def happen(self, names: list[str], done: int, state) -> None:
@@ -351,7 +384,17 @@ class Events:
     if names:
       self.log.flush()
     for name in names:
-      getattr(self, name)(done, state)
+      with self._progress.aside(name):
+        getattr(self, name)(done, state)
+    if names and processes.is_first() and self._are_curves_due(done):
+      with self._progress.aside('curves'):
+        curves.draw(self._setup.folder)
+      self._drawn = time.monotonic()
+
+  def _are_curves_due(self, done: int) -> bool:
+    """At the end, and with the events of a longer run."""
+    late = time.monotonic() - self._drawn > CURVES_SECONDS
+    return late or done == self._setup.config.train.steps
 
   def save(self, done: int, state) -> None:
     """Saves a checkpoint of step `done`, in the background."""
@@ -381,12 +424,30 @@ class Events:
       return
     if processes.is_first():
       records.append(setup.folder, done, rows)
-    self._writer.evaluation(done, {row.metric: row.value for row in rows})
+    values = {row.metric: row.value for row in rows}
+    self._writer.evaluation(done, values)
+    numbers = '  '.join(f'{name} {value:.4g}' for name, value in values.items())
+    self._progress.tell(f'step {done}  quick evaluation  {numbers}')
     best = self.best_step()
     if best == done and done > self._start:  # the start has a checkpoint already
       self.save(done, state)
     with setup.watch.resting():
       setup.saver.protect(best)  # waits for `save`, then releases the previous best checkpoint
+
+  def rescued(self, error: UserError, done: int, state) -> UserError:
+    """Saves the state after step `done`, from which training cannot continue, if that is possible;
+    returns the error, which then says so.
+    """
+    if done == self._start or processes.several():  # a save of several needs them all
+      return error
+    try:
+      with contextlib.suppress(UserError):
+        self.log.flush()
+      self.save(done, state)
+      self._setup.saver.wait()
+    except (UserError, Diverged):
+      return error
+    return UserError(f'{error}; step {done} is saved')
 
   def best_step(self) -> int | None:
     """The step of the best quick evaluation so far; None: there is none."""
@@ -394,8 +455,8 @@ class Events:
     return processes.from_first(lambda: records.best_step(records.read(folder), name))
 
   def close(self) -> None:
-    """Flushes what was written."""
-    self._writer.close()
+    """Ends the display of the progress; all else is on disk already."""
+    self._progress.close()
 
 
 def _of_all_processes(config, source) -> dict:
@@ -405,6 +466,23 @@ def _of_all_processes(config, source) -> dict:
   own = ('compilation_cache', 'data.path', 'data.read_threads', 'data.prefetch')
   fields = {f'config.{path}': value for path, value in configs.leaves(config) if path not in own}
   return fields | {'config.data': source.fingerprint}
+
+
+def _opening(setup: Setup, step: int) -> str:
+  """What is trained, on what, where, and that it is compiled first."""
+  config, batches, mesh = setup.config, setup.batches, setup.mesh
+  what = (
+    'points' if len(config.data.shape) == 1 else f'images {"x".join(map(str, config.data.shape))}'
+  )
+  where = 'on the device' if batches.storage == 'device' else 'streamed'
+  size = contract.parameters(contract.abstract_state(config, setup.system))
+  return (
+    f'{setup.folder.path}: {f"resuming from step {step} of" if step else "training"} '
+    f'{config.train.steps} steps, {config.system} with '
+    f'{", ".join(f"{name} {count:,}" for name, count in size.items())} parameters on '
+    f'{len(batches.source):,} {what} of {batches.source.name}, {where}; '
+    f'{mesh.size} x {mesh.devices.flat[0].device_kind}; compiling'
+  )
 
 
 def _to_train_further(config) -> str:
@@ -421,4 +499,4 @@ def _to_train_further(config) -> str:
 def _tell(text: str, file=None) -> None:
   """Prints a line, to stderr by default, once for all processes of the run."""
   if processes.is_first():
-    print(text, file=file or sys.stderr)
+    console.tell(text, file)

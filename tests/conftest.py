@@ -1,5 +1,6 @@
 """Settings of the whole suite: two virtual devices, strict shapes, deprecations as errors."""
 
+import gc
 import os
 import pathlib
 import signal
@@ -106,3 +107,24 @@ def pytest_collection_modifyitems(config, items):
 def repository() -> pathlib.Path:
   """The root of the checkout."""
   return pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture
+def memory():
+  """memory(function): runs it, and returns by how many bytes that raised the memory of the process
+  at its highest.
+  """
+
+  def measure(function) -> int:
+    gc.collect()
+    pathlib.Path('/proc/self/clear_refs').write_text('5')  # the peak is what there is now
+    before = _peak_memory()
+    function()
+    return _peak_memory() - before
+
+  return measure
+
+
+def _peak_memory() -> int:
+  status = pathlib.Path('/proc/self/status').read_text()
+  return int(status.partition('VmHWM:')[2].split()[0]) * 1024

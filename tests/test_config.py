@@ -56,6 +56,7 @@ FIELDS = {
   'sample.sizes': integers(),
 }
 RULES = SHARED | FIELDS
+CONFIGS = Path(__file__).parent.parent / 'configs'
 
 
 class Net(nn.Module):
@@ -95,6 +96,8 @@ GOOD = {
     'storage': 'auto',
     'bad_files': 'error',
     'fit': 'exact',
+    'classes': None,
+    'background': None,
     'read_threads': 8,
     'prefetch': 8,
   },
@@ -426,7 +429,8 @@ def wrong_types(rule):
   if not rule.many:
     bad += [[1], (2, 3), [], ['a']]
   else:
-    bad += [3, 0.5, [], (), ['a'], [None], [[1]], (1,) * 7 if rule.length else (True,)]
+    bad += [3, 0.5, [], (), [None], [[1]], (1,) * 7 if rule.length else (True,)]
+    bad += [] if rule.type == 'text' else [['a']]
   if rule.type == 'integer':
     bad += [1.5, 2.0, [1.0]]
   if rule.type in ('text', 'path', 'choice', 'net'):
@@ -513,8 +517,8 @@ def test_a_bad_config_gets_one_line_that_names_the_field(mutator):
   def run(bad):
     config, path = bad
     message = error_of(configs.check, config, FIELDS)
-    # UserError folds white space, which a random key may hold.
-    assert message.startswith(' '.join(f'config.{path}'.split())), message
+    # UserError folds white space and escapes what cannot be printed, which a random key may hold.
+    assert message.startswith(str(UserError(f'config.{path}'))), message
     seen.append(message)
 
   run()
@@ -798,17 +802,30 @@ def test_a_fault_in_a_config_file_is_told_with_its_line(tmp_path, body, arg, mes
 def test_a_missing_file_gets_a_suggestion(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   Path('configs').mkdir()
-  written(Path('configs'), SOURCE)
-  for spec in (
-    'configs/ddpm_digit.py',
-    'ddpm_digits',
-    'configs/ddpm_digits',
-    'ddpm_digits.py:smoke',
-  ):
+  written(Path('configs'), SOURCE)  # ddpm_digits.py
+  for spec in ('configs/ddpm_digit.py', 'ddpm_digit', 'ddpm_digit.py:smoke'):
     message = error_of(configs.load, spec)
     assert message.endswith('no such config file; did you mean configs/ddpm_digits.py?')
-  assert error_of(configs.load, 'configs/wgan.py') == 'configs/wgan.py: no such config file'
+  message = error_of(configs.load, 'gan_rin')  # a shipped one
+  assert message == 'gan_rin: no such config file; did you mean configs/gan_ring.py?'
   assert error_of(configs.load, 'configs') == 'configs is a folder: a config file in it is needed'
+
+
+def test_a_name_is_that_of_a_config_here_or_of_a_shipped_one(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  shipped = configs.load('configs/gan_ring.py')
+  assert shipped == configs.load(str(CONFIGS / 'gan_ring.py'))
+  for spec in ('gan_ring', 'gan_ring.py', 'configs/gan_ring'):
+    assert configs.load(spec) == shipped
+  for spec in ('gan_ring:smoke', 'configs/gan_ring:smoke', 'gan_ring.py:smoke'):
+    assert configs.load(spec) == configs.load(f'{CONFIGS / "gan_ring.py"}:smoke')
+  assert configs.default_workdir('gan_ring:smoke') == Path('runs/gan_ring_smoke')
+  for spec in ('elsewhere/gan_ring.py', str(tmp_path / 'configs/gan_ring.py'), '../gan_ring.py'):
+    assert 'no such config file' in error_of(configs.load, spec)
+  Path('configs').mkdir()
+  source = (CONFIGS / 'gan_ring.py').read_text()
+  Path('configs/gan_ring.py').write_text(source.replace('system=', 'seed=7, system='))
+  assert configs.load('gan_ring').seed == configs.load('configs/gan_ring.py').seed == 7
 
 
 def test_only_python_files_are_executed(tmp_path):
@@ -1002,6 +1019,36 @@ def test_what_may_change_when_a_run_is_continued(path, value, safe):
     message = error_of(configs.check_resumable, stored, new, 'runs/x')
     assert message.startswith(f'config.{path}={value!r}, but the run in runs/x was started with ')
     assert repr(before) in message and '--workdir' in message
+
+
+def test_a_run_from_before_a_field_was_added_has_its_default():
+  new = configs.to_dict(configs.check(GOOD, FIELDS))
+  old = json.loads(json.dumps(new))
+  del old['data']['background']
+  configs.check_resumable(old, new, 'runs/x')
+  new['data']['background'] = (255,)
+  message = error_of(configs.check_resumable, old, new, 'runs/x')
+  assert message.startswith('config.data.background=(255,), but the run in runs/x was started with')
+  new['data']['background'] = None
+  del old['data']['shape']  # has no default
+  message = error_of(configs.check_resumable, old, new, 'runs/x')
+  assert message.startswith('config.data.shape=(28, 28, 1), but the run in runs/x was started with')
+
+
+def test_classes_are_texts_also_where_they_look_like_numbers():
+  for written, value in (
+    ('cat,dog', ('cat', 'dog')),
+    ('0,1', ('0', '1')),
+    ('007', ('007',)),
+    ("('a b', 'c')", ('a b', 'c')),
+    ('(0, 1)', ('0', '1')),
+    ('None', None),
+  ):
+    fields = [('data.path', 'pictures'), ('data.classes', written)]
+    assert configs.load('configs/dcgan_folder.py', fields).data.classes == value, written
+  fields[1] = ('data.classes', 'cat,')
+  message = error_of(configs.load, 'configs/dcgan_folder.py', fields)
+  assert message.startswith("config.data.classes=('cat', ''): a tuple of texts")
 
 
 def test_a_field_that_came_or_went_is_a_difference():

@@ -173,12 +173,27 @@ def test_every_player_moves(case):
 
 def test_metrics_are_finite_float32_scalars_of_the_players(case):
   players = {name.lower() for name, p in vars(case.state).items() if hasattr(p, 'params')}
+  rates = contract.learning_rates(case.config, case.system)
+  assert {name.split('/')[0] for name in rates} == players
+  assert {*case.metrics, *rates} == set(contract.metrics(case.system))  # each is described
   for name, value in case.metrics.items():
     assert value.shape == () and value.dtype == jnp.float32, name
     assert np.isfinite(value), name
     assert name.split('/')[0] in players, name
   for player in players:
     assert f'{player}/loss' in case.metrics and f'{player}/grad_norm' in case.metrics
+
+
+def test_learning_rates_are_told_for_the_step_that_used_them():
+  config = configs.load('configs/ddpm_digits.py', [('train.steps', '100000')])
+  rate = contract.learning_rates(config, find_system('ddpm'))['net/lr']
+  for step in (1, 51, 101, 65_537, 100_000):
+    count = step - 1  # of steps before
+    wanted = 2e-3 * min(count / 100, 1) * (1 - count / 100_000)
+    assert rate(step) == pytest.approx(wanted, rel=1e-5)
+  config = configs.load('configs/gan_ring.py', [('optim.D.lr', '0.5')])
+  rates = contract.learning_rates(config, find_system('gan'))
+  assert {name: rate(7) for name, rate in rates.items()} == {'g/lr': 2e-4, 'd/lr': 0.5}
 
 
 def test_same_key_same_bits_other_key_others(case):

@@ -1,10 +1,17 @@
 """What the docs show works as shown."""
 
+import importlib.util
 import pathlib
 import re
 import shutil
+import tomllib
 
+import yaml
 from children import run_python
+
+import gen_jax
+from gen_jax import systems
+from gen_jax.fields import SHARED
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -36,7 +43,7 @@ def test_the_system_of_the_docs_needs_no_other_edit(tmp_path):
 
 
 def test_links_and_commands_of_the_docs_name_what_exists():
-  for page in [ROOT / 'README.md', *(ROOT / 'docs').glob('*.md')]:
+  for page in [ROOT / 'README.md', ROOT / 'CHANGELOG.md', *(ROOT / 'docs').glob('*.md')]:
     text = re.sub(r'```.*?```', '', page.read_text(), flags=re.DOTALL)
     for target in re.findall(r'\]\(([^)#]+)', text):
       if not target.startswith('http'):
@@ -44,3 +51,26 @@ def test_links_and_commands_of_the_docs_name_what_exists():
     for config in re.findall(r'--config=(configs/\w+\.py)', text):
       if 'lsgan' not in config:
         assert (ROOT / config).exists(), f'{page.name}: {config}'
+
+
+def test_generated_pages_are_up_to_date():
+  spec = importlib.util.spec_from_file_location('renew_docs', ROOT / 'docs/renew.py')
+  renew = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(renew)
+  for path, text in renew.PAGES.items():
+    assert path.read_text() == text(), f'{path.name} is out of date: python docs/renew.py'
+  page = renew.config_page()
+  for name in systems.names():
+    for field in SHARED | systems.find_system(name).FIELDS:
+      assert f'| `{field}`' in page or field.startswith('optim.'), field
+
+
+def test_changelog_and_citation_are_of_this_version():
+  citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
+  assert citation['cff-version'] == '1.2.0' and citation['version'] == gen_jax.__version__
+  assert citation['authors'] == [{'name': 'The gen_jax authors'}]
+  assert {'message', 'title'} <= set(citation)  # required, as are the fields above
+  project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+  assert (citation['license'], citation['version']) == (project['license'], project['version'])
+  versions = re.findall(r'^## (\S+)', (ROOT / 'CHANGELOG.md').read_text(), re.MULTILINE)
+  assert versions[0] == gen_jax.__version__.removesuffix('.0')

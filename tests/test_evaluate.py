@@ -118,6 +118,8 @@ def test_every_number_says_what_it_is(run_of, capsys):
     *('classes', 'classes_kl', 'class_accuracy', 'samples_per_second', 'bits_per_dim'),
     *('L_0', 'L_t', 'L_T'),
   }
+  described = scores.MEANINGS | contract.measures(system)
+  assert set(rows) - {'samples_per_second'} <= set(described)
   first = rows['frechet']
   assert first['label'] == 'FD-classifier' and first['step'] == 20 and first['version'] == 'full'
   assert first['reference'] == 'digits train[:80%], 500' and first['samples'] == '200'
@@ -137,16 +139,21 @@ def test_every_number_says_what_it_is(run_of, capsys):
   assert rows['samples_per_second']['value'] > 0 and 'core' in rows['samples_per_second']['machine']
 
   out = capsys.readouterr().out.splitlines()
-  assert out[0] == f'{folder}, step 20:' and len(out) == 3 + len(rows)
-  for cell in (
-    'FD-classifier',
-    'digits train[:80%], 500',
-    '200',
-    'none',
-    'ema',
-    'chosen by auto',
-  ):
-    assert cell in out[3], cell
+  assert out[0] == f'{folder}, step 20:' and max(map(len, out)) <= 120
+  paragraphs = [' '.join(part.split()) for part in '\n'.join(out[1:]).split('\n\n')]
+  said, tables = paragraphs[0::2], paragraphs[1::2]
+  assert len(said) == len(tables) == 3  # each protocol once: of samples, of their rate, held-out
+  assert re.fullmatch(
+    r'reference digits train\[:80%\], 500; samples 200; features classifier \w{8} \(held-out '
+    r'accuracy 0\.\d{4}, chosen by auto\); resize none; weights ema; sampler ddim, steps 5, '
+    r'spacing uniform, eta 1, clip None',
+    said[0],
+  )
+  assert said[1].startswith('samples batches of 8; weights ema; sampler ddim, ')
+  assert said[2] == f'reference digits train[80%:], 8; weights ema; sampler {bound["sampler"]}'
+  assert '| FD-classifier |' in tables[0] and '| samples per second |' in tables[1]
+  assert '| bits/dim |' in tables[2] and '| upper bound |' in tables[2]
+  assert all(sum(row['label'] in text for text in tables) for row in rows.values())
   ((step, value),) = points(folder / 'tensorboard/evaluation', 'evaluation/frechet')
   assert step == 20 and value == pytest.approx(first['value'], rel=1e-6)
   names = sorted(path.name for path in (folder / 'evaluation').iterdir())

@@ -1,5 +1,6 @@
 """The examples run as written, from any folder, and stay short."""
 
+import json
 import pathlib
 import re
 
@@ -36,6 +37,37 @@ def test_wgan_gp_example_runs_under_pmap(tmp_path):
 def test_ddpm_example_samples_the_circle(tmp_path):
   distance = float(run(ROOT / 'examples/train_ddpm.py', tmp_path).rsplit(':', 1)[1])
   assert 0.85 < distance < 1.15
+
+
+def offline_records(path):
+  """The records of an offline run of Weights & Biases: a log of blocks, as LevelDB writes them."""
+  data, position, parts = path.read_bytes(), 7, []  # after the header of the file
+  while position + 7 <= len(data):
+    if (left := -position % 2**15) < 7:  # the rest of a block is padding
+      position += left
+      continue
+    size, kind = int.from_bytes(data[position + 4 : position + 6], 'little'), data[position + 6]
+    parts.append(data[position + 7 : position + 7 + size])
+    position += 7 + size
+    if kind in (1, 4):  # whole, or the last part
+      yield b''.join(parts)
+      parts.clear()
+
+
+@pytest.mark.slow
+def test_weights_and_biases_gets_metrics_and_images(tmp_path):
+  pb = pytest.importorskip('wandb.proto.wandb_internal_pb2')
+  env = dict(WANDB_MODE='offline', WANDB_SILENT='true', WANDB_DIR=str(tmp_path))
+  run(ROOT / 'examples/log_to_wandb.py', tmp_path, **env)
+  seen = {}
+  for data in offline_records(next(tmp_path.glob('wandb/offline-run-*/*.wandb'))):
+    for item in pb.Record.FromString(data).history.item:
+      seen.setdefault(item.key or '.'.join(item.nested_key), []).append(item.value_json)
+  written = (tmp_path / 'runs/gan_ring_wandb/metrics.jsonl').read_text().splitlines()
+  losses = [json.loads(line)['g/loss'] for line in written]
+  assert len(losses) == 10 and [float(value) for value in seen['g/loss']] == losses
+  pictures = [value for name, values in seen.items() if 'samples' in name for value in values]
+  assert sum('.png' in value for value in pictures) == 2, seen.keys()
 
 
 def test_the_scores_of_pictures_follow_the_noise(tmp_path):

@@ -1,6 +1,7 @@
 """The command line: in this process with a system of its own, and in real ones for signals."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -257,6 +258,44 @@ def test_ctrl_c_before_the_loop_is_quiet(tmp_path):
   assert (process.returncode, out, err) == (130, '', '')
 
 
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+def test_signals_end_it_quietly_from_the_first_line_on(tmp_path, monkeypatch):
+  """While it restarts, while it imports, and in the first steps; all at the same time."""
+  monkeypatch.delenv('GLIBC_TUNABLES', raising=False)
+  numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+  delays = (0, 0.05, 0.3, 1, 2, 4)
+  repository = Path(launch.__file__).parent
+  begin, children = time.monotonic(), []
+  flags = (f'--config={repository}/configs/gan_ring.py:smoke', '--config.train.steps=1000000')
+  for i in range(len(delays)):
+    children.append(start(*flags, f'--workdir={tmp_path}/{i}'))
+  # From the restart on: what an interpreter does before the first line is not ours.
+  for child in children:
+    while b'GLIBC_TUNABLES' not in Path(f'/proc/{child.pid}/environ').read_bytes():
+      time.sleep(0.001)
+  for i, (child, delay) in enumerate(zip(children, delays, strict=True)):
+    time.sleep(max(0, begin + delay - time.monotonic()))
+    child.send_signal(numbers[i % 3])
+  for i, child in enumerate(children):
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 128 + numbers[i % 3], err
+    assert out == '' and 'Traceback' not in err and 'Error' not in err
+
+
+@pytest.mark.parametrize('stdout', ['reader gone', 'full', 'closed'])
+def test_a_list_that_nobody_reads_is_no_failure(stdout):
+  command = f'{sys.executable} {launch.__file__} --list'
+  shell = {
+    # The reader ends first.
+    'reader gone': f'( sleep 0.2; {command}; echo $? >&2 ) | true',
+    'full': f'{command} > /dev/full; echo $? >&2',
+    'closed': f'{command} >&-; echo $? >&2',
+  }
+  done = subprocess.run(['bash', '-c', shell[stdout]], capture_output=True, text=True)
+  said = 'the output cannot be written: No space left on device\n' * (stdout == 'full')
+  assert (done.stdout, done.stderr) == ('', f'{said}0\n')
+
+
 def test_a_user_error_ends_the_process_with_status_2(tmp_path):
   process = start(f'--config={tmp_path}/none.py')
   out, err = process.communicate(timeout=20)
@@ -315,3 +354,26 @@ def test_a_warning_is_told_in_its_own_words():
   )
   done = run_python('-c', code, cwd=Path(launch.__file__).parent)
   assert done.stderr == 'one file is skipped\n'
+
+
+ENVIRONMENTS = {
+  'JAX_PLATFORMS=cuda': 'error: JAX_PLATFORMS=cuda: JAX finds no such device (',
+  'JAX_DISABLE_JIT=1': 'error: JAX_DISABLE_JIT is set: gen_jax compiles its steps',
+  'JAX_NUM_CPU_DEVICES=x': 'error: JAX cannot start, an environment variable of it is wrong: ',
+  'SLURM_STEP_NUM_TASKS=': '',
+}
+
+
+def test_an_environment_that_cannot_work_is_one_line(tmp_path, repository):
+  command = [sys.executable, 'launch.py', '--config=configs/gan_ring.py', '--dry_run']
+  started = {}
+  for said in ENVIRONMENTS:
+    name, _, value = said.partition('=')
+    env = {k: v for k, v in os.environ.items() if not k.startswith('JAX_NUM')} | {name: value}
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    started[said] = subprocess.Popen(command, cwd=repository, env=env, **pipes)
+  for said, child in started.items():
+    _, err = child.communicate(timeout=120)
+    message = ENVIRONMENTS[said]
+    assert child.returncode == (2 if message else 0), (said, err)
+    assert err.startswith(message) and err.count('\n') == bool(message), (said, err)

@@ -9,7 +9,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 BASE = {'errors', 'fields'}  # and `config`, which knows systems: for what lies above them
-LEAVES = BASE | {'config', 'run/imports'}
+LEAVES = BASE | {'config', 'run/console', 'run/files', 'run/imports'}
+VERBS = ('train', 'sample', 'evaluate', 'compare')
 # What a file or folder of gen_jax may import of gen_jax, besides itself. A file with arrows of its
 # own, 'folder/file', stands beside its folder: others import it only where that is said.
 ALLOWED = {
@@ -23,18 +24,23 @@ ALLOWED = {
   'nets': {'draws', 'errors', 'devices', 'ops', 'run/imports'},
   'diffusion': {'draws'} | BASE,
   'systems': {'nets', 'diffusion', 'state', 'draws', 'ops', 'run/imports'} | BASE,
-  'data': {'draws', 'errors', 'run/imports'},
+  'data': {'draws', 'errors', 'run/console', 'run/files', 'run/imports'},
   'devices': {'ops', 'run'} | LEAVES,
   'run': LEAVES,
+  'run/console': set(),
+  'run/files': set(),
   'run/imports': {'errors'},
   'run/trained': {'contract', 'data', 'devices', 'run', 'state'} | LEAVES,
   'run/published': {'contract', 'run'} | LEAVES,
-  'run/export': {'devices', 'run/trained'} | LEAVES,
+  'run/history': {'contract', 'run', 'run/trained', 'systems'} | LEAVES,
+  'run/command': {'devices', 'run/launcher'},
+  'run/launcher': {'contract', 'devices', 'run', 'run/export', 'run/published', *VERBS} | LEAVES,
+  'run/export': {'devices', 'run', 'run/trained'} | LEAVES,
   'metrics': {'data', 'devices', 'nets', 'ops', 'run'} | LEAVES,
-  'contract': {'devices', 'systems', 'nets'} | LEAVES,
+  'contract': {'devices', 'systems', 'state', 'nets'} | LEAVES,
   'sample': {'contract', 'data', 'devices', 'run', 'run/trained'} | LEAVES,
   'evaluate': {'contract', 'data', 'devices', 'metrics', 'run', 'run/trained', 'sample'} | LEAVES,
-  'compare': {'contract', 'run', 'run/trained', 'systems'} | LEAVES,
+  'compare': {'run', 'run/history'} | LEAVES,
   'train': {'contract', 'data', 'devices', 'evaluate', 'run', 'run/trained', 'sample'} | LEAVES,
 }
 # Imported inside functions, when a user calls them: the verbs import this file.
@@ -92,7 +98,7 @@ def test_imports_follow_the_arrows(path):
 def test_the_verbs_name_no_system():
   systems = [p.stem for p in (ROOT / 'gen_jax/systems').glob('[!_]*.py')]
   assert {'ddpm', 'gan', 'wgan_gp'} <= set(systems)
-  files = [ROOT / f'gen_jax/{name}.py' for name in ('train', 'sample', 'evaluate', 'compare')]
+  files = [ROOT / f'gen_jax/{name}.py' for name in VERBS]
   files.append(ROOT / 'gen_jax/contract.py')
   files += [
     path

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -26,7 +27,7 @@ from gen_jax import config as configs
 from gen_jax import contract, sample, train
 from gen_jax.devices import compilation
 from gen_jax.errors import Diverged
-from gen_jax.run import checkpoint, records
+from gen_jax.run import checkpoint, console, records, writers
 from gen_jax.run.workdir import Workdir
 from gen_jax.systems import find_system
 
@@ -53,7 +54,9 @@ def in_repository(monkeypatch):
 def metrics(workdir):
   """Lines of metrics.jsonl without their times."""
   lines = (pathlib.Path(workdir) / 'metrics.jsonl').read_text().splitlines()
-  return [{k: v for k, v in json.loads(line).items() if k != 'time'} for line in lines]
+  return [
+    {k: v for k, v in json.loads(line).items() if k not in ('time', 'rate')} for line in lines
+  ]
 
 
 def final_state(workdir):
@@ -252,7 +255,9 @@ def test_a_run_leaves_what_a_person_looks_for(tmp_path, capsys):
   assert status == 0
   picture = tmp_path / 'run/samples/0000020_samples.png'
   assert output.out.strip().endswith(f'samples: {picture}')
-  assert 'step 20/20' in output.err and 'img/s' in output.err and 'g/loss' in output.err
+  assert 'step 20/20' in output.err and 'points/s' in output.err and 'g/loss' in output.err
+  assert f'{tmp_path}/run: training 20 steps, gan with G 82, D 65 parameters on' in output.err
+  assert (tmp_path / 'run/curves.png').is_file()
   with Image.open(picture) as image:
     assert len(np.unique(np.asarray(image.convert('RGB')).reshape(-1, 3), axis=0)) > 10
   assert [line['step'] for line in metrics(tmp_path / 'run')] == [5, 10, 15, 20]
@@ -535,6 +540,125 @@ def test_wrong_input_is_answered_in_one_line_before_anything_compiles(
     assert output.err.count('\n') == 1, (flags, output.err)
     for word in words:
       assert word in output.err, (flags, output.err)
+
+
+@pytest.fixture
+def at_step(monkeypatch):
+  """`at_step(step, act)`: calls `act` when a step is logged."""
+  log = writers.Writers.scalars
+
+  def use(step, act):
+    def log_and_act(self, done, values):
+      log(self, done, values)
+      if done == step:
+        act()
+
+    monkeypatch.setattr(writers.Writers, 'scalars', log_and_act)
+
+  return use
+
+
+LONG = (f'--config={RING}', '--config.train.log_steps=10', '--config.train.steps=100')
+LONG += ('--config.train.sample_steps=40', '--config.train.checkpoint_steps=50')
+
+
+def test_what_is_removed_during_training_is_made_again(tmp_path, at_step):
+  def remove():
+    while not (tmp_path / 'checkpoints/0000000050').exists():  # it is being written
+      time.sleep(0.01)
+    for name in ('samples', 'tensorboard', 'checkpoints'):
+      shutil.rmtree(tmp_path / name)
+    (tmp_path / 'metrics.jsonl').unlink()
+
+  at_step(70, remove)
+  assert main(*LONG, f'--workdir={tmp_path}') == 0
+  assert final_state(tmp_path)[0] == 100
+  assert [*pictures(tmp_path)] == ['0000080_samples.png', '0000100_samples.png']
+  assert [line['step'] for line in metrics(tmp_path)] == [80, 90, 100]
+  (events,) = (tmp_path / 'tensorboard').iterdir()
+  assert b'brain.Event:2' in events.read_bytes()[:100]
+
+
+@pytest.mark.parametrize('name', ['samples', 'tensorboard', 'metrics.jsonl'])
+def test_a_write_that_fails_ends_the_run_saved(name, tmp_path, at_step, capsys):
+  def replace():
+    (tmp_path / name).rename(tmp_path / 'moved')
+    make = pathlib.Path.mkdir if name.endswith('.jsonl') else pathlib.Path.touch
+    make(tmp_path / name)
+
+  at_step(60, replace)
+  status, output = main(*LONG, f'--workdir={tmp_path}', capsys=capsys)
+  (line,) = (line for line in output.err.splitlines() if not line.startswith(('step', 'first')))
+  saved = re.fullmatch(
+    rf'error: {tmp_path / name}.*: (Not|Is) a directory; step (\d+) is saved', line
+  )
+  assert status == 2 and final_state(tmp_path)[0] == int(saved[2]) > 60
+
+
+def test_a_run_that_is_moved_ends_and_leaves_nothing_in_its_place(tmp_path, at_step, capsys):
+  run = tmp_path / 'run'
+  at_step(40, lambda: run.rename(tmp_path / 'moved'))
+  flags = (*LONG, '--config.train.checkpoint_steps=100')
+  status, output = main(*flags, f'--workdir={run}', capsys=capsys)
+  (line,) = (line for line in output.err.splitlines() if not line.startswith(('step', 'first')))
+  assert re.fullmatch(rf'error: {run}/.* cannot be written: No such file or directory', line)
+  assert status == 2 and os.listdir(tmp_path) == ['moved']
+
+
+def test_a_failed_save_ends_the_run_before_the_next_one(tmp_path, at_step, capsys):
+  at_step(10, (tmp_path / 'checkpoints').touch)
+  flags = (*LONG[:2], '--config.train.steps=100000', '--config.train.checkpoint_steps=300')
+  assert main(*flags, f'--workdir={tmp_path}') == 2
+  error = f'error: checkpoint {tmp_path}/checkpoints/0000000300 cannot be written: File exists'
+  assert capsys.readouterr().err.splitlines()[-1] == error
+  assert 300 <= metrics(tmp_path)[-1]['step'] < 600
+
+
+@pytest.mark.parametrize('stderr', ['reader gone', '/dev/full'])
+def test_progress_that_nobody_reads_ends_nothing(stderr, tmp_path, monkeypatch):
+  if stderr == 'reader gone':
+    read, stderr = os.pipe()
+    os.close(read)
+  with open(stderr, 'w') as file:
+    monkeypatch.setattr(sys, 'stderr', file)
+    assert main(*LONG, f'--workdir={tmp_path}') == 0
+    console.close_stream(file)
+  assert final_state(tmp_path)[0] == 100
+
+
+def test_a_run_without_stderr_and_with_a_name_that_stdout_lacks(tmp_path):
+  workdir = tmp_path / 'rün x'
+  command = f'{sys.executable} launch.py --config={RING} --workdir="{workdir}" 2>&-'
+  done = subprocess.run(
+    ['bash', '-c', command],
+    capture_output=True,
+    env=os.environ | {'XLA_FLAGS': QUICK, 'PYTHONIOENCODING': 'ascii'},
+  )
+  assert done.returncode == 0
+  assert done.stdout.startswith(rf'{tmp_path}/r\xfcn x is finished after 20 steps'.encode())
+  assert [line['step'] for line in metrics(workdir)] == [5, 10, 15, 20]
+
+
+def test_samples_on_a_full_disk_are_one_line_and_nothing_changes(tmp_path, capsys):
+  assert main(f'--config={RING}', f'--workdir={tmp_path}', '--config.train.steps=1') == 0
+  flags = ('--config.sample.num_images=1000', '--config.sample.batch_size=1000')
+  sample = ('--mode=sample', f'--workdir={tmp_path}', *flags)
+  assert main(*sample) == 0
+  points = tmp_path / 'samples/step_0000001_seed_0/points.npy'
+  before = points.read_bytes(), sorted(os.listdir(tmp_path / 'samples'))
+  capsys.readouterr()
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  for most, path in ((4000, points.parent.parent), (5000, points.parent)):
+    jax.config.update('jax_enable_compilation_cache', False)  # or it would be damaged
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+      status, output = main(*sample, capsys=capsys)
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+      jax.config.update('jax_enable_compilation_cache', True)
+    assert status == 2 and output.out == ''
+    assert output.err == f'error: {path} cannot be written: File too large\n'
+    assert before == (points.read_bytes(), sorted(os.listdir(tmp_path / 'samples')))
 
 
 def test_two_runs_in_one_workdir_are_refused(tmp_path):

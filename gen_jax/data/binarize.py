@@ -31,7 +31,8 @@ class Binarized(Source):
 
   def __init__(self, source: Source):
     self.name, self.shape, self.dtype = source.name, source.shape, source.dtype
-    self.num_classes, self.content = source.num_classes, source.content
+    self.num_classes, self.classes = source.num_classes, source.classes
+    self.content = source.content
     name, split, length, _ = source.fingerprint.rsplit('/', 3)
     content = content_hash(source.fingerprint.encode(), f'binarized {SEED} v1'.encode())
     self.fingerprint = f'{name}/{split}, binarised/{length}/{content}'

@@ -1,20 +1,27 @@
-"""A folder of PNG, JPEG and WebP images; its sub-folders, if it has any, are the classes.
+"""A folder of PNG, JPEG and WebP images; its sub-folders, if they hold any, are the classes.
 
 Every file is decoded once before training starts, so that a truncated file or one of another size
 is reported at once and not hours later. This does not detect all damage: a JPEG with one flipped
-bit usually decodes without an error.
+bit usually decodes without an error. What is no image is left out, and named.
 """
 
+import collections
+import contextlib
+import hashlib
 import io
 import logging
 import math
 import os
 import pathlib
 import re
+import struct
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
 from gen_jax.data.sources import (
   Source,
@@ -23,7 +30,9 @@ from gen_jax.data.sources import (
   fits_on_device,
   reading_pool,
 )
-from gen_jax.errors import UserError
+from gen_jax.errors import UserError, printable
+from gen_jax.run import console
+from gen_jax.run.files import open_file
 
 _log = logging.getLogger(__name__)
 
@@ -31,8 +40,15 @@ SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp')
 FORMATS = ('PNG', 'JPEG', 'WEBP')
 # A file of a few kilobytes can claim gigabytes of pixels; nobody trains on more than 8192x8192.
 MAX_PIXELS = 2**26
+# The most bytes of a file: those of its pixels and of what else cameras write. Pillow reads all of
+# a WebP file, and of a JPEG up to its first pixel.
+_BESIDES, _COMPRESSED = 2**25, 2**26
+_SCANNED_FREELY = 2**22  # pixels
+_PNG, _JPEG = b'\x89PNG\r\n\x1a\n', b'\xff\xd8\xff'
 _BAR_FROM = 2_000
-_NAMED = 3
+_NAMED, _LISTED = 3, 10
+_WITH_ALPHA = ' with alpha'
+_BROKEN_LINK = 'a link to nothing'
 # Lossless conversions. Others (CMYK, 16-bit grey, float) are left to the user.
 _MODES = {
   '1': 'L',
@@ -44,33 +60,61 @@ _MODES = {
   'RGBA': 'RGBA',
 }
 _CHANNELS = {'L': 1, 'RGB': 3, 'RGBA': 4}
+_OF_SYSTEMS = ('__MACOSX', '@eaDir', 'lost+found')  # folders that no user made
+
+
+# --- Decoding -----------------------------------------------------------------------------------
 
 
 class BadImage(ValueError):
   """Why an image file cannot be used, as the predicate of a sentence about the file."""
 
 
-def fit_image(image: Image.Image, shape: tuple[int, int, int], fit: str) -> np.ndarray:
+class _Budget:
+  """Bounds what all threads hold at once: a large image waits until the others are done."""
+
+  def __init__(self, total: int):
+    self._total, self._taken, self._changed = total, 0, threading.Condition()
+
+  @contextlib.contextmanager
+  def take(self, amount: int) -> Iterator[None]:
+    with self._changed:
+      self._changed.wait_for(lambda: not self._taken or self._taken + amount <= self._total)
+      self._taken += amount
+    try:
+      yield
+    finally:
+      with self._changed:
+        self._taken -= amount
+        self._changed.notify_all()
+
+
+# Blocks of Pillow's default size, 16 MiB, would stay with the allocator of each thread that has
+# decoded a large image; larger ones go back to the operating system.
+Image.core.set_block_size(2**26)
+_MEMORY = _Budget(4 * MAX_PIXELS)  # bytes: one of the largest images
+
+
+def fit_image(
+  image: Image.Image,
+  shape: tuple[int, int, int],
+  fit: str,
+  background: tuple[int, ...] | None = None,
+) -> np.ndarray:
   """Returns a loaded image as uint8 `shape`.
 
   With `fit='exact'`, size and channels must be those of `shape`. With `'crop'` the largest centred
   crop of the right aspect ratio is resized (bicubic, antialiased); grey is repeated into RGB, and a
-  missing alpha is opaque.
+  missing alpha is opaque. Where `shape` has no alpha, that of the image is laid over `background`,
+  (grey,) or (red, green, blue) in 0 to 255; with None such an image does not fit.
 
   Raises:
     BadImage: if the image does not fit.
   """
   height, width, channels = shape
-  mode = _MODES.get(image.mode)
-  if mode is None:
-    raise BadImage(f'has pixels of type {image.mode} (8-bit grey, RGB or RGBA are needed)')
-  if image.mode == 'P' and 'transparency' in image.info:
-    mode = 'RGBA'
-  if fit == 'crop' and _CHANNELS[mode] < channels:
-    mode = {3: 'RGB', 4: 'RGBA'}[channels]
-  found = (image.height, image.width, _CHANNELS[mode])
-  if found[2] != channels or (fit == 'exact' and found != shape):
-    raise BadImage('is ' + 'x'.join(map(str, found)))
+  mode = _mode(image, shape, fit, background, [(height, width)])
+  if _is_laid_over(image, channels, background):
+    image = _lay_over(image, background)
   if image.mode != mode:
     image = image.convert(mode)
   if image.size != (width, height):
@@ -78,28 +122,143 @@ def fit_image(image: Image.Image, shape: tuple[int, int, int], fit: str) -> np.n
   return np.asarray(image).reshape(shape)
 
 
-def decode(data: bytes, shape: tuple[int, int, int], fit: str) -> np.ndarray:
+def _mode(image, shape, fit, background, sizes) -> str:
+  """The mode in which an image fits `shape`, by its header; `sizes`, (height, width), are those
+  that `fit='exact'` allows.
+
+  Raises:
+    BadImage: there is none.
+  """
+  channels = shape[2]
+  mode = _MODES.get(image.mode)
+  if mode is None:
+    raise BadImage(f'has pixels of type {image.mode} (8-bit grey, RGB or RGBA are needed)')
+  if image.mode == 'P' and 'transparency' in image.info:
+    mode = 'RGBA'
+  if _is_laid_over(image, channels, background):
+    mode = _mode_over(image, background)
+  if fit == 'crop' and _CHANNELS[mode] < channels:
+    mode = {3: 'RGB', 4: 'RGBA'}[channels]
+  size = (image.height, image.width)
+  if _CHANNELS[mode] != channels or (fit == 'exact' and size not in sizes):
+    found = 'x'.join(map(str, (*size, _CHANNELS[mode])))
+    raise BadImage(f'is {found}' + _WITH_ALPHA * (mode == 'RGBA' and channels != 4))
+  return mode
+
+
+def _is_laid_over(image, channels: int, background) -> bool:
+  has_alpha = image.mode in ('LA', 'PA', 'RGBA') or 'transparency' in image.info
+  return has_alpha and channels != 4 and background is not None
+
+
+def _mode_over(image, background) -> str:
+  return 'L' if image.mode in ('1', 'L', 'LA') and len(set(background)) == 1 else 'RGB'
+
+
+def _lay_over(image, background) -> Image.Image:
+  mode = _mode_over(image, background)
+  colour = background[0] if mode == 'L' else tuple(np.resize(background, 3).tolist())
+  if image.mode != 'RGBA':
+    image = image.convert('RGBA')
+  result = Image.new(mode, image.size, colour)
+  result.paste(image, mask=image.getchannel('A'))
+  return result
+
+
+def decode(
+  file: bytes | BinaryIO,
+  shape: tuple[int, int, int],
+  fit: str,
+  background: tuple[int, ...] | None = None,
+) -> np.ndarray:
   """Decodes a PNG, JPEG or WebP file to uint8 `shape`, upright by its EXIF data; see `fit_image`.
+
+  What the header says is checked before pixels are decoded. All threads together decode at most
+  `MAX_PIXELS` at once.
 
   Raises:
     BadImage: if it is damaged, animated or too large, or does not fit.
   """
+  if isinstance(file, bytes):
+    file = io.BytesIO(file)
+  size = _check_bytes(file)
   try:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-      if image.width * image.height > MAX_PIXELS:
+    with _MEMORY.take(size):
+      image = Image.open(file, formats=FORMATS)
+    with image:
+      pixels = image.width * image.height
+      if pixels > MAX_PIXELS:
         raise BadImage(f'is {image.height}x{image.width}, above the limit of {MAX_PIXELS} pixels')
-      if getattr(image, 'is_animated', False):
+      # MPO: a JPEG with further pictures, such as a preview, behind the first.
+      if getattr(image, 'is_animated', False) and image.format != 'MPO':
         raise BadImage('is animated')
-      image.load()
-      ImageOps.exif_transpose(image, in_place=True)
-      return fit_image(image, shape, fit)
+      _mode(image, shape, fit, background, [shape[:2], shape[1::-1]])  # it may lie on its side
+      if image.format in ('JPEG', 'MPO') and pixels > _SCANNED_FREELY:
+        _check_scans(file, size)
+      with _MEMORY.take(4 * pixels):
+        image.load()
+        _turn_upright(image)
+        return fit_image(image, shape, fit, background)
   except BadImage:
     raise
   except Image.UnidentifiedImageError:
     raise BadImage('is not a PNG, JPEG or WebP image') from None
-  # Pillow raises all of these on damaged input (SyntaxError: a broken PNG chunk).
-  except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-    raise BadImage(f'cannot be decoded ({error})') from None
+  except Exception as error:  # whatever Pillow raises, the file is the cause
+    raise BadImage(f'cannot be decoded ({str(error) or type(error).__name__})') from None
+
+
+def _turn_upright(image) -> None:
+  try:
+    ImageOps.exif_transpose(image, in_place=True)
+  except MemoryError:
+    raise
+  except Exception:  # EXIF data that cannot be parsed do not say that the image is turned
+    _log.debug('unreadable EXIF data', exc_info=True)
+
+
+def _check_bytes(file: BinaryIO) -> int:
+  """Returns the size of a file; rejects one with far more bytes than its pixels need.
+
+  Raises:
+    BadImage: it has.
+  """
+  head = file.read(24)
+  size = file.seek(0, io.SEEK_END)
+  file.seek(0)
+  limit = _COMPRESSED
+  if head.startswith(_PNG) and len(head) == 24:
+    width, height = struct.unpack('>II', head[16:])
+    limit = _BESIDES + 4 * min(width * height, MAX_PIXELS)
+  if size > limit:
+    raise BadImage(f'has {size:,} bytes, above the limit of {limit:,}')
+  return size
+
+
+def _check_scans(file: BinaryIO, size: int) -> None:
+  """Rejects a JPEG of thousands of tiny scans: each of them passes over all pixels.
+
+  Raises:
+    BadImage: it is one.
+  """
+  position = file.tell()
+  file.seek(0)
+  # The marker may stand by chance in what is behind the image, such as a video.
+  scans = sum(piece.count(b'\xff\xda') for piece in iter(lambda: file.read(2**20), b''))
+  file.seek(position)
+  if scans > 100 + size // 2**13:
+    raise BadImage(f'has {scans:,} scans')
+
+
+def _file_hash(file: BinaryIO) -> str:
+  """`content_hash` of the content of a file, read in pieces."""
+  digest = hashlib.sha256(file.seek(0, io.SEEK_END).to_bytes(8, 'little'))
+  file.seek(0)
+  while piece := file.read(2**20):
+    digest.update(piece)
+  return digest.hexdigest()[:16]
+
+
+# --- Folders ------------------------------------------------------------------------------------
 
 
 def natural(name: str) -> list:
@@ -108,32 +267,97 @@ def natural(name: str) -> list:
   return [*((int(part), '') if part.isdecimal() else (-1, part) for part in parts), (-1, name)]
 
 
-def find_images(root: pathlib.Path) -> list[pathlib.PurePosixPath]:
-  """Returns the image files below `root`, relative to it, in natural order, without hidden ones."""
-  found, visited = [], set()
-  for folder, folders, files in os.walk(root, followlinks=True):
-    real = os.path.realpath(folder)
-    if real in visited:  # A link to a parent folder would never end.
-      folders.clear()
+class Found(NamedTuple):
+  """What is below a folder; all paths are relative to it."""
+
+  images: list[pathlib.PurePosixPath]  # in natural order
+  folders: list[str]  # its sub-folders, links to missing ones included, in natural order
+  left_out: dict[str, list[str]]  # reason -> paths
+  unread: list[str]  # folders that cannot be read, with the reason
+
+
+def find_images(root: pathlib.Path, threads: int = 8) -> Found:
+  """Finds the images below `root`: files with one of `SUFFIXES`, and those that begin like a PNG,
+  JPEG or WebP file, under any name. Hidden files and folders are left out.
+
+  Raises:
+    OSError: `root` cannot be read.
+  """
+  images, others, folders, unread = [], [], [], []
+  left_out = collections.defaultdict(list)
+  visited, pending = set(), ['']
+  while pending:
+    folder = pending.pop()
+    try:
+      status = os.stat(root / folder)
+      if (identity := (status.st_dev, status.st_ino)) in visited:
+        left_out['a folder once more'].append(folder)  # a link to a parent would never end
+        continue
+      visited.add(identity)
+      if folder and '/' not in folder:
+        folders.append(folder)
+      with os.scandir(root / folder) as entries:
+        entries = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+      if not folder:
+        raise
+      unread.append(f'{folder} cannot be read ({error.strerror})')
       continue
-    visited.add(real)
-    folders[:] = sorted(name for name in folders if not name.startswith('.'))
-    relative = pathlib.Path(folder).relative_to(root)
-    for name in files:
-      if not name.startswith('.') and name.lower().endswith(SUFFIXES):
-        found.append(pathlib.PurePosixPath((relative / name).as_posix()))
-  return sorted(found, key=lambda path: [natural(part) for part in path.parts])
+    inner = []
+    for entry in entries:
+      name = f'{folder}/{entry.name}' if folder else entry.name
+      if entry.name.startswith('.') or entry.name in _OF_SYSTEMS:
+        left_out['hidden'].append(name)
+      elif os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():
+        inner.append(name)
+      else:
+        (images if name.lower().endswith(SUFFIXES) else others).append(name)
+    pending += reversed(inner)
+  with reading_pool(threads) as pool:
+    reasons = pool.map(lambda name: _why_no_image(root / name), others)
+    for name, reason in zip(others, reasons, strict=True):
+      if reason is None:
+        images.append(name)
+      else:
+        left_out[reason].append(name)
+      if reason == _BROKEN_LINK and '/' not in name:
+        folders.append(name)
+  paths = map(pathlib.PurePosixPath, images)
+  ordered = sorted(paths, key=lambda path: [natural(part) for part in path.parts])
+  return Found(ordered, sorted(folders, key=natural), dict(left_out), unread)
+
+
+def _why_no_image(path: pathlib.Path) -> str | None:
+  """Why a file is left out; None: it begins like an image."""
+  try:
+    with open_file(path) as file:
+      head = file.read(12)
+  except OSError as error:
+    return _BROKEN_LINK if path.is_symlink() and not os.path.exists(path) else error.strerror
+  if head.startswith((_PNG, _JPEG)) or (head[:4], head[8:]) == (b'RIFF', b'WEBP'):
+    return None
+  return 'not PNG, JPEG or WebP'
+
+
+def _listed(left_out: dict[str, list[str]]) -> str:
+  """'3 left out: a.bmp, a.gif (not PNG, JPEG or WebP); .cache (hidden)'."""
+  groups = []
+  for reason, names in left_out.items():
+    ordered = sorted(names, key=natural)
+    more = f' and {len(names) - _LISTED:,} more' * (len(names) > _LISTED)
+    groups.append(f'{", ".join(ordered[:_LISTED])}{more} ({reason})')
+  return f'{sum(map(len, left_out.values())):,} left out: {"; ".join(groups)}'
 
 
 class FolderSource(Source):
   """The images below `config.data.path`, in natural order of their names.
 
-  Attributes:
-    classes: names of the sub-folders in natural order, index = label; empty for a flat folder.
+  The classes are the sub-folders that `config.data.classes` lists, by default all of them in
+  natural order; index = label. One without images keeps its label. A flat folder has no classes.
 
   Raises:
-    UserError: for a folder without images, one with images both in it and in sub-folders, and, if
-      `config.data.bad_files='error'`, for bad files.
+    UserError: for a folder without images, one with images both in it and in sub-folders, a listed
+      class that it does not have, and, if `config.data.bad_files='error'`, for bad files.
   """
 
   name = 'folder'
@@ -143,48 +367,54 @@ class FolderSource(Source):
     where = f'config.data.path={data.path!r}'
     if data.path is None:
       raise UserError(f'{where}, but folder needs a folder of images')
-    self._root = pathlib.Path(data.path).expanduser()
-    if not self._root.is_dir():
+    self._root = pathlib.Path(data.path)
+    if not os.path.isdir(self._root):
       raise UserError(f'{where} is not a folder')
     self.shape = tuple(data.shape)
-    check_image_shape(self.shape)
-    self._fit = data.fit
-    files = find_images(self._root)
-    if not files:
-      raise UserError(f'{where} holds no image, that is, no file *{" *".join(SUFFIXES)}')
-    flat = [path for path in files if len(path.parts) == 1]
-    if flat and len(flat) < len(files):
+    self._fit, self._background = data.fit, data.get('background')
+    check_image_shape(self.shape, self._background)
+    try:
+      found = find_images(self._root, data.read_threads)
+    except OSError as error:
+      raise UserError(f'{where} cannot be read: {error.strerror}') from error
+    self.classes = _classes(found, data.get('classes'), where)
+    files, left_out = _chosen(found, self.classes)
+    if not files and not found.unread:
       raise UserError(
-        f'{where} holds images both directly (such as {flat[0]}) and in sub-folders; sub-folders '
-        'are classes: put every image into one, or none'
+        f'{where} holds no image (PNG, JPEG or WebP)' + f'; {_listed(left_out)}' * bool(left_out)
       )
     self._decoded = None
-    self._files = self._checked(files, data)
-    # From all files, skipped ones included: a class without a good file keeps its number.
-    self.classes = () if flat else tuple(dict.fromkeys(path.parts[0] for path in files))
-    classes = [] if flat else [path.parts[0] for path in self._files]
+    self._files = self._checked(files, found.unread, data)
+    labels = {name: label for label, name in enumerate(self.classes)}
     self.num_classes = len(self.classes) or None
-    self._labels = np.array([self.classes.index(name) for name in classes], np.int32)
+    self._labels = np.array([labels[path.parts[0]] for path in self._files if labels], np.int32)
+    told = [_listed(left_out)] if left_out else []
+    with_images = {path.parts[0] for path in files}
+    if empty := [f'{name} ({i})' for name, i in labels.items() if name not in with_images]:
+      told.append(f'classes without images (labels): {", ".join(empty)}')
+    if told:
+      _log.warning('%s', printable(f'{self._root}: {"; ".join(told)}'))
 
-  def _checked(self, files, data) -> list[pathlib.PurePosixPath]:
+  def _checked(self, files, unread, data) -> list[pathlib.PurePosixPath]:
     """Decodes every file once and returns the good ones; sets the fingerprint."""
     keep = fits_on_device(len(files) * math.prod(self.shape), data.storage)
-    good, bad, digests, decoded = [], [], [], []
+    good, bad, digests, decoded = [], [*unread], [], []
 
     def examine(path):
       try:
-        content = (self._root / path).read_bytes()
-        image = decode(content, self.shape, self._fit)
+        with open_file(self._root / path) as file:
+          image = decode(file, self.shape, self._fit, self._background)
+          return None, _file_hash(file), image if keep else None
       except OSError as error:
         return f'cannot be read ({error.strerror})', None, None
       except BadImage as error:
         return str(error), None, None
-      return None, content_hash(content), image if keep else None
 
-    with reading_pool(data.read_threads) as pool:
+    with warnings.catch_warnings(), reading_pool(data.read_threads) as pool:
+      warnings.simplefilter('ignore')  # Pillow's, of files that it reads nevertheless
       results = pool.map(examine, files)
       hidden = True if len(files) < _BAR_FROM else None  # None: hidden unless on a terminal
-      bar = tqdm(results, 'Checking images', len(files), disable=hidden, unit='image')
+      bar = console.bar(results, 'Checking images', len(files), disable=hidden, unit='image')
       for path, (problem, digest, image) in zip(files, bar, strict=True):
         if problem:
           bad.append(f'{path} {problem}')
@@ -193,21 +423,29 @@ class FolderSource(Source):
           digests.append(digest)
           decoded.append(image)
     if bad:
-      count = f'{len(bad)} of {len(files)} images in config.data.path={data.path!r}'
+      total = len(files) + len(unread)
+      count = f'{len(bad)} of {total} images in config.data.path={data.path!r}'
       more = [f'and {len(bad) - _NAMED} more'] if len(bad) > _NAMED else []
       named = '; '.join(bad[:_NAMED] + more)
       if data.bad_files == 'error' or not good:
         resize = "set config.data.fit='crop' to crop and resize, " if self._fit == 'exact' else ''
+        if any(_WITH_ALPHA in text for text in bad):
+          resize += 'set config.data.background (such as 255,255,255) to lay alpha over it, '
         raise UserError(
           f'config.data.shape={self.shape} with config.data.fit={self._fit!r}, but {count} cannot '
           f'be used: {named}. Fix them, change the shape, {resize}or set '
           "config.data.bad_files='skip'"
         )
-      _log.warning('%s are skipped: %s', count, named)
+      _log.warning('%s', printable(f'{count} are skipped: {named}'))
     if keep:
       self._decoded = np.stack(decoded)
-    lines = zip(good, digests, strict=True)
-    content = content_hash(*(f'{path} {digest}'.encode() for path, digest in lines))
+    lines = [f'{path} {digest}' for path, digest in zip(good, digests, strict=True)]
+    # What the paths do not say.
+    if data.num_classes is not None and self.classes != _of_paths(files):
+      lines.append(f'classes {self.classes}')
+    if self._background is not None:
+      lines.append(f'background {self._background}')
+    content = content_hash(*(line.encode('utf-8', 'surrogateescape') for line in lines))
     self.fingerprint = f'{self.name}/train/{len(good)}/{content}'
     return good
 
@@ -217,7 +455,8 @@ class FolderSource(Source):
   def _image(self, index: int) -> np.ndarray:
     path = self._root / self._files[index]
     try:
-      return decode(path.read_bytes(), self.shape, self._fit)
+      with open_file(path) as file:
+        return decode(file, self.shape, self._fit, self._background)
     except (BadImage, OSError) as error:
       raise UserError(f'{path} was good when the run started, but now: {error}') from error
 
@@ -233,3 +472,40 @@ class FolderSource(Source):
     if self._decoded is None:
       return super().arrays()
     return {'image': self._decoded} | ({'label': self._labels} if self.classes else {})
+
+
+def _of_paths(files) -> tuple[str, ...]:
+  """The sub-folders that hold images."""
+  return tuple(dict.fromkeys(path.parts[0] for path in files if len(path.parts) > 1))
+
+
+def _classes(found: Found, listed: tuple[str, ...] | None, where: str) -> tuple[str, ...]:
+  """The sub-folders that are classes, by label."""
+  if listed is not None:
+    for name in listed:
+      if name not in found.folders:
+        there = ', '.join(found.folders[:_LISTED]) or 'none'
+        raise UserError(f'config.data.classes holds {name!r}, but {where} has the folders {there}')
+      if listed.count(name) > 1:
+        raise UserError(f'config.data.classes names {name!r} twice')
+    return tuple(listed)
+  flat = [path for path in found.images if len(path.parts) == 1]
+  if flat and len(flat) < len(found.images):
+    raise UserError(
+      f'{where} holds images both directly (such as {flat[0]}) and in sub-folders; sub-folders '
+      'are classes: put every image into one, or none, or list the classes in config.data.classes'
+    )
+  return () if flat else tuple(found.folders)
+
+
+def _chosen(found: Found, classes) -> tuple[list[pathlib.PurePosixPath], dict[str, list[str]]]:
+  """The images that are used, and what is left out: {reason: paths}."""
+  left_out = dict(found.left_out)
+  folders = [name for name in found.folders if name not in left_out.get(_BROKEN_LINK, ())]
+  if not classes:
+    files, reason, others = found.images, 'no image in this folder', folders
+  else:
+    files = [path for path in found.images if len(path.parts) > 1 and path.parts[0] in classes]
+    reason, others = 'not in config.data.classes', [f for f in folders if f not in classes]
+    others += [str(path) for path in found.images if len(path.parts) == 1]
+  return files, left_out | ({reason: others} if others else {})

@@ -28,6 +28,7 @@ class Source:
     shape: `(h, w, c)` of an image, `(2,)` of a point.
     dtype: of an image, uint8 in [0, 255], or of a point, float32 in [-1, 1].
     num_classes: number of classes, `None` where there are no labels.
+    classes: names of the classes, index = label; empty where they have none.
     fingerprint: `name/split/length/hex`; changes whenever the examples or their order change.
     content: a hash of the content, where the fingerprint does not include one.
   """
@@ -36,6 +37,7 @@ class Source:
   shape: tuple[int, ...]
   dtype = np.dtype(np.uint8)
   num_classes: int | None
+  classes: tuple[str, ...] = ()
   fingerprint: str
   content = ''
 
@@ -110,15 +112,21 @@ def reading_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
       raise
 
 
-def check_image_shape(shape: tuple[int, ...]) -> None:
-  """Rejects a `config.data.shape` that no image can have.
+def check_image_shape(shape: tuple[int, ...], background: tuple[int, ...] | None = None) -> None:
+  """Rejects a `config.data.shape` that no image can have, and a `config.data.background` that is
+  no colour of such images.
 
   Raises:
-    UserError: it is not (height, width, channels) with 1, 3 or 4 channels.
+    UserError: it is not (height, width, channels) with 1, 3 or 4 channels; a colour for grey ones.
   """
   if len(shape) != 3 or shape[2] not in (1, 3, 4):
     raise UserError(
       f'config.data.shape={shape}: images need (height, width, channels) with 1, 3 or 4 channels'
+    )
+  if background is not None and shape[2] == 1 and len(background) > 1:
+    raise UserError(
+      f'config.data.background={background} is a colour, but images of config.data.shape={shape} '
+      'are grey: one level, from 0 to 255, is needed'
     )
 
 
@@ -129,7 +137,7 @@ class Part(Source):
     self.name = source.name
     self.shape = source.shape
     self.dtype = source.dtype
-    self.num_classes = source.num_classes
+    self.num_classes, self.classes = source.num_classes, source.classes
     content = content_hash(source.fingerprint.encode(), rows.astype('<i8').tobytes())
     self.fingerprint = f'{source.name}/{split}/{len(rows)}/{content}'
     self.content = source.content
@@ -154,7 +162,7 @@ def part(source: Source, split: str, field: str = 'data.split') -> Source:
   Raises:
     UserError: there is no such slice, or it is empty.
   """
-  bound = r'(-?\d+%?)?'
+  bound = r'(?:(-?)(\d{1,18})(%?))?'
   match = re.fullmatch(rf'train(?:\[{bound}:{bound}\])?', split)
   n = len(source)
   if match is None:
@@ -164,12 +172,20 @@ def part(source: Source, split: str, field: str = 'data.split') -> Source:
     )
   if split == 'train':
     return source
-  start, stop = (
-    edge and (round(n * int(edge[:-1]) / 100) if edge[-1] == '%' else int(edge))
-    for edge in match.groups()
-  )
+  edges = []
+  for sign, number, percent in (match.groups()[:3], match.groups()[3:]):
+    if number is None:
+      edges.append(None)
+      continue
+    if int(number) > (100 if percent else n):
+      raise UserError(
+        f'config.{field}={split!r} names {number}{percent}, but {source.name} has '
+        + ('100%' if percent else f'{n} examples')
+      )
+    edge = int(f'{sign}{number}')
+    edges.append(round(n * edge / 100) if percent else edge)
   shuffled = np.argsort(np.random.Philox(key=0).random_raw(n), kind='stable')
-  rows = np.sort(shuffled[start:stop])
+  rows = np.sort(shuffled[slice(*edges)])
   if not len(rows):
     raise UserError(f'config.{field}={split!r} is empty: {source.name} has {n} examples')
   return Part(source, split, rows)

@@ -13,12 +13,12 @@ import sys
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
-from tqdm import tqdm
 
 import gen_jax
 from gen_jax.data.folder import BadImage, decode
 from gen_jax.data.sources import Source, check_image_shape, content_hash, reading_pool
 from gen_jax.errors import UserError
+from gen_jax.run import console
 
 _CHUNK = 1_000
 _BAR_FROM = 2_000
@@ -103,9 +103,11 @@ class TFDSSource(Source):
     except (KeyError, ValueError):
       raise UserError(
         f'config.{field}={split!r}, but {data.name} has {", ".join(info.splits)} (parts '
-        "such as 'train[:90%]' work too)"
+        "such as 'train[:90%]', up to their number of examples or 100%, work too)"
       ) from None
-    self._fit = data.fit
+    if self._length < 1:
+      raise UserError(f'config.{field}={split!r} is empty')
+    self._fit, self._background = data.fit, data.get('background')
     self._threads = data.read_threads
     self._check_features(info.features, data)
     try:
@@ -118,10 +120,10 @@ class TFDSSource(Source):
         f'{info.file_format.value}, which only TensorFlow reads; set config.data.path to another '
         'folder, and it will be prepared there as array_record'
       ) from None
-    content = content_hash(f'{info.full_name} {split} {self._length}'.encode())
+    laid_over = '' if self._background is None else f' over {self._background}'
+    content = content_hash(f'{info.full_name} {split} {self._length}{laid_over}'.encode())
     self.fingerprint = f'{self.name}/{split}/{self._length}/{content}'
-    if self._length:
-      self.read([0, self._length - 1])  # Finds a missing or truncated file before training does.
+    self.read([0, self._length - 1])  # Finds a missing or truncated file before training does.
 
   @property
   def content(self):
@@ -141,7 +143,7 @@ class TFDSSource(Source):
       found = ', '.join(f'{key}: {value}' for key, value in features.items()) if named else features
       raise UserError(f"config.data.name={data.name!r} has no 8-bit images as 'image', but {found}")
     self.shape = tuple(data.shape)
-    check_image_shape(self.shape)
+    check_image_shape(self.shape, self._background)
     if data.fit == 'exact':
       if None in image.shape:
         raise UserError(
@@ -149,8 +151,10 @@ class TFDSSource(Source):
           f"{tuple(image.shape)}; 'crop' crops and resizes them to config.data.shape={self.shape}"
         )
       self.shape = tuple(image.shape)
+    self.num_classes = None
     label = features['label'] if 'label' in features else None
-    self.num_classes = label.num_classes if isinstance(label, tfds.features.ClassLabel) else None
+    if isinstance(label, tfds.features.ClassLabel):
+      self.num_classes, self.classes = label.num_classes, tuple(label.names)
 
   def __len__(self):
     return self._length
@@ -164,7 +168,8 @@ class TFDSSource(Source):
         'will be prepared again'
       ) from error
     try:
-      image = np.stack([decode(record['image'], self.shape, self._fit) for record in records])
+      contents = [record['image'] or b'' for record in records]  # None where records are cut off
+      image = np.stack([decode(c, self.shape, self._fit, self._background) for c in contents])
     except BadImage as error:
       raise UserError(
         f'config.data.shape={self.shape} with config.data.fit={self._fit!r}, but an image in '
@@ -177,7 +182,7 @@ class TFDSSource(Source):
   def arrays(self):
     chunks = [range(i, min(i + _CHUNK, len(self))) for i in range(0, len(self), _CHUNK)]
     hidden = True if len(self) < _BAR_FROM else None  # None: hidden unless on a terminal
-    bar = tqdm(total=len(self), desc=f'Reading {self.name}', disable=hidden, unit='image')
+    bar = console.bar(total=len(self), desc=f'Reading {self.name}', disable=hidden, unit='image')
     parts = []
     # Decoding small images mostly holds Python's lock: more threads only slow it down.
     threads = min(self._threads, os.cpu_count() or 1)

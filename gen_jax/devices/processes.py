@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 
 from gen_jax.devices import sharding
 from gen_jax.errors import UserError
+from gen_jax.run import console
 
 MEET_SECONDS = 300  # time for all processes to connect
 START_SECONDS = 50  # until JAX gives up a process that is lost before the heartbeat begins
@@ -100,14 +101,13 @@ def leave(status: int) -> None:
   would wait minutes for the others.
   """
   if status and jax.distributed.is_initialized():
-    sys.stdout.flush()
-    sys.stderr.flush()
+    console.close_streams()
     os._exit(status)
 
 
 def end(text: str, status: int) -> None:
   """Ends the process from any thread."""
-  print(f'error: {text}', file=sys.stderr, flush=True)
+  console.tell(f'error: {text}')
   os._exit(status)
 
 

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import requests
-import tqdm
 from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -21,8 +20,8 @@ from gen_jax.errors import UserError
 from gen_jax.metrics import classifier, efficientnet, inception
 from gen_jax.metrics.weights import Weights, read_weights, sha256
 from gen_jax.ops import compiler
-from gen_jax.run.cache import cache_folder
-from gen_jax.run.workdir import write_atomic
+from gen_jax.run import console
+from gen_jax.run.cache import cache_folder, keep
 
 PUBLISHED = 'Inception-2015'  # the title of FID's network with its own weights
 NAMES = ('inception', 'efficientnet_lite0', 'classifier')
@@ -188,7 +187,7 @@ def _published_inception() -> Weights:
       answer.raise_for_status()
       total = int(answer.headers.get('content-length', 0)) or None
       content = io.BytesIO()
-      with tqdm.tqdm(total=total, unit='B', unit_scale=True, desc=path.name, disable=None) as bar:
+      with console.bar(total=total, unit='B', unit_scale=True, desc=path.name, disable=None) as bar:
         for part in answer.iter_content(2**20):
           content.write(part)
           bar.update(len(part))
@@ -199,8 +198,7 @@ def _published_inception() -> Weights:
     ) from error
   if sha256(content.getvalue()) != inception.SHA256:
     raise NoNetwork(f'the file at {inception.URL} has a wrong checksum')
-  write_atomic(path, content.getvalue())
-  return read_weights(path)
+  return read_weights(keep(path, content.getvalue()))
 
 
 def _efficientnet() -> Network:
@@ -237,8 +235,7 @@ def _classifier(source) -> Network:
   try:
     arrays, checksum = read_weights(path)
   except UserError:  # not there, or damaged
-    write_atomic(path, _trained_classifier(source))
-    arrays, checksum = read_weights(path)
+    arrays, checksum = read_weights(keep(path, _trained_classifier(source)))
   share = float(arrays.pop('accuracy'))
   params = traverse_util.unflatten_dict(arrays, sep='/')
   return Network(
@@ -263,7 +260,7 @@ def _trained_classifier(source) -> bytes:
     arrays['image'][train],
     arrays['label'][train],
     source.num_classes,
-    progress=lambda steps: tqdm.tqdm(steps, desc=f'classifier of {source.name}', disable=None),
+    progress=lambda steps: console.bar(steps, desc=f'classifier of {source.name}', disable=None),
   )
   net = classifier.Classifier(source.num_classes)
   logits = [

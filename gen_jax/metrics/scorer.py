@@ -7,19 +7,18 @@ resumes; features of a reference set are cached for all runs.
 import io
 import pathlib
 import shutil
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import tqdm
 
 from gen_jax import data, metrics
 from gen_jax.data import sources, toys
-from gen_jax.errors import UserError
+from gen_jax.errors import UserError, writing
 from gen_jax.fields import METRICS
 from gen_jax.metrics import networks
+from gen_jax.metrics.arrays import BadArrays, read_arrays
+from gen_jax.run import cache, console
 from gen_jax.run.cache import cache_folder
 from gen_jax.run.records import Row
 from gen_jax.run.workdir import write_atomic
@@ -36,7 +35,7 @@ VALUES = {
 }
 ABBREVIATIONS = {'frechet': 'FD', 'kernel': 'KD', 'inception_score': 'IS'}
 PUBLISHED = {'frechet': 'FID', 'kernel': 'KID', 'inception_score': 'IS'}  # by Inception only
-UNREADABLE = (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error)  # by NumPy
+LARGEST_PART = 2**34  # bytes; the features of ImageNet have 10 GB
 
 
 class Features(NamedTuple):
@@ -149,6 +148,24 @@ def _check_number(found: str, number: int, network, names) -> None:
       raise UserError(f'{found}, but {name} needs at least {needed} examples{why}: more{without}')
 
 
+# What `score` and `class_accuracy` measure, by name.
+MEANINGS = {
+  'frechet': 'Fréchet distance of Gaussians fitted to the features; lower is better',
+  'kernel': 'squared maximum mean discrepancy of the features, cubic kernel; lower is better',
+  'precision': 'share of samples inside the manifold of the reference set',
+  'recall': 'share of the reference set inside the manifold of the samples',
+  'density': 'neighbourhoods of reference examples that hold a sample, over k; 1 for equal sets',
+  'coverage': 'share of reference examples with a sample in their neighbourhood',
+  'inception_score': 'exp of the mean KL of the class probabilities to their mean',
+  'modes': 'modes of a toy with at least one good sample',
+  'good': 'share of samples within three standard deviations of a mode',
+  'modes_kl': 'KL of the good samples over the modes to equal ones, nats; lower is better',
+  'classes': 'classes with at least one sample, by the classifier of the data set',
+  'classes_kl': 'KL of the samples over the classes to the reference set, nats; lower is better',
+  'class_accuracy': 'share of samples of the class that was asked for, by that classifier',
+}
+
+
 def score(
   scorer: Scorer, reference: Features, made: Features
 ) -> Iterator[tuple[str, str, float, float | None]]:
@@ -235,7 +252,7 @@ def in_parts(
     The arrays; None: a stop was requested before all parts were computed.
   """
   paths = [folder / f'{i:05d}.npz' for i in range(count)]
-  with tqdm.tqdm(total=count, desc=title, unit='batch', disable=None) as bar:
+  with console.bar(total=count, desc=title, unit='batch', disable=None) as bar:
     while stop is None or stop.requested is None:
       parts = [read_part(path) for path in paths]
       missing = [i for i, part in enumerate(parts) if part is None]
@@ -252,21 +269,22 @@ def in_parts(
 
 
 def write_part(path, arrays) -> None:
+  with writing(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+  write_atomic(path, _npz(arrays))
+
+
+def _npz(arrays) -> bytes:
   content = io.BytesIO()
   np.savez(content, **arrays)
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, content.getvalue())
-  except OSError as error:
-    raise UserError(f'{path} cannot be written: {error.strerror}') from error
+  return content.getvalue()
 
 
 def read_part(path) -> dict[str, np.ndarray] | None:
   """The arrays of a part; None: the file is missing or damaged."""
   try:
-    with open(path, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
-      return dict(arrays)
-  except UNREADABLE:
+    return read_arrays(path, LARGEST_PART)
+  except (OSError, BadArrays):
     return None
 
 
@@ -287,11 +305,12 @@ def reference_features(source, network, number: int, stop=None) -> Features | No
   path = cache_folder('references') / f'{sources.content_hash(repr(parts).encode(), b"v1")}.npz'
   arrays = read_part(path)
   if arrays is None:
-    arrays = seen_features(source, network, chosen(len(source), number), path.with_suffix(''), stop)
+    parts = cache.working_folder(path.with_suffix(''))
+    arrays = seen_features(source, network, chosen(len(source), number), parts, stop)
     if arrays is None:
       return None
-    write_part(path, arrays)
-    shutil.rmtree(path.with_suffix(''), ignore_errors=True)
+    cache.keep(path, _npz(arrays))
+    shutil.rmtree(parts, ignore_errors=True)
   return Features(**arrays)
 
 

@@ -4,6 +4,7 @@ No code in a file is executed. A PyTorch file is a pickle, that is, a program; t
 interprets only the instructions that dictionaries of tensors need, and rejects all others.
 """
 
+import functools
 import hashlib
 import io
 import math
@@ -17,6 +18,12 @@ import numpy as np
 from safetensors.numpy import load as load_safetensors
 
 from gen_jax.errors import UserError
+from gen_jax.metrics.arrays import open_zip, read_all
+from gen_jax.run.files import read_file
+
+LARGEST = 2**27  # bytes, of a file and of its arrays; Inception's have 95 MB
+_LONGEST_INDEX = 2**20  # bytes, of the list of a file's arrays; Inception's has 40 kB
+_MOST_AXES = 8
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a torch.save file before 1.6
 _LEGACY_PROTOCOL = 1001
@@ -52,7 +59,7 @@ def read_weights(path) -> Weights:
   """
   path = pathlib.Path(path)
   try:
-    content = path.read_bytes()
+    content = read_file(path, LARGEST)
   except OSError as error:
     raise UserError(f'{path}: no weights can be read ({error.strerror})') from error
   try:
@@ -66,9 +73,10 @@ def read_weights(path) -> Weights:
 
 def _parse(content, suffix):
   if suffix == '.npz':
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-      return dict(arrays)
+    return read_all(io.BytesIO(content), LARGEST)
   if suffix == '.safetensors':
+    if int.from_bytes(content[:8], 'little') > _LONGEST_INDEX:
+      raise ValueError('its header is too long')
     return load_safetensors(content)
   read = _read_zip if zipfile.is_zipfile(io.BytesIO(content)) else _read_legacy
   return read(content)
@@ -142,15 +150,13 @@ class _Tensor(NamedTuple):
 
 def _read_zip(content):
   """torch.save since 1.6: a zip archive with `*/data.pkl` and one file for each storage."""
-  with zipfile.ZipFile(io.BytesIO(content)) as archive:
+  with open_zip(io.BytesIO(content)) as archive:
     if any(file.compress_type != zipfile.ZIP_STORED for file in archive.infolist()):
       raise ValueError('it is compressed, which torch.save does not do')
     (index,) = (name for name in archive.namelist() if name.endswith('/data.pkl'))
     folder = index.removesuffix('data.pkl')
     state = _follow(io.BytesIO(archive.read(index)))
-    return _arrays(
-      state, lambda storage: np.frombuffer(archive.read(f'{folder}data/{storage.key}'), np.uint8)
-    )
+    return _arrays(state, lambda key: archive.read(f'{folder}data/{key}'))
 
 
 def _read_legacy(content):
@@ -169,14 +175,15 @@ def _read_legacy(content):
   raw = {}
   for key in keys:
     (size,) = struct.unpack('<q', file.read(8))
-    raw[key] = np.frombuffer(file.read(size * np.dtype(dtypes[key]).itemsize), np.uint8)
-  return _arrays(state, lambda storage: raw[storage.key])
+    raw[key] = file.read(size * np.dtype(dtypes[key]).itemsize)
+  return _arrays(state, raw.__getitem__)
 
 
 def _arrays(state, read_bytes):
-  """The arrays of a state dict's tensors; `read_bytes` maps a storage to its bytes."""
+  """The arrays of a state dict's tensors; `read_bytes` maps the key of a storage to its bytes."""
   if not isinstance(state, dict):
     raise ValueError(f'it holds a {type(state).__name__}, not a dict of tensors')
+  read_bytes = functools.cache(read_bytes)  # tensors may share a storage
   arrays = {}
   for name, tensor in state.items():
     if not isinstance(tensor, _Tensor):
@@ -184,18 +191,23 @@ def _arrays(state, read_bytes):
     numbers = (tensor.offset, *tensor.shape, *tensor.strides)
     if not all(type(number) is int and number >= 0 for number in numbers):
       raise ValueError(f'tensor {name!r} has a negative size or stride')
-    entries = read_bytes(tensor.storage).view(tensor.storage.dtype)
+    if not len(tensor.shape) == len(tensor.strides) <= _MOST_AXES:
+      raise ValueError(f'tensor {name!r} has {len(tensor.shape)} axes')
+    entries = np.frombuffer(read_bytes(tensor.storage.key), tensor.storage.dtype)
+    size = math.prod(tensor.shape)
     last = tensor.offset + sum(
       (n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides, strict=True)
     )
-    if math.prod(tensor.shape) and last >= len(entries):
+    if size and last >= len(entries):
       raise ValueError(f'tensor {name!r} reaches beyond its storage')
-    view = np.lib.stride_tricks.as_strided(
+    if size > len(entries):  # with a stride of 0: a few bytes would become any number of them
+      raise ValueError(f'tensor {name!r} has more entries than its storage')
+    # Not copied: whoever uses an array converts it, one at a time.
+    arrays[name] = np.lib.stride_tricks.as_strided(
       entries[tensor.offset :],
       tensor.shape,
       [stride * entries.itemsize for stride in tensor.strides],
     )
-    arrays[name] = np.array(view)
   return arrays
 
 
@@ -252,7 +264,10 @@ def _follow(file):
     del stack[start:]
     return items
 
-  for opcode, value, _ in pickletools.genops(file):
+  start = file.tell()
+  for opcode, value, position in pickletools.genops(file):
+    if position - start > _LONGEST_INDEX:
+      raise ValueError('it describes more than a state dict')
     match opcode.name:
       case 'PROTO' | 'FRAME':
         pass

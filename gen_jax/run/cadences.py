@@ -18,6 +18,14 @@ def due(config, done: int) -> list[str]:
   return [name for name, steps in every(config).items() if _is_due(config, done, steps)]
 
 
+def to_come(config, name: str, done: int) -> int:
+  """How often the event `name` happens after step `done`; 0 for one that has no cadence."""
+  steps, total = every(config).get(name), config.train.steps
+  if steps is None:
+    return 0
+  return total // steps - done // steps + (total % steps > 0)
+
+
 def is_logged(config, done: int) -> bool:
   """Whether the metrics of step `done` are logged."""
   return _is_due(config, done, config.train.log_steps)

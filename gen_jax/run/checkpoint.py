@@ -16,6 +16,7 @@ it. Everything is JSON or arrays; nothing is unpickled.
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -26,6 +27,8 @@ import platform
 import re
 import reprlib
 import shutil
+import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +43,7 @@ from gen_jax.errors import UserError
 from gen_jax.run.workdir import parse_json, sync_directory
 
 FORMAT = 2  # of the manifest; written since gen_jax 0.2
+LATE_SECONDS = 10.0  # for threads that still write when a save has failed
 _TEMPORARY = '.tmp-'
 _SEAL = ('manifest.json', 'manifest.sha256')
 _log = logging.getLogger(__name__)
@@ -159,6 +163,11 @@ class Checkpointer:
     pending, self._pending = self._pending, None
     if pending is not None:
       pending.result()
+
+  def check(self) -> None:
+    """Raises what `wait` would raise, if a save has failed; does not wait."""
+    if self._pending is not None and self._pending.done():
+      self.wait()
 
   def close(self) -> None:
     """`wait`, then shuts down the threads. The object cannot save any more."""
@@ -299,12 +308,13 @@ class Checkpointer:
   def _write(self, step: int, leaves: dict) -> None:
     final = self._directory / _name(step)
     temporary = self._directory / f'{_TEMPORARY}{_name(step)}'
+    made = None
     try:
       self._prepare()
       temporary.mkdir()
+      made = temporary.stat().st_ino
       data = traverse_util.unflatten_dict({k: x for k, x in leaves.items() if _has_data(x)})
-      with _without_orbax_tracebacks():
-        self._arrays.save(temporary / 'arrays', args=ocp.args.StandardSave(data))
+      self._arrays.save(temporary / 'arrays', args=ocp.args.StandardSave(data))
       _write_durably(temporary / 'config.json', self._config)
       manifest = dict(
         format=FORMAT,
@@ -329,8 +339,10 @@ class Checkpointer:
       os.rename(temporary, final)
       sync_directory(self._directory)
     except Exception as error:
-      shutil.rmtree(temporary, ignore_errors=True)
       cause = _storage_cause(error)
+      if made is not None and not (temporary.exists() and temporary.stat().st_ino == made):
+        cause = 'it was removed while it was written'
+      _remove(temporary)
       if cause is None:
         raise
       raise UserError(f'checkpoint {final} cannot be written: {cause}') from error
@@ -338,9 +350,10 @@ class Checkpointer:
     self._tidy()
 
   def _prepare(self) -> None:
+    self._directory.mkdir(exist_ok=True)  # new, or removed during the run
     if self._prepared:
       return
-    self._directory.mkdir(parents=True, exist_ok=True)
+    _mute_orbax()
     for path in self._directory.glob(f'{_TEMPORARY}*'):
       shutil.rmtree(path)
     sync_directory(self._directory.parent)
@@ -669,15 +682,30 @@ def _storage_cause(error: Exception) -> str | None:
   return None
 
 
-@contextlib.contextmanager
-def _without_orbax_tracebacks():
-  # Orbax logs the traceback of each of its threads, and also raises the error.
-  def keep(record):
-    return not (record.exc_info and 'orbax' in record.pathname)
+def _remove(folder: pathlib.Path) -> None:
+  """Removes the folder of a failed save: other threads of TensorStore may still write to it."""
+  deadline, absent = time.monotonic() + LATE_SECONDS, 0
+  while absent < 5 and time.monotonic() < deadline:
+    shutil.rmtree(folder, ignore_errors=True)
+    absent = 0 if folder.exists() else absent + 1
+    time.sleep(0.02)
 
-  logger = logging.getLogger('absl')
-  logger.addFilter(keep)
-  try:
-    yield
-  finally:
-    logger.removeFilter(keep)
+
+@functools.cache
+def _mute_orbax() -> None:
+  """Where a save fails, Orbax raises the error, logs the tracebacks of its threads, and leaves
+  callbacks for an event loop that it has closed, each of which Python reports, even later.
+  """
+
+  def is_new(record):
+    return not (record.exc_info and 'orbax' in record.pathname + record.getMessage())
+
+  for name in ('absl', 'asyncio'):
+    logging.getLogger(name).addFilter(is_new)
+  report = sys.unraisablehook
+
+  def report_new(unraisable):
+    if str(unraisable.exc_value) != 'Event loop is closed':
+      report(unraisable)
+
+  sys.unraisablehook = report_new

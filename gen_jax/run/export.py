@@ -1,10 +1,13 @@
 """The verb of `--mode=export`: the weights of a run as files that `gen_jax.load` reads."""
 
+import sys
+
 from gen_jax.devices import processes
 from gen_jax.errors import UserError
-from gen_jax.run import trained
+from gen_jax.run import console, signals, trained
 
 
+@signals.exit_in_order()
 def run(config, workdir, step=None, weights=None, player=None, dtype=None, out=None) -> int:
   """Writes an export of the run in `workdir` (`trained.Run.export`) and prints its folder.
 
@@ -26,5 +29,5 @@ def run(config, workdir, step=None, weights=None, player=None, dtype=None, out=N
   if processes.several():
     raise UserError('--mode=export is for one process')
   opened = trained.open_run(config, workdir, step, weights)
-  print(opened.export(out, player, dtype or 'float32'))
+  console.tell(opened.export(out, player, dtype or 'float32'), sys.stdout)
   return 0

@@ -10,6 +10,7 @@
 The manifest is written last, so that a folder with one is complete.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -23,9 +24,9 @@ import safetensors
 import safetensors.numpy
 
 from gen_jax import __version__
-from gen_jax.errors import UserError
+from gen_jax.errors import UserError, writing
 from gen_jax.run import checkpoint
-from gen_jax.run.workdir import check_place, parse_json, write_atomic
+from gen_jax.run.workdir import check_place, parse_json, write_together
 
 FORMAT = 1
 DTYPES = ('float32', 'float16')
@@ -126,14 +127,15 @@ def write(
       for name, data in files.items()
     },
   )
-  try:
+  with writing(f'--out={path}'):
     path.mkdir(parents=True, exist_ok=True)
-    (path / 'manifest.json').unlink(missing_ok=True)
-    for name, data in files.items():
-      write_atomic(path / name, data)
-    write_atomic(path / 'manifest.json', (json.dumps(manifest, indent=1) + '\n').encode())
-  except OSError as error:
-    raise UserError(f'--out={path} cannot be written: {error.strerror}') from error
+  files['manifest.json'] = (json.dumps(manifest, indent=1) + '\n').encode()
+  try:
+    write_together({path / name: data for name, data in files.items()})
+  except UserError:
+    with contextlib.suppress(OSError):  # it holds other things
+      path.rmdir()
+    raise
   return open_export(path)
 
 

@@ -14,6 +14,7 @@ MODES = dict(
   sample=('step',),
   evaluate=('step', 'samples'),
   compare=(),
+  list=(),
   export=('step', 'weights', 'player', 'dtype', 'out'),
   **{'import': ('from_',)},
 )
@@ -38,7 +39,11 @@ def parse(argv: list[str], description: str) -> argparse.Namespace:
   add = parser.add_argument
   add('--config', metavar='FILE[:ARG]', help='config file; :smoke makes it small and quick')
   add('--config.FIELD', metavar='VALUE', help='set one field, e.g. --config.train.steps=1000')
-  add('--workdir', metavar='FOLDER', help='folder of the run (default: runs/CONFIG_ARG)')
+  add(
+    '--workdir',
+    metavar='FOLDER',
+    help='folder of the run (default: runs/CONFIG_ARG); compare, list: folders',
+  )
   add('--mode', choices=MODES, default='train', help='default: train')
   add('--step', type=int, help='not train: which checkpoint (default: the newest)')
   add('--samples', metavar='PATH', help='evaluate: a folder of images, .npz or .npy, not a run')
@@ -65,7 +70,7 @@ def parse(argv: list[str], description: str) -> argparse.Namespace:
     raise UserError('--step is for checkpoints of a run, not for --samples')
   for name in PATHS:
     if (text := getattr(flags, name)) is not None:
-      several = name == 'workdir' and flags.mode == 'compare'
+      several = name == 'workdir' and flags.mode in ('compare', 'list')
       texts = [part for part in text.split(',') if part] if several and text else [text]
       found = ','.join(str(local(text, f'--{name.rstrip("_")}')) for text in texts)
       setattr(flags, name, found)

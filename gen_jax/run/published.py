@@ -9,6 +9,7 @@ scheduler_config.json, or these in the folders `unet` and `scheduler` of a pipel
 import hashlib
 import pathlib
 import reprlib
+import sys
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,9 @@ import safetensors
 
 from gen_jax import config as configs
 from gen_jax import contract, fields
-from gen_jax.errors import UserError
+from gen_jax.errors import UserError, writing
 from gen_jax.fields import REQUIRED
-from gen_jax.run import checkpoint, export_format
+from gen_jax.run import checkpoint, console, export_format, signals
 from gen_jax.run.workdir import check_place, parse_json, write_atomic
 
 FILE = 'diffusion_pytorch_model.safetensors'
@@ -64,6 +65,7 @@ SCHEDULER = {
 }
 
 
+@signals.exit_in_order()
 def run(source, workdir, overrides=()) -> int:
   """Writes an export with the weights and the config that a folder holds, and prints its path.
 
@@ -92,11 +94,9 @@ def run(source, workdir, overrides=()) -> int:
     pickled = ' (.bin is a pickle, which is not read)' if [*folder.glob('*.bin')] else ''
     raise UserError(f'--from={source}: {weights} is missing{pickled}')
   config = configs.make('ddpm', values)
-  try:
+  with writing(f'--workdir={out}'):
     out.mkdir(parents=True, exist_ok=True)
-    write_atomic(out / 'config.json', configs.to_json(config).encode())
-  except OSError as error:
-    raise UserError(f'--workdir={out} cannot be written: {error.strerror}') from error
+  write_atomic(out / 'config.json', configs.to_json(config).encode())
   config = configs.load(str(out / 'config.json'), overrides)
   state = contract.abstract_state(config, contract.check(config))
   arrays = {f'net/params/{name}': x for name, x in read_params(weights, state.net.params).items()}
@@ -111,7 +111,7 @@ def run(source, workdir, overrides=()) -> int:
     environment={},
     source=hashlib.sha256(weights.read_bytes()).hexdigest(),
   )
-  print(out)
+  console.tell(out, sys.stdout)
   return 0
 
 

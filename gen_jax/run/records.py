@@ -1,20 +1,23 @@
 """Results of an evaluation: numbers with their protocol, in `evaluation.jsonl` and as tables."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import logging
 import math
 import os
 import pathlib
 import re
+import textwrap
 import time
 import typing
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from gen_jax.errors import UserError
+from gen_jax.run import workdir
 from gen_jax.run.workdir import Workdir, parse_json, write_atomic
 
 # Fields that must be equal for numbers to be comparable: across runs, and within one run.
@@ -69,15 +72,17 @@ def append(folder: Workdir, step: int | None, made: list[Row]) -> None:
     line = dict(step=step, time=now) | dataclasses.asdict(row)
     finite = {k: v for k, v in line.items() if not isinstance(v, float) or math.isfinite(v)}
     lines.append(json.dumps(dict.fromkeys(line) | finite))
-  try:
-    with open(folder.evaluations, 'a+b') as file:
-      if file.tell():
-        file.seek(-1, os.SEEK_END)
-        if file.read(1) != b'\n':  # the last line is incomplete: the process was killed
-          lines.insert(0, '')
-      file.write(''.join(f'{line}\n' for line in lines).encode())
-  except OSError as error:
-    raise UserError(f'{folder.evaluations} cannot be written: {error.strerror}') from error
+  if not _ends_a_line(folder.evaluations):  # the process was killed
+    lines.insert(0, '')
+  workdir.append(folder.evaluations, ''.join(f'{line}\n' for line in lines).encode())
+
+
+def _ends_a_line(path) -> bool:
+  with contextlib.suppress(OSError), open(path, 'rb') as file:
+    if file.seek(0, os.SEEK_END):
+      file.seek(-1, os.SEEK_END)
+      return file.read() == b'\n'
+  return True
 
 
 def read(folder: Workdir) -> list[dict]:
@@ -129,6 +134,11 @@ def is_metrics(line) -> bool:
   )
 
 
+def is_number(value) -> bool:
+  """Whether a value of JSON is a finite number of a size that programs compute with."""
+  return _is(value, int | float)
+
+
 def _is(value, kind) -> bool:
   if isinstance(value, bool) or not isinstance(value, kind):
     return False
@@ -171,27 +181,32 @@ def best_step(lines: Iterable[dict], name: str) -> int | None:
 # --- Tables -------------------------------------------------------------------------------------
 
 
+# What a number depends on, in the order in which tables name it.
+_PROTOCOL = ('reference', 'samples', 'features', 'resize', 'weights', 'sampler', 'runs', 'machine')
+_COLUMNS = 120
+
+
 def table(made: list[Row]) -> str:
-  """Rows as an aligned Markdown table, without columns that no row has."""
-  names = [
-    'label',
-    'value',
-    'spread',
-    'kind',
-    'reference',
-    'samples',
-    'features',
-    'resize',
-    'weights',
-    'sampler',
-    'runs',
-    'machine',
-  ]
-  heads = ['metric', *names[1:]]
-  cells = [[_cell(row, name) for name in names] for row in made]
-  used = [i for i in range(len(names)) if any(line[i] for line in cells)]
-  lines = [[heads[i] for i in used], *([line[i] for i in used] for line in cells)]
-  return markdown(lines)
+  """Rows as aligned Markdown tables of at most 120 columns: one for the rows of each protocol, with
+  the protocol above it.
+  """
+  heads = ['metric', 'value', 'spread', 'kind']
+  groups = {}
+  for row in made:
+    protocol = (f'{name} {text}' for name in _PROTOCOL if (text := _cell(row, name)))
+    how = '; '.join(protocol).replace('sampler sampler ', 'sampler ')
+    cells = [row.label, *(_cell(row, name) for name in heads[1:])]
+    groups.setdefault(how, []).append(cells)
+  columns = [*zip(*itertools.chain(*groups.values()), strict=True)]
+  used = [i for i, column in enumerate(columns) if any(column)]
+  # All tables have the same columns, of the same widths.
+  head = [heads[i].ljust(max(map(len, columns[i]))) for i in used]
+  return '\n\n'.join(
+    textwrap.fill(how, _COLUMNS, break_long_words=False, break_on_hyphens=False)
+    + '\n\n'
+    + markdown([head, *([line[i] for i in used] for line in lines)])
+    for how, lines in groups.items()
+  )
 
 
 def markdown(lines: list[list[str]]) -> str:

@@ -1,65 +1,56 @@
-"""Stopping on SIGTERM and Ctrl-C: in training the first one requests a stop, the second exits."""
+"""Signals that stop a process: SIGTERM, Ctrl-C, and the SIGHUP of a terminal that closes.
+
+exit_at_once   the program, from its first line on: nothing is lost
+exit_in_order  raises, so that child processes are ended and temporary files are removed
+Stop           in training, the first one requests a stop, so that the run saves
+"""
 
 import contextlib
 import os
 import signal
-import socket
 import sys
 import threading
 import time
 
-import jax
+from gen_jax.run import console
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # GNU `timeout` and some launchers send the same signal to the process and to its group, so it
 # arrives twice at once. No person is that fast.
 SAME_REQUEST_SECONDS = 0.02
+ORDER_SECONDS = 3.0  # time for an exit in order, after which the process ends at once
 _QUIT = b'\0'
+_in_program = False  # the process is ours to end
 
 
-@contextlib.contextmanager
-def exit_in_order():
-  """For code with nothing to save: SIGTERM raises SystemExit(143), as Ctrl-C raises
-  KeyboardInterrupt, so that child processes and threads are ended before the exit.
-
-  Like `Stop`, it has no effect outside of the main thread.
-  """
-  if threading.current_thread() is not threading.main_thread():
-    yield
-    return
-  previous = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-  try:
-    yield
-  finally:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)
+def stopping() -> tuple[signal.Signals, ...]:
+  """The signals that stop this process: not SIGHUP where it is ignored, as by `nohup`."""
+  hung_up = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+  return (signal.SIGTERM, signal.SIGINT) + (signal.SIGHUP,) * hung_up
 
 
-class Stop:
-  """Context manager that turns SIGTERM and SIGINT into a request to stop.
-
-  `requested` is None until the first signal, then its number. A second signal ends the process at
-  once with status 128 + its number. A daemon thread does the work, woken by the C-level handler:
-  Python's own handlers run only when the main thread returns from the compiled step.
+class _Listener:
+  """Context manager that calls `heard(number)` for every stopping signal in a daemon thread, woken
+  by the C-level handler: Python's own `handler` runs only when the main thread returns to the
+  interpreter, e.g. from a compiled step.
 
   Python installs signal handlers in the main thread only. In any other thread, e.g. of a notebook,
-  a `Stop` has no effect.
+  it has no effect.
   """
 
-  def __init__(self):
-    self.requested: int | None = None
-    self._event = threading.Event()
-    self._previous = None
+  def __init__(self, heard, handler=lambda number, frame: None):
+    self._heard, self._handler, self._previous = heard, handler, None
 
-  def __enter__(self) -> 'Stop':
+  def __enter__(self):
     if threading.current_thread() is not threading.main_thread():
       return self
-    self._read, self._write = socket.socketpair()
-    self._write.setblocking(False)
-    self._thread = threading.Thread(target=self._watch, name='signals', daemon=True)
+    self._read, self._write = os.pipe()
+    os.set_blocking(self._write, False)
+    self._numbers = stopping()
+    self._thread = threading.Thread(target=self._listen, name='signals', daemon=True)
     self._thread.start()
-    self._previous_fd = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
-    # The handler itself does nothing, but without one there is no wake-up.
-    self._previous = {s: signal.signal(s, lambda number, frame: None) for s in SIGNALS}
+    self._previous_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+    # Without a handler there is no wake-up.
+    self._previous = {s: signal.signal(s, self._handler) for s in self._numbers}
     return self
 
   def __exit__(self, *error) -> None:
@@ -69,14 +60,95 @@ class Stop:
       # None: a handler that was installed from C, which Python cannot restore.
       signal.signal(number, signal.SIG_DFL if handler is None else handler)
     signal.set_wakeup_fd(self._previous_fd)
-    self._write.send(_QUIT)
+    os.write(self._write, _QUIT)
     self._thread.join()
-    self._read.close()
-    self._write.close()
+    os.close(self._read)
+    os.close(self._write)
     self._previous = None
+
+  def _listen(self) -> None:
+    while data := os.read(self._read, 64):
+      if _QUIT in data:
+        return
+      for number in filter(self._numbers.__contains__, data):
+        self._heard(number)
+
+
+# --- The program ----------------------------------------------------------------------------------
+
+
+def exit_at_once() -> None:
+  """From now on a signal ends the process with status 128 + its number, without an exception: one
+  that strikes inside of the initialiser of an extension module comes out as anything, or not at
+  all.
+  """
+  global _in_program
+  _in_program = True
+  _Listener(lambda number: os._exit(128 + number), _exit).__enter__()
+
+
+def _exit(number, frame) -> None:
+  os._exit(128 + number)
+
+
+@contextlib.contextmanager
+def exit_in_order():
+  """For code with nothing to save: SIGTERM and SIGHUP raise SystemExit(128 + number), as Ctrl-C
+  raises KeyboardInterrupt, so that child processes and threads are ended before the exit.
+
+  In the program, after `exit_at_once`, the process ends at once at a second signal or after
+  `ORDER_SECONDS`: a thread may be blocked.
+  """
+  heard, since = None, 0.0
+
+  def hear(number):
+    nonlocal heard, since
+    now = time.monotonic()
+    if heard is None:
+      heard, since = number, now
+      if _in_program:
+        timer = threading.Timer(ORDER_SECONDS, os._exit, (128 + number,))
+        timer.daemon = True
+        timer.start()
+    elif _in_program and now - since > SAME_REQUEST_SECONDS:
+      os._exit(128 + number)
+
+  try:
+    with _Listener(hear, _raise):
+      yield
+  except Exception:  # what a library has made of ours, perhaps
+    if heard is None:
+      raise
+  if heard is not None:  # or a callback has lost it
+    _raise(heard, None)
+
+
+def _raise(number, frame) -> None:
+  if number == signal.SIGINT:
+    raise KeyboardInterrupt
+  sys.exit(128 + number)
+
+
+# --- Training -------------------------------------------------------------------------------------
+
+
+class Stop(_Listener):
+  """Context manager that turns the first signal into a request to stop.
+
+  `requested` is None until then, and afterwards its number. A second signal ends the process at
+  once with status 128 + its number.
+  """
+
+  def __init__(self):
+    super().__init__(self._ask)
+    self.requested: int | None = None
+    self._event = threading.Event()
+    self._since = 0.0
 
   def wait_ready(self, arrays) -> bool:
     """Waits for a pytree of arrays. True: they are ready. False: a stop was requested first."""
+    import jax  # the rest of this file is used before there is time for it
+
     leaves = [x for x in jax.tree.leaves(arrays) if isinstance(x, jax.Array)]
     start = time.monotonic()
     while self.requested is None:
@@ -86,21 +158,12 @@ class Stop:
       self._event.wait(min(0.02, max(0.0002, (time.monotonic() - start) / 20)))
     return False
 
-  def _watch(self) -> None:
-    seen = 0.0
-    while data := self._read.recv(64):
-      if _QUIT in data:
-        return
-      for number in filter(SIGNALS.__contains__, data):
-        now = time.monotonic()
-        if self.requested is None:
-          self.requested, seen = number, now
-          self._event.set()
-          line = (
-            f'{signal.Signals(number).name}: saving and stopping; a second signal exits at once'
-          )
-          # A closed terminal must not prevent the second signal from working.
-          with contextlib.suppress(OSError, ValueError):
-            print(line, file=sys.stderr, flush=True)
-        elif now - seen > SAME_REQUEST_SECONDS:
-          os._exit(128 + number)
+  def _ask(self, number: int) -> None:
+    now = time.monotonic()
+    if self.requested is None:
+      self.requested, self._since = number, now
+      self._event.set()
+      name = signal.Signals(number).name
+      console.tell(f'{name}: saving and stopping; a second signal exits at once')
+    elif now - self._since > SAME_REQUEST_SECONDS:
+      os._exit(128 + number)

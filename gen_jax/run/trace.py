@@ -1,8 +1,12 @@
 """The trace of config.profile_steps for TensorBoard's profiler."""
 
 import contextlib
+import pathlib
+import shutil
 
 import jax
+
+from gen_jax.errors import UserError
 
 
 class Trace:
@@ -10,7 +14,7 @@ class Trace:
 
   Args:
     steps: (first, last); None traces nothing.
-    folder: where the trace is written.
+    folder: where the trace is written, a path.
     start: the number of steps done before; these cannot be traced.
   """
 
@@ -40,7 +44,22 @@ class Trace:
     return True
 
   def close(self) -> None:
-    """Writes what has been traced so far."""
-    if self._running:
-      self._running = False
+    """Writes what has been traced so far.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    if not self._running:
+      return
+    self._running = False
+    before = self._traces()
+    try:
       jax.profiler.stop_trace()
+    except jax.errors.JaxRuntimeError as error:
+      for half in self._traces() - before:
+        shutil.rmtree(half, ignore_errors=True)
+      cause = str(error).rpartition('; ')[2]
+      raise UserError(f'{self._folder}: the trace cannot be written: {cause}') from error
+
+  def _traces(self) -> set[pathlib.Path]:
+    return {*self._folder.glob('plugins/profile/*')}

@@ -7,12 +7,13 @@ import json
 import logging
 import os
 import pathlib
+import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
-from gen_jax.errors import UserError
+from gen_jax.errors import UserError, writing
 from gen_jax.run.paths import local
 
 # A killed process may take a moment to release the lock (device memory is freed first), and the
@@ -46,16 +47,116 @@ def parse_json(data: bytes):
     raise ValueError('nested too deeply') from error
 
 
+# --- Writes ---------------------------------------------------------------------------------------
+
+
 def write_atomic(path, data: bytes) -> None:
-  """Replaces file `path` by `data`; a crash leaves either all old bytes or all new ones."""
+  """Replaces file `path` by `data`; a crash leaves either all old bytes or all new ones.
+
+  Raises:
+    UserError: it cannot be written; the old bytes are kept.
+  """
+  write_together({path: data})
+
+
+def write_together(files: Mapping[os.PathLike, bytes]) -> None:
+  """`write_atomic` of several files, in this order, once the bytes of all are on disk: if one
+  cannot be written, all are as before.
+  """
+  staged = {}
+  try:
+    for path, data in files.items():
+      path = pathlib.Path(path)
+      staged[path] = path.with_name(f'.tmp-{path.name}-{os.getpid()}')  # others may write it, too
+      with writing(path), open(staged[path], 'wb', buffering=0) as file:
+        _write(file, data)
+        os.fsync(file.fileno())
+    for path, temporary in staged.items():
+      with writing(path):
+        os.replace(temporary, path)
+        sync_directory(path.parent)
+  finally:
+    for temporary in staged.values():
+      with contextlib.suppress(OSError):
+        temporary.unlink()
+
+
+@contextlib.contextmanager
+def new_folder(path) -> Iterator[pathlib.Path]:
+  """A folder that replaces `path` when the block ends. If it cannot be written, all is as before.
+
+  Raises:
+    UserError: it cannot be written.
+  """
   path = pathlib.Path(path)
-  temporary = path.with_name(f'.tmp-{path.name}-{os.getpid()}')  # another process may write it, too
-  with open(temporary, 'wb') as file:
-    file.write(data)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)
-  sync_directory(path.parent)
+  temporary = path.with_name(f'.tmp-{path.name}-{os.getpid()}')
+  try:
+    with writing(path):
+      temporary.mkdir(parents=True)
+      yield temporary
+      if path.exists():
+        shutil.rmtree(path)
+      os.rename(temporary, path)
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def append(path, data: bytes) -> None:
+  """Appends `data` to a file, new or not, all or nothing.
+
+  Raises:
+    UserError: it cannot be written.
+  """
+  with writing(path), open(path, 'ab', buffering=0) as file:
+    size = os.fstat(file.fileno()).st_size
+    try:
+      _write(file, data)
+    except OSError:
+      with contextlib.suppress(OSError):
+        file.truncate(size)
+      raise
+
+
+def _write(file, data: bytes) -> None:
+  """Writes to a file without a buffer: that would be flushed, and fail, again at the end."""
+  rest = memoryview(data)
+  while rest:
+    rest = rest[file.write(rest) :]
+
+
+def make_folder(path: pathlib.Path) -> pathlib.Path:
+  """Makes a folder of a run, new or removed since; that of the run itself must exist."""
+  with writing(path), contextlib.suppress(FileExistsError):  # whoever writes to it says what it is
+    path.mkdir()
+  return path
+
+
+def check_folder(path) -> None:
+  """Raises the `UserError` that writing into a folder would raise. One that does not exist is not
+  created: the one above it is tried.
+  """
+  path = pathlib.Path(path)
+  while not os.path.lexists(path):  # a link without a target can be no folder
+    path = path.parent
+  with writing(path):
+    _try_folder(path)
+
+
+def _try_folder(path) -> None:
+  with tempfile.TemporaryFile(dir=path, buffering=0) as file:
+    _write(file, bytes(4096))  # a full disk may still have room for a name
+
+
+def check_file(path) -> None:
+  """Raises the `UserError` that appending to a file would raise; it need not exist."""
+  with writing(path):
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+      raise OSError(0, 'it is not a regular file')  # a pipe would block
+    if os.path.lexists(path):
+      open(path, 'ab').close()
+
+
+# --- The folder of a run --------------------------------------------------------------------------
 
 
 class Workdir:
@@ -74,11 +175,25 @@ class Workdir:
     self.evaluations = self.path / 'evaluation.jsonl'
     self.evaluation = self.path / 'evaluation'  # images, and parts of a stopped evaluation
     self.tensorboard = self.path / 'tensorboard'
+    self.curves = self.path / 'curves.png'
     self.lock = self.path / '.lock'
 
   def image_path(self, step: int, name: str) -> pathlib.Path:
     """The path of the image `name` of `step`."""
     return self.samples / f'{step:07d}_{name.replace("/", "_")}.png'
+
+  def in_use(self) -> bool:
+    """Whether a process holds the lock of the folder, as far as this one can tell."""
+    if not self.lock.is_file():
+      return False
+    try:
+      with open(self.lock, 'rb') as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # released when the file is closed
+        return False
+    except BlockingIOError:
+      return True
+    except OSError:
+      return False
 
   def read_config(self) -> str | None:
     """The text of `config.json`; None where it cannot be read or is no JSON object."""
@@ -123,38 +238,35 @@ def open_workdir(path) -> Iterator[Workdir]:
   The kernel releases the lock when the process ends, even if it is killed.
 
   Raises:
-    UserError: the folder cannot be created or written, holds other things, or another process
-      holds the lock.
+    UserError: the folder, or what a run writes in it, cannot be written; it holds other things; or
+      another process holds the lock.
   """
   workdir = Workdir(path)
   check_place(workdir.path)
   with contextlib.ExitStack() as stack:
-    try:
+    with writing(f'workdir {str(path)!r}', '; choose another --workdir'):
       workdir.path.mkdir(parents=True, exist_ok=True)
       # An old lock file would open even where no new file can be created.
-      tempfile.TemporaryFile(dir=workdir.path).close()
-      lock = stack.enter_context(open(workdir.lock, 'a+'))
-    except (OSError, ValueError) as error:
-      reason = getattr(error, 'strerror', None) or error
-      raise UserError(
-        f'workdir {str(path)!r} cannot be written: {reason}; choose another --workdir'
-      ) from error
+      _try_folder(workdir.path)
+      lock = stack.enter_context(open(workdir.lock, 'a+b', buffering=0))
     _acquire(lock, path)
-    try:
-      owner = dict(
-        pid=os.getpid(),
-        host=socket.gethostname(),
-        since=datetime.datetime.now().astimezone().isoformat(' ', 'seconds'),
-      )
-      _rewrite(lock, json.dumps(owner))
-    except OSError as error:
-      raise UserError(f'{workdir.lock} cannot be written: {error.strerror}') from error
+    owner = dict(
+      pid=os.getpid(),
+      host=socket.gethostname(),
+      since=datetime.datetime.now().astimezone().isoformat(' ', 'seconds'),
+    )
+    with writing(workdir.lock):
+      _rewrite(lock, json.dumps(owner).encode())
+    for folder in (workdir.checkpoints, workdir.samples, workdir.tensorboard):
+      check_folder(folder)
+    for file in (workdir.config, workdir.metrics, workdir.evaluations):
+      check_file(file)
     try:
       yield workdir
     finally:
       # The next holder must not be reported under the name of this one.
       with contextlib.suppress(OSError):
-        _rewrite(lock, '')
+        _rewrite(lock, b'')
 
 
 def _acquire(lock, path) -> None:
@@ -183,8 +295,7 @@ def _owner(lock) -> str:
     return 'another process'
 
 
-def _rewrite(file, text: str) -> None:
+def _rewrite(file, text: bytes) -> None:
   file.seek(0)
   file.truncate()
   file.write(text)
-  file.flush()

@@ -97,6 +97,9 @@ def loss_fn(params, rows, key, *, model):
   return loss, ({'net/loss': loss}, {})
 
 
+METRICS = {'net/loss': 'L_simple (Eq. 14): the mean squared error of the predicted noise'}
+
+
 # --- The contract -------------------------------------------------------------------------------
 
 

@@ -102,6 +102,16 @@ def g_loss(params, z, key, *, state, game, config):
   return loss, ({'g/loss': loss}, stats)
 
 
+METRICS = {
+  'd/loss': "D's loss, -V / 2: log 2 at equilibrium (real examples have the target real_target)",
+  'd/real_prob': 'mean of D(x)',
+  'd/fake_prob': 'mean of D(G(z))',
+  'd/accuracy': 'share of examples, half of them real, that D classifies right',
+  'd/jsd': 'log 2 + V / 2: a lower bound of the Jensen-Shannon divergence, nats',
+  'g/loss': "G's loss, of the kind loss.generator",
+}
+
+
 # --- The contract -------------------------------------------------------------------------------
 
 

@@ -103,6 +103,12 @@ def loss_fn(params, rows, key, *, model, classes):
   return loss, ({'net/loss': loss, 'net/accuracy': correct.mean()}, {})
 
 
+METRICS = {
+  'net/loss': 'cross-entropy of the classes of noisy images, nats',
+  'net/accuracy': 'share of noisy images whose class is right, over all t',
+}
+
+
 # --- The contract -------------------------------------------------------------------------------
 
 

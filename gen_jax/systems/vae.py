@@ -201,6 +201,13 @@ def loss_fn(params, rows, keys, *, model):
   return loss, ({'net/loss': loss} | parts, {})
 
 
+METRICS = {
+  'net/loss': '-ELBO, by one draw of z: nats per example',
+  'net/reconstruction': '-log p(x|z): nats per example',
+  'net/kl': 'KL(q(z|x) || p(z)): nats per example',
+}
+
+
 # --- The contract -------------------------------------------------------------------------------
 
 

@@ -67,6 +67,13 @@ def g_loss(params, z, key, *, state, game):
   return loss, ({'g/loss': loss}, stats)
 
 
+METRICS = {
+  'd/loss': '-d/wasserstein',
+  'd/wasserstein': 'mean D(x) - mean D(G(z)), an estimate of K times the Wasserstein-1 distance',
+  'g/loss': '-mean D(G(z))',
+}
+
+
 # --- The contract -------------------------------------------------------------------------------
 
 

@@ -78,7 +78,7 @@ def d_loss(params, rows, keys, *, game, config):
     'd/loss': loss,
     'd/wasserstein': real - fake,
     'd/penalty': penalty,
-    'd/input_grad_norm': norm,  # mean ||grad D(x^)||, which the penalty pulls to 1
+    'd/input_grad_norm': norm,
   }
   return loss, (metrics, {})
 
@@ -89,6 +89,15 @@ def g_loss(params, z, key, *, state, game):
   scores = game.D.apply({'params': state.D.params}, x_fake, train=True, rngs={'dropout': key})
   loss = -jnp.mean(scores)
   return loss, ({'g/loss': loss}, stats)
+
+
+METRICS = {
+  'd/loss': '-d/wasserstein + lambda d/penalty',
+  'd/wasserstein': 'mean D(x) - mean D(G(z)), an estimate of the Wasserstein-1 distance',
+  'd/penalty': 'mean of (||grad D(x^)|| - 1)^2',
+  'd/input_grad_norm': 'mean of ||grad D(x^)||, which the penalty pulls to 1',
+  'g/loss': '-mean D(G(z))',
+}
 
 
 # --- The contract -------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ DATA = dict(
   storage='auto',
   bad_files='error',
   fit='exact',
+  classes=None,
+  background=None,
   read_threads=4,
   prefetch=4,
 )

@@ -136,9 +136,12 @@ def test_splits(open_tfds, refusal):
     np.concatenate([sources[2].arrays()['image'], sources[3].arrays()['image']]),
     np.concatenate([sources[0].arrays()['image'], sources[1].arrays()['image']]),
   )
-  for wrong in ('validation', 'train['):
+  assert sources[0].classes == ('0', '1', '2')
+  for wrong in ('validation', 'train[', 'train[:1000%]', 'train[:31]'):
     message = refusal(split=wrong)
     assert f'config.data.split={wrong!r}' in message and 'train, test' in message
+  for wrong in ('train[20:10]', 'train[30:]'):
+    assert f'config.data.split={wrong!r} is empty' in refusal(split=wrong)
 
 
 def test_storages_agree(make_config, prepared):

@@ -82,7 +82,9 @@ def wait_for_step(workdir, step, timeout=120):
 
 def metrics(workdir):
   lines = (workdir / 'metrics.jsonl').read_text().splitlines()
-  return [{k: v for k, v in json.loads(line).items() if k != 'time'} for line in lines]
+  return [
+    {k: v for k, v in json.loads(line).items() if k not in ('time', 'rate')} for line in lines
+  ]
 
 
 def final_state(workdir):

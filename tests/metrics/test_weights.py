@@ -143,6 +143,9 @@ def test_a_pickle_that_runs_a_command_is_refused(tmp_path):
     (0, (2, 2), (100, -100), 'negative'),  # its last entry lies within
     (-1, (2,), (1,), 'negative'),
     (0, (-2,), (1,), 'negative'),
+    (0, (10**12,), (0,), 'more entries than its storage'),  # terabytes of the same number
+    (0, (5, 1), (0, 0), 'more entries than its storage'),
+    (0, (1,) * 40, (1,) * 40, 'has 40 axes'),
   ],
 )
 def test_a_tensor_outside_of_its_storage_is_refused(tmp_path, offset, shape, strides, says):
@@ -152,6 +155,62 @@ def test_a_tensor_outside_of_its_storage_is_refused(tmp_path, offset, shape, str
   write_zip(path, content, {'a': np.zeros(4, np.float32)})
   with pytest.raises(UserError, match=f"tensor 'a' .*{says}"):
     read_weights(path)
+
+
+def sparse(path):
+  with open(path, 'wb') as file:
+    file.truncate(20 * 10**9)
+
+
+def many_opcodes(path):
+  write_zip(path, b'\x80\x02' + b'(' * 2**22)
+
+
+def long_header(path):
+  path.write_bytes(struct.pack('<Q', 2**26) + b'{' + b' ' * (2**26 - 2) + b'}')
+
+
+def compressed(path):
+  np.savez_compressed(path, a=np.zeros(2**25, np.float32))
+
+
+@pytest.mark.parametrize(
+  'name, write, says',
+  [
+    ('a.pth', sparse, 'it has 20,000,000,000 bytes, more than 134,217,728'),
+    ('a.npz', sparse, 'it has 20,000,000,000 bytes, more than 134,217,728'),
+    ('a.safetensors', sparse, 'it has 20,000,000,000 bytes, more than 134,217,728'),
+    ('a.pth', os.mkfifo, 'it is a FIFO, not a file'),
+    ('a.safetensors', os.mkfifo, 'it is a FIFO, not a file'),
+    ('a.pth', os.mkdir, 'it is a folder, not a file'),
+    ('a.pth', lambda path: path.symlink_to('/dev/zero'), 'it is a device, not a file'),
+    ('a.pth', many_opcodes, 'describes more than a state dict'),
+    ('a.safetensors', long_header, 'its header is too long'),
+    ('a.npz', compressed, 'a has 134,217,[0-9]+ bytes, compressed 1,0'),
+  ],
+)
+def test_what_no_file_of_weights_can_be_is_refused_in_little_memory(
+  tmp_path, memory, name, write, says
+):
+  write(tmp_path / name)
+  errors = []
+
+  def refuse():
+    with pytest.raises(UserError, match=says) as error:
+      read_weights(tmp_path / name)
+    errors.append(error)
+
+  assert memory(refuse) < 200 * 2**20
+
+
+def test_tensors_may_share_a_storage(tmp_path):
+  storage = Storage('0', np.arange(4, dtype=np.float32), legacy=False)
+  names = [f'{i}' for i in range(1000)]
+  state = {name: Tensor(storage, 1, (3,), (1,)) for name in names}
+  write_zip(tmp_path / 'a.pth', whole(state), {'a': np.arange(4, dtype=np.float32)})
+  found = read_weights(tmp_path / 'a.pth').arrays
+  assert list(found) == names
+  np.testing.assert_array_equal(found['999'], [1, 2, 3])
 
 
 DOUBLED = b'\x80\x02K\x00' + b''.join(b'q%ch%c\x86' % (i, i) for i in range(45))

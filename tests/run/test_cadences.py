@@ -1,5 +1,7 @@
 """When events are due, and that calls of several steps end there."""
 
+import itertools
+
 import jax
 from ml_collections import FrozenConfigDict
 
@@ -50,3 +52,12 @@ def test_calls_of_several_steps_end_where_an_event_is_due(monkeypatch):
   assert call_lengths() == [1] * 25
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   assert call_lengths() == [10, 10, 5]
+
+
+def test_events_to_come_are_those_that_will_be_due():
+  for total, every in itertools.product((1, 7, 20, 21), (1, 3, 7, 50)):
+    train = dict(steps=total, checkpoint_steps=every, sample_steps=every)
+    config = FrozenConfigDict(dict(train=train, eval=dict(every_steps=None)))
+    for done in range(total):
+      later = [n for n in range(done + 1, total + 1) if 'save' in cadences.due(config, n)]
+      assert cadences.to_come(config, 'save', done) == len(later)

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import time
 
 import flax.struct
 import jax
@@ -445,7 +446,8 @@ def test_a_failed_write_surfaces_at_the_next_call(tmp_path):
   c.save(1, {'x': jnp.arange(3.0)})
   with pytest.raises(UserError, match=r'0000000001 cannot be written: File exists'):
     c.wait()
-  c.wait()  # Raised once.
+  c.check()  # Raised once.
+  c.wait()
   c.save(2, {'x': jnp.arange(3.0)})
   with pytest.raises(UserError, match=r'0000000002 cannot be written'):
     c.save(3, {'x': jnp.arange(3.0)})
@@ -455,9 +457,34 @@ def test_a_failed_write_surfaces_at_the_next_call(tmp_path):
   assert c.steps() == [3]
 
 
+def test_a_failed_save_is_noticed_before_the_next_one(tmp_path):
+  (tmp_path / 'checkpoints').write_text('in the way')
+  c = make(tmp_path / 'checkpoints')
+  c.save(1, {'x': jnp.arange(3.0)})
+  with pytest.raises(UserError, match='0000000001 cannot be written'):
+    while True:
+      c.check()
+      time.sleep(0.01)
+
+
+def test_a_folder_removed_while_it_is_written_is_one_line(tmp_path, monkeypatch):
+  c = make(tmp_path / 'checkpoints')
+  save = c._arrays.save
+
+  def save_and_remove(folder, **options):
+    save(folder, **options)
+    shutil.rmtree(folder.parent)
+
+  monkeypatch.setattr(c._arrays, 'save', save_and_remove)
+  c.save(1, {'x': jnp.arange(3.0)})
+  with pytest.raises(UserError, match='0000000001 cannot be written: it was removed while'):
+    c.wait()
+  assert os.listdir(tmp_path / 'checkpoints') == []
+
+
 def test_a_full_disk_is_one_line_and_keeps_the_old_checkpoint(tmp_path):
   code = """
-    import resource, sys
+    import os, resource, sys
     import jax, jax.numpy as jnp
     from gen_jax.run.checkpoint import Checkpointer
     from gen_jax.errors import UserError
@@ -465,11 +492,14 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_checkpoint(tmp_path):
     c.save(1, {'x': jnp.arange(4.0)})
     c.wait()
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
-    c.save(2, {'x': jax.random.normal(jax.random.key(0), (500, 500))})
-    try:
-      c.wait()
-    except UserError as error:
-      print(error)
+    many = {f'x{i}': jax.random.normal(jax.random.key(i), (200, 200 + i)) for i in range(20)}
+    for _ in range(5):  # whose threads fail in another order each time
+      c.save(2, many)
+      try:
+        c.wait()
+      except UserError as error:
+        print(error)
+      assert os.listdir(DIR) == ['0000000001']
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert c.latest().step == 1
     c.save(3, {'x': jax.random.normal(jax.random.key(0), (500, 500))})
@@ -478,7 +508,8 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_checkpoint(tmp_path):
   """
   directory = tmp_path / 'checkpoints'
   child = run_child(code, directory)
-  assert child.stdout == f'checkpoint {directory}/0000000002 cannot be written: File too large\n'
+  line = f'checkpoint {directory}/0000000002 cannot be written: File too large\n'
+  assert child.stdout == 5 * line
   assert child.stderr == ''
   assert os.listdir(directory) == ['0000000003']
 

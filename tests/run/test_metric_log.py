@@ -12,10 +12,14 @@ class Writer:
   def __init__(self):
     self.scalars_of, self.progress_of = {}, []
 
-  def scalars(self, step, metrics):
+  def scalars(self, step, metrics, rate):
+    assert rate == 10.0 * step
     self.scalars_of[step] = metrics
 
-  def progress(self, step, metrics):
+  def rate(self, step):
+    return 10.0 * step
+
+  def show(self, step, metrics):
     self.progress_of.append(step)
 
 
@@ -27,10 +31,12 @@ def opened():
   log = MetricLog(
     config,
     writer,
+    writer,
     3,
     players=('step', 'G', 'D'),
     fetched=fetched.append,
     saved=lambda: 'step 3 is saved in runs/x',
+    rates={},
   )
   return log, writer, fetched
 
@@ -69,3 +75,11 @@ def test_a_metric_that_is_not_finite_is_told_by_step_and_net(opened):
     '(step 3 is saved in runs/x); a smaller learning rate usually helps'
   )
   assert list(writer.scalars_of) == [4]
+
+
+def test_learning_rates_are_noted_with_the_metrics(opened):
+  log, writer, _ = opened
+  log._rates = {'g/lr': lambda step: 0.5**step}
+  log.add(4, {'g/loss': np.float32(2)})
+  log.flush()
+  assert writer.scalars_of == {4: {'g/loss': 2.0, 'g/lr': 0.0625}}

@@ -65,7 +65,7 @@ def start(body):
   return child
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize('body', BLOCKED.values(), ids=BLOCKED)
 def test_the_first_signal_asks(body, number):
   child = start(body)
@@ -73,6 +73,68 @@ def test_the_first_signal_asks(body, number):
   child.send_signal(number)
   out, err = child.communicate(timeout=20)
   assert (child.returncode, out, err) == (0, 'saved\n', LINE.format(number.name))
+
+
+def test_what_nohup_ignores_is_ignored():
+  body = """
+  import signal
+  signal.signal(signal.SIGHUP, signal.SIG_IGN)
+  with Stop() as stop:
+    os.kill(os.getpid(), signal.SIGHUP)
+    time.sleep(0.1)
+    assert stop.requested is None
+  """
+  child = start(f"stop.__exit__()\nprint('ready', flush=True)\n{textwrap.dedent(body)}")
+  assert child.communicate(timeout=20) == ('', '') and child.returncode == 0
+
+
+def test_a_reader_that_is_gone_does_not_keep_a_second_signal_from_working():
+  child = start("print('ready', flush=True)\ntime.sleep(60)")
+  child.stderr.close()
+  child.send_signal(signal.SIGTERM)
+  time.sleep(0.3)
+  child.send_signal(signal.SIGTERM)
+  assert child.wait(timeout=5) == 128 + signal.SIGTERM
+  child.stdout.close()
+
+
+# An exit in order, as the program does it: no import of JAX.
+ORDER = """
+import os, signal, sys, time
+sys.path[:0] = {path!r}
+from gen_jax.run import signals
+signals.ORDER_SECONDS = 1
+signals.exit_at_once()
+def cut(error=None):
+  os.kill(os.getpid(), {number})
+  time.sleep(60)
+try:
+  with signals.exit_in_order():
+    {body}
+finally:
+  print('cleaned up', flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+  'body, cleans',
+  [
+    ('cut()', True),
+    # What a library makes of the exception.
+    ("try: cut()\n    except BaseException: raise ImportError('numpy') from None", True),
+    # Where it is lost.
+    ("type('A', (), {'__del__': cut})(); time.sleep(0.1)", True),
+    # Where nothing comes of it, as where a thread is waited for.
+    ('try: cut()\n    except BaseException: time.sleep(60)', False),
+  ],
+)
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_an_exit_in_order_ends(body, cleans, number):
+  code = ORDER.format(path=sys.path, number=int(number), body=body)
+  code = f'try:\n{textwrap.indent(code, " ")}\nexcept KeyboardInterrupt:\n sys.exit(130)\n'
+  done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=10)
+  assert done.returncode == 128 + number, done.stderr
+  assert done.stdout == 'cleaned up\n' * cleans
 
 
 def test_the_line_appears_while_the_main_thread_is_blocked_in_a_computation():

@@ -20,12 +20,12 @@ from PIL import Image
 
 import gen_jax
 import launch
-from gen_jax import compare, contract, sample, train
+from gen_jax import contract, sample, train
 from gen_jax import config as configs
 from gen_jax.data import binarize as binarized
 from gen_jax.devices import sharding
 from gen_jax.errors import UserError
-from gen_jax.run import checkpoint, export_format, records, trained
+from gen_jax.run import checkpoint, export_format, history, records, trained
 from gen_jax.run.workdir import Workdir
 from gen_jax.state import Frozen
 from gen_jax.systems import find_system
@@ -399,7 +399,7 @@ def test_json_of_the_wrong_shape_is_a_damaged_export(points, tmp_path):
   for content in (b'null', b'[]', b'5', b'{}', b'\xff', b'{', b'[' * 2000):
     (out / 'manifest.json').write_text(json.dumps(good))
     replace_file(out, 'config.json', content)
-    for read in (export_format.open_export, gen_jax.load, compare.read_run):
+    for read in (export_format.open_export, gen_jax.load, history.read_run):
       with pytest.raises(UserError):
         read(out)
 

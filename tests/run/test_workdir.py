@@ -1,7 +1,10 @@
 """One run per workdir, with real processes."""
 
+import contextlib
 import os
+import pathlib
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -13,7 +16,15 @@ import time
 import pytest
 
 from gen_jax.errors import UserError
-from gen_jax.run.workdir import Workdir, open_workdir, write_atomic
+from gen_jax.run.workdir import (
+  Workdir,
+  append,
+  make_folder,
+  new_folder,
+  open_workdir,
+  write_atomic,
+  write_together,
+)
 
 HOLDER = """
 import sys, time
@@ -181,3 +192,92 @@ def test_a_home_folder_is_meant_by_a_tilde(tmp_path, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path))
   with open_workdir('~/runs/x') as workdir:
     assert workdir.path == tmp_path / 'runs' / 'x' and workdir.path.is_dir()
+
+
+@contextlib.contextmanager
+def files_up_to(size):
+  """A disk on which every file becomes full."""
+  old = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+def pipe(path):
+  os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+  'name, make, why',
+  [
+    ('samples', pathlib.Path.touch, 'Not a directory'),
+    ('tensorboard', pathlib.Path.touch, 'Not a directory'),
+    ('checkpoints', pipe, 'Not a directory'),
+    ('samples', lambda path: path.symlink_to('/nowhere/x'), 'No such file or directory'),
+    ('metrics.jsonl', pathlib.Path.mkdir, 'Is a directory'),
+    ('metrics.jsonl', lambda path: path.symlink_to('/dev/full'), 'it is not a regular file'),
+    ('metrics.jsonl', lambda path: path.symlink_to('/nowhere/x'), 'No such file or directory'),
+    ('evaluation.jsonl', pipe, 'it is not a regular file'),
+    ('config.json', pathlib.Path.mkdir, 'Is a directory'),
+  ],
+)
+def test_what_cannot_be_written_is_found_first(tmp_path, name, make, why):
+  (tmp_path / '.lock').touch()  # the folder of a run
+  make(tmp_path / name)
+  with pytest.raises(UserError) as error:
+    with open_workdir(tmp_path):
+      pass
+  assert str(error.value) == f'{tmp_path / name} cannot be written: {why}'
+  assert sorted(os.listdir(tmp_path)) == ['.lock', name]
+
+
+def test_a_full_disk_is_found_first(tmp_path):
+  with files_up_to(4000), pytest.raises(UserError, match='cannot be written: File too large'):
+    with open_workdir(tmp_path):
+      pass
+
+
+def test_a_folder_removed_during_a_run_is_made_again_but_not_that_of_the_run(tmp_path):
+  run = tmp_path / 'run'
+  run.mkdir()
+  for _ in range(2):
+    write_atomic(make_folder(run / 'samples') / 'a.png', b'a')
+    shutil.rmtree(run / 'samples')
+  shutil.rmtree(run)
+  for write in (
+    lambda: make_folder(run / 'samples'),
+    lambda: write_atomic(run / 'config.json', b'{}'),
+    lambda: append(run / 'metrics.jsonl', b'{}'),
+  ):
+    with pytest.raises(UserError, match=f'{run}/.* cannot be written: No such file or directory'):
+      write()
+  assert os.listdir(tmp_path) == []
+
+
+def test_nothing_half_written_is_left(tmp_path):
+  log, old, new = tmp_path / 'log', tmp_path / 'old', tmp_path / 'new'
+  append(log, b'one\n')
+  write_atomic(old, b'old')
+  with files_up_to(4000):
+    for write in (
+      lambda: append(log, b'2' * 5000),
+      lambda: write_atomic(old, b'3' * 5000),
+      lambda: write_together({old: b'4', new: b'5' * 5000}),
+    ):
+      with pytest.raises(UserError, match='cannot be written: File too large'):
+        write()
+    with pytest.raises(UserError, match=f'{new} cannot be written: File too large'):
+      with new_folder(new) as folder:
+        (folder / 'a').write_bytes(b'6')
+        (folder / 'b').write_bytes(b'7' * 5000)
+  assert sorted(os.listdir(tmp_path)) == ['log', 'old']
+  assert (log.read_bytes(), old.read_bytes()) == (b'one\n', b'old')
+
+
+def test_a_new_folder_replaces_the_old_one(tmp_path):
+  for name in ('a', 'b'):
+    with new_folder(tmp_path / 'x' / 'set') as folder:
+      (folder / name).touch()
+  assert os.listdir(tmp_path / 'x') == ['set'] and os.listdir(tmp_path / 'x' / 'set') == ['b']
