@@ -28,6 +28,7 @@ from gen_jax import __version__, systems
 from gen_jax.errors import UserError
 from gen_jax.fields import INT32, REQUIRED, SHARED, Field, did_you_mean
 from gen_jax.run import imports
+from gen_jax.run.files import JSON_BYTES, read_file
 
 # What `:smoke` shrinks is in the rules (`smoke`), except for two-dimensional points.
 SMOKE_OF_POINTS = {
@@ -615,9 +616,9 @@ def _similar_file(path: Path) -> str:
 
 def _read_json(path: Path) -> FrozenConfigDict:
   try:
-    text = path.read_text(encoding='utf-8')
+    text = read_file(path, JSON_BYTES).decode()
   except (OSError, UnicodeDecodeError) as e:
-    raise UserError(f'{path}: {e}') from e
+    raise UserError(f'{path}: {getattr(e, "strerror", None) or e}') from e
   return from_json(text, path)
 
 

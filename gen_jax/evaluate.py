@@ -21,7 +21,7 @@ from gen_jax import config as configs
 from gen_jax import contract, data
 from gen_jax import sample as sampling
 from gen_jax.data import sources
-from gen_jax.devices import compilation, processes
+from gen_jax.devices import compilation, memory, processes
 from gen_jax.errors import Diverged, UserError, writing
 from gen_jax.fields import METRICS
 from gen_jax.metrics import networks
@@ -30,7 +30,7 @@ from gen_jax.metrics.arrays import BadArrays, stored
 from gen_jax.metrics.scorer import Features, Scorer
 from gen_jax.run import checkpoint, console, export_format, pictures, records, signals, trained
 from gen_jax.run.cache import cache_folder, working_folder
-from gen_jax.run.files import machine_memory, open_file
+from gen_jax.run.files import open_file
 from gen_jax.run.records import Row
 from gen_jax.run.tensorboard import Board
 from gen_jax.run.workdir import Workdir, check_file, check_folder, check_place, make_folder
@@ -404,8 +404,10 @@ def _open_arrays(path: str, shape) -> sources.ArraySource:
       found = stored(file)
       for array in found.values():
         if array.dtype == dtype and array.shape[1:] == shape and array.shape[0]:
-          if array.nbytes > (memory := machine_memory()):
-            raise BadArrays(f'it needs {array.nbytes:,} bytes, this machine has {memory:,}')
+          free = memory.of_the_host()
+          if free is not None and array.nbytes > free:
+            needed, found = map(memory.text, (array.nbytes, free))
+            raise BadArrays(f'it needs {needed} of memory, {found} are free')
           return _checked(path, array.read())
   except (OSError, BadArrays) as error:
     raise UserError(

@@ -40,6 +40,7 @@ from jax.experimental import multihost_utils
 
 from gen_jax import __version__
 from gen_jax.errors import UserError
+from gen_jax.run.files import JSON_BYTES, read_file
 from gen_jax.run.workdir import parse_json, sync_directory
 
 FORMAT = 2  # of the manifest; written since gen_jax 0.2
@@ -634,8 +635,8 @@ def _verify(path: pathlib.Path) -> Manifest:
     for name in found:
       if (path / name).is_symlink() or not (path / name).is_file():
         raise _Damaged(f'{path} is damaged: {name} is not a regular file')
-    text = (path / 'manifest.json').read_bytes()
-    if (path / 'manifest.sha256').read_bytes() != _checksum_line(text):
+    text = read_file(path / 'manifest.json', JSON_BYTES)
+    if read_file(path / 'manifest.sha256', JSON_BYTES) != _checksum_line(text):
       raise _Damaged(f'{path} is damaged: manifest.json does not match manifest.sha256')
     manifest = parse_json(text)
     written = manifest.get('format') if isinstance(manifest, dict) else None
@@ -660,7 +661,7 @@ def _verify(path: pathlib.Path) -> Manifest:
     for name, file in listed.items():
       if _digest(path / name) != file:
         raise _Damaged(f'{path} is damaged: the checksum of {name} is wrong')
-    if not isinstance(config := parse_json((path / 'config.json').read_bytes()), dict):
+    if not isinstance(config := parse_json(read_file(path / 'config.json', JSON_BYTES)), dict):
       raise _Damaged(f'{path} is damaged: config.json is no JSON object')
     digest = hashlib.sha256(text).hexdigest()
     return Manifest(path=path, config=config, format=FORMAT, sha256=digest, **fields)

@@ -26,6 +26,7 @@ import safetensors.numpy
 from gen_jax import __version__
 from gen_jax.errors import UserError, writing
 from gen_jax.run import checkpoint
+from gen_jax.run.files import JSON_BYTES, open_file, read_file
 from gen_jax.run.workdir import check_place, parse_json, write_together
 
 FORMAT = 1
@@ -147,7 +148,7 @@ def open_export(path) -> Manifest:
   """
   path = pathlib.Path(path)
   try:
-    text = (path / 'manifest.json').read_bytes()
+    text = read_file(path / 'manifest.json', JSON_BYTES)
     manifest = parse_json(text)
     if (found := manifest['export']) != FORMAT:
       raise UserError(
@@ -158,11 +159,12 @@ def open_export(path) -> Manifest:
     for name in _FILES:
       if not (path / name).is_file():
         raise UserError(f'the export {path} cannot be read: {name} is missing')
-      data = (path / name).read_bytes()
-      digest = dict(size=len(data), sha256=hashlib.sha256(data).hexdigest())
+      with open_file(path / name) as file:
+        sha256 = hashlib.file_digest(file, 'sha256').hexdigest()
+        digest = dict(size=file.tell(), sha256=sha256)
       if digest != manifest['files'][name]:
         raise UserError(f'the export {path} is damaged: the checksum of {name} is wrong')
-    config = parse_json((path / 'config.json').read_bytes())
+    config = parse_json(read_file(path / 'config.json', JSON_BYTES))
     del config['gen_jax']  # the version, which `from_json` checks
     return Manifest(
       path=path,
@@ -190,9 +192,10 @@ def read(manifest: Manifest, specs: Mapping[tuple[str, ...], jax.ShapeDtypeStruc
   try:
     with safetensors.safe_open(manifest.path / WEIGHTS, framework='np') as file:
       for key, spec in specs.items():
-        array = file.get_tensor('/'.join(key))
-        if array.shape != spec.shape:
-          raise ValueError(f'{"/".join(key)} has the shape {array.shape}')
+        name = '/'.join(key)
+        if (shape := tuple(file.get_slice(name).get_shape())) != spec.shape:
+          raise ValueError(f'{name} has the shape {shape}')
+        array = file.get_tensor(name)
         arrays[key] = checkpoint.place(array.astype(spec.dtype), spec)
   except (OSError, ValueError, TypeError, safetensors.SafetensorError) as error:
     where = manifest.path / WEIGHTS

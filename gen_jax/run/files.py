@@ -51,8 +51,3 @@ def _check(found: os.stat_result, path, limit: int | None) -> None:
     raise OSError(0, f'it is {kind}, not a file', str(path))
   if limit is not None and found.st_size > limit:
     raise OSError(0, f'it has {found.st_size:,} bytes, more than {limit:,}', str(path))
-
-
-def machine_memory() -> int:
-  """Bytes of memory of this machine."""
-  return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from types import ModuleType
 
 from gen_jax.errors import UserError
+from gen_jax.run.files import JSON_BYTES, read_file
 
 # This package and the environment that runs it, even where somebody trains around them.
 _OURS = (str(pathlib.Path(__file__).resolve().parents[1]), sys.prefix, sys.base_prefix)
@@ -116,7 +117,7 @@ def _holds_run(folder: str) -> bool:
     return False
   with contextlib.suppress(OSError, ValueError, RecursionError):
     if (file := here / 'config.json').is_file():
-      config = json.loads(file.read_text(encoding='utf-8'))
+      config = json.loads(read_file(file, JSON_BYTES))
       if isinstance(config, dict) and 'gen_jax' in config:
         return True
   return any(here.glob('checkpoints/[0-9]*/manifest.json'))

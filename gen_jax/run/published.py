@@ -7,6 +7,7 @@ scheduler_config.json, or these in the folders `unet` and `scheduler` of a pipel
 """
 
 import hashlib
+import math
 import pathlib
 import reprlib
 import sys
@@ -20,6 +21,7 @@ from gen_jax import contract, fields
 from gen_jax.errors import UserError, writing
 from gen_jax.fields import REQUIRED
 from gen_jax.run import checkpoint, console, export_format, signals
+from gen_jax.run.files import JSON_BYTES, open_file, read_file
 from gen_jax.run.workdir import check_place, parse_json, write_atomic
 
 FILE = 'diffusion_pytorch_model.safetensors'
@@ -109,7 +111,7 @@ def run(source, workdir, overrides=()) -> int:
     dtype='float32',
     data_fingerprint='unknown',
     environment={},
-    source=hashlib.sha256(weights.read_bytes()).hexdigest(),
+    source=_sha256(weights),
   )
   console.tell(out, sys.stdout)
   return 0
@@ -204,7 +206,7 @@ def _process(source: pathlib.Path) -> dict[str, Any]:
 
 def _json(path: pathlib.Path) -> dict:
   try:
-    found = parse_json(path.read_bytes())
+    found = parse_json(read_file(path, JSON_BYTES))
   except OSError as error:
     raise UserError(f'--from: {path} cannot be read: {error.strerror}') from error
   except ValueError as error:
@@ -218,6 +220,11 @@ def _check(path, given: dict, table: dict) -> None:
   for field, (default, allowed) in table.items():
     if (value := given.get(field, default)) not in allowed:
       raise UserError(f'{path}: {field}={value!r}; {" or ".join(map(repr, allowed))} is needed')
+
+
+def _sha256(path: pathlib.Path) -> str:
+  with open_file(path) as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 # --- Parameters ---------------------------------------------------------------------------------
@@ -244,6 +251,11 @@ def read_params(path, params) -> dict[str, np.ndarray]:
         if not (found := [name for name in names if name in left]):
           raise UserError(f'{path}: {names[0]} is missing')
         left.remove(found[0])
+        if (size := math.prod(file.get_slice(found[0]).get_shape())) != math.prod(leaf.shape):
+          raise UserError(
+            f'{path}: {found[0]} has {size:,} numbers, and {list(leaf.shape)} follows from '
+            'config.json'
+          )
         x = _ours(file.get_tensor(found[0]), key)
         if x.shape != leaf.shape:
           raise UserError(

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 
 from gen_jax.errors import UserError, writing
+from gen_jax.run.files import JSON_BYTES, read_file
 from gen_jax.run.paths import local
 
 # A killed process may take a moment to release the lock (device memory is freed first), and the
@@ -198,7 +199,7 @@ class Workdir:
   def read_config(self) -> str | None:
     """The text of `config.json`; None where it cannot be read or is no JSON object."""
     try:
-      data = self.config.read_bytes()
+      data = read_file(self.config, JSON_BYTES)
       return data.decode() if isinstance(parse_json(data), dict) else None
     except (OSError, ValueError):
       return None
@@ -289,7 +290,7 @@ def _acquire(lock, path) -> None:
 def _owner(lock) -> str:
   try:
     lock.seek(0)
-    owner = parse_json(lock.read().encode())
+    owner = parse_json(lock.read())
     return f'process {owner["pid"]} on host {owner["host"]} since {owner["since"]}'
   except (ValueError, KeyError, TypeError):
     return 'another process'
