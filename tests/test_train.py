@@ -132,6 +132,10 @@ def kill_and_resume(name, tmp_path, *more):
   )
   # So many that the signals come before the end, however quick they are.
   most = 1000
+  # The last start says how many there are, and a schedule would last until then.
+  fields = configs.leaves(configs.load(f'configs/{name}.py:smoke'))
+  decays = [path for path, value in fields if path.endswith('.decay_steps') and value is not None]
+  flags += tuple(f'--config.{path}={most}' for path in decays)
   longer = (*flags, f'--config.train.steps={most}')
   process = start(name, broken, *longer)
   wait_for_step(process, broken, 47)
