@@ -25,8 +25,9 @@ from PIL import Image
 import launch
 from gen_jax import config as configs
 from gen_jax import contract, sample, train
+from gen_jax.data import sources
 from gen_jax.devices import compilation
-from gen_jax.errors import Diverged
+from gen_jax.errors import Diverged, UserError
 from gen_jax.run import checkpoint, console, records, writers
 from gen_jax.run.workdir import Workdir
 from gen_jax.systems import find_system
@@ -552,8 +553,8 @@ def at_step(monkeypatch):
   log = writers.Writers.scalars
 
   def use(step, act):
-    def log_and_act(self, done, values):
-      log(self, done, values)
+    def log_and_act(self, done, *values):
+      log(self, done, *values)
       if done == step:
         act()
 
@@ -592,7 +593,8 @@ def test_a_write_that_fails_ends_the_run_saved(name, tmp_path, at_step, capsys):
 
   at_step(60, replace)
   status, output = main(*LONG, f'--workdir={tmp_path}', capsys=capsys)
-  (line,) = (line for line in output.err.splitlines() if not line.startswith(('step', 'first')))
+  (line,) = (line for line in output.err.splitlines() if 'cannot be written' in line)
+  assert 'Traceback' not in output.err
   saved = re.fullmatch(
     rf'error: {tmp_path / name}.*: (Not|Is) a directory; step (\d+) is saved', line
   )
@@ -604,9 +606,24 @@ def test_a_run_that_is_moved_ends_and_leaves_nothing_in_its_place(tmp_path, at_s
   at_step(40, lambda: run.rename(tmp_path / 'moved'))
   flags = (*LONG, '--config.train.checkpoint_steps=100')
   status, output = main(*flags, f'--workdir={run}', capsys=capsys)
-  (line,) = (line for line in output.err.splitlines() if not line.startswith(('step', 'first')))
+  (line,) = (line for line in output.err.splitlines() if 'cannot be written' in line)
+  assert 'Traceback' not in output.err
   assert re.fullmatch(rf'error: {run}/.* cannot be written: No such file or directory', line)
   assert status == 2 and os.listdir(tmp_path) == ['moved']
+
+
+def test_examples_that_cannot_be_read_any_more_end_the_run_saved(
+  tmp_path, at_step, capsys, monkeypatch
+):
+  def fail(self, indices):
+    raise UserError('a.png is gone')
+
+  at_step(20, lambda: monkeypatch.setattr(sources.ArraySource, 'read', fail))
+  flags = (*LONG, '--config.data.storage=stream', '--config.train.steps=100000')
+  status, output = main(*flags, f'--workdir={tmp_path}', capsys=capsys)
+  saved, _ = final_state(tmp_path)
+  assert status == 2 and saved >= 20
+  assert output.err.splitlines()[-1] == f'error: a.png is gone; step {saved} is saved'
 
 
 def test_a_failed_save_ends_the_run_before_the_next_one(tmp_path, at_step, capsys):
@@ -652,14 +669,15 @@ def test_samples_on_a_full_disk_are_one_line_and_nothing_changes(tmp_path, capsy
   before = points.read_bytes(), sorted(os.listdir(tmp_path / 'samples'))
   capsys.readouterr()
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  shortest = jax.config.jax_persistent_cache_min_compile_time_secs
   for most, path in ((4000, points.parent.parent), (5000, points.parent)):
-    jax.config.update('jax_enable_compilation_cache', False)  # or it would be damaged
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 1e9)  # it would be damaged
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
     try:
       status, output = main(*sample, capsys=capsys)
     finally:
       resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-      jax.config.update('jax_enable_compilation_cache', True)
+      jax.config.update('jax_persistent_cache_min_compile_time_secs', shortest)
     assert status == 2 and output.out == ''
     assert output.err == f'error: {path} cannot be written: File too large\n'
     assert before == (points.read_bytes(), sorted(os.listdir(tmp_path / 'samples')))
