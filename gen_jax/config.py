@@ -9,6 +9,7 @@ command line. JAX is imported only once a file has named its system.
 """
 
 import ast
+import contextlib
 import difflib
 import fnmatch
 import json
@@ -21,11 +22,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import ConfigDict, FieldReference, FrozenConfigDict
 
 from gen_jax import __version__, systems
 from gen_jax.errors import UserError
-from gen_jax.fields import REQUIRED, SHARED, Field, did_you_mean
+from gen_jax.fields import INT32, REQUIRED, SHARED, Field, did_you_mean
+from gen_jax.run import imports
 
 # What `:smoke` shrinks is in the rules (`smoke`), except for two-dimensional points.
 SMOKE_OF_POINTS = {
@@ -96,7 +98,7 @@ def check(
     value = present.get(path, rule.default)
     if value is REQUIRED:
       raise UserError(f'config.{path} is missing: {rule} is needed')
-    if rule.same_as is not None and value == rule.same_as:
+    if rule.same_as is not None and isinstance(value, str) and value == rule.same_as:
       value = values[rule.same_as]
     values[path] = _accept(path, value, rule)
   if values['data.name'] == 'folder' and values['data.path'] is None:
@@ -165,6 +167,12 @@ def resolve(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> Resolved:
       field, text that the field cannot hold, or a config that `check` rejects.
   """
   path, arg = split_spec(spec)
+  foreign = path.suffix == '.json'  # a run's: what it names may come from somebody else
+  with imports.guarded(path.parent) if foreign else contextlib.nullcontext():
+    return _resolve(path, arg, list(overrides))
+
+
+def _resolve(path: Path, arg: str, overrides: list[tuple[str, str]]) -> Resolved:
   if path.is_dir():
     raise UserError(f'{path} is a folder: a config file in it is needed')
   if not path.is_file():
@@ -173,13 +181,14 @@ def resolve(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> Resolved:
     allowed = "is 'smoke' or left out" if path.suffix == '.py' else 'is for .py files'
     raise UserError(f'{path}:{arg}: unknown argument {arg!r}; the argument {allowed}')
   if path.suffix == '.json':
-    tree, smoke = _plain(_read_json(path)), {}
+    tree, smoke, references = _plain(_read_json(path)), {}, {}
+    if tree.get('compilation_cache') is not None:
+      tree['compilation_cache'] = 'auto'  # programs of a folder that a run names would be executed
   elif path.suffix == '.py':
-    tree, smoke = _run_file(path)
+    tree, smoke, references = _run_file(path)
   else:
     raise UserError(f'{path}: a config file ends in .py (or is the config.json of a run)')
-  overrides = list(overrides)
-  said = dict(overrides)
+  said, shrunk = dict(overrides), {}
   named = tree.get('system')
   if 'system' in said:
     named = _parse(said['system'], SHARED['system'])
@@ -195,6 +204,7 @@ def resolve(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> Resolved:
   for name, text in overrides:
     _override(tree, name, text, rules)
   origins |= dict.fromkeys(said, 'command line')
+  _follow(tree, references, {*shrunk, *said})
   values = dict(_fields(tree, rules))
   for name, rule in rules.items():
     # The command line chose another optimiser: the file's settings of the old one are dropped.
@@ -432,7 +442,9 @@ def check_resumable(old: Mapping, new: Mapping, workdir: str | Path) -> None:
 
 
 def _plain(value):
-  """Nested dicts and tuples; their leaves are unchanged."""
+  """Nested dicts and tuples; their leaves are unchanged, references are followed."""
+  if isinstance(value, FieldReference):
+    value = value.get()
   if isinstance(value, ConfigDict | Mapping):
     return {key: _plain(v) for key, v in value.items()}
   return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
@@ -490,8 +502,9 @@ def _fields(tree: dict, rules: Mapping[str, Field], prefix=''):
       yield from _fields(value, rules, f'{path}.')
     else:
       inside = [f'config.{p}' for p in rules if p.startswith(f'{path}.')]
+      shown = inside if len(inside) < 5 else [*inside[:3], '...']
       raise UserError(
-        f'config.{path}={_short(value)}: it is a group of fields ({", ".join(inside)})'
+        f'config.{path}={_short(value)}: it is a group of fields ({", ".join(shown)})'
       )
 
 
@@ -551,6 +564,18 @@ def _check_arguments(path: str, value, in_tuple=False):
       _check_arguments(path, v, in_tuple=True)
   elif isinstance(value, float) and math.isnan(value):
     raise UserError(f'config.{path}=nan: not a number')
+  elif isinstance(value, int) and abs(value) > INT32:
+    raise UserError(f'config.{path}={_short(value)}: an integer up to {INT32} is needed')
+  elif isinstance(value, str) and not value.isprintable():
+    raise UserError(f'config.{path}={_short(value)}: text that can be printed is needed')
+  else:
+    try:
+      hash(value)
+    except TypeError as e:
+      raise UserError(
+        f'config.{path}={_short(value)}: numbers, text, True, False, None and tuples of them are '
+        'needed'
+      ) from e
 
 
 def _is_name(key) -> bool:
@@ -596,8 +621,32 @@ def _read_json(path: Path) -> FrozenConfigDict:
   return from_json(text, path)
 
 
-def _run_file(path: Path) -> tuple[dict, dict]:
-  """What `get_config` of a file returns, and its `SMOKE`."""
+def _references(config, prefix=''):
+  """Yields (dotted path, reference) of the fields that ml_collections computes from others, and of
+  those others.
+  """
+  kept = {'preserve_field_references': True} if isinstance(config, ConfigDict) else {}
+  for key, value in config.items(**kept):
+    if isinstance(value, FieldReference):
+      yield f'{prefix}{key}', value
+    elif isinstance(value, ConfigDict | Mapping):
+      yield from _references(value, f'{prefix}{key}.')
+
+
+def _follow(tree: dict, references: Mapping[str, FieldReference], changed: set[str]):
+  """Recomputes the fields that refer to changed ones."""
+  values = dict(_flatten(tree))
+  for path in changed & references.keys():
+    references[path].set(values[path], type_safe=False)
+  for path in references.keys() - changed:
+    try:
+      _put(tree, path, _plain(references[path].get()))
+    except Exception as e:  # of the expression in the file
+      raise UserError(f'config.{path} cannot be computed: {type(e).__name__}: {e}') from e
+
+
+def _run_file(path: Path) -> tuple[dict, dict, dict[str, FieldReference]]:
+  """What `get_config` of a file returns, its `SMOKE`, and the references in the config."""
   module = types.ModuleType(path.stem)
   module.__file__ = str(path)
   try:
@@ -610,7 +659,7 @@ def _run_file(path: Path) -> tuple[dict, dict]:
     smoke = getattr(module, 'SMOKE', {})
     if not isinstance(smoke, Mapping) or not all(isinstance(name, str) for name in smoke):
       raise UserError(f'{path}: SMOKE={_short(smoke)}; {{dotted path: value}} is needed')
-    return _plain(config), _plain(smoke)
+    return _plain(config), _plain(smoke), dict(_references(config))
   except UserError:
     raise
   except Exception as e:
@@ -656,6 +705,8 @@ def _parse(text: str, rule: Field):
   if rule.type in ('text', 'path', 'choice') and not rule.many:
     if value is None and not (rule.optional or rule.strict):
       return text
+    if rule.type == 'path' and rule.optional and (value is False or text.lower() == 'none'):
+      return value if value is False else None  # no folder of that name
     if rule.type in ('text', 'path') or all(isinstance(choice, str) for choice in rule.choices):
       return value if isinstance(value, str | None) else text
     if rule.choices[0] in (True, False) and isinstance(rule.choices[0], bool):

@@ -53,7 +53,7 @@ import numpy as np
 
 from gen_jax import config as configs
 from gen_jax import nets
-from gen_jax.devices import sharding
+from gen_jax.devices import memory, sharding
 from gen_jax.errors import UserError
 from gen_jax.fields import Measure
 from gen_jax.state import UPDATE_METRICS, make_schedule
@@ -66,8 +66,16 @@ def check(config):
   """Checks what can be checked without data, and returns the module of the system.
 
   Raises:
-    UserError: a field is inconsistent with another one or with the nets.
+    UserError: a field is inconsistent with another one or with the nets, or samples do not fit in
+      the memory there is.
   """
+  system = check_fields(config)
+  check_memory(config, system)
+  return system
+
+
+def check_fields(config):
+  """As `check`, on a machine of any size."""
   system = find_system(config.system)
   getattr(system, 'check', lambda config: None)(config)
   held_out = config.eval.held_out_examples
@@ -77,12 +85,12 @@ def check(config):
       '`evaluate` for held-out examples; None is needed'
     )
   count = config.sample.batch_size
-  for cached in (abstract_state, initialiser):
+  for cached in (abstract_state, initialiser, _samples):
     cached.cache_clear()  # a notebook may have changed the net since
   try:
     state = abstract_state(config, system)
     if has_samples(system):
-      shape = abstract_samples(config, system, state)['image'].shape
+      shape = _samples(config, system)['image'].shape
     else:
       step = functools.partial(system.train_step, config=config)
       jax.eval_shape(step, state, abstract_batch(config, system), jax.random.key(0))
@@ -106,6 +114,54 @@ def check(config):
   return system
 
 
+def check_memory(config, system, training: bool = False) -> None:
+  """Compares the memory there is with what is certainly needed: the state, a batch of examples in
+  training, a batch of samples, and on the host all samples of `--mode=sample`.
+
+  Raises:
+    UserError: there is less.
+  """
+  free, free_on_host = memory.of_a_device(), memory.of_the_host()
+  on_cpu = jax.default_backend() == 'cpu'
+  shards, rows = (1, 1) if on_cpu else (config.parallel.fsdp, jax.device_count())
+  state = abstract_state(config, system)
+  if not training:
+    kept = {name: p.replace(opt_state=None) for name, p in vars(state).items() if _is_player(p)}
+    state = state.replace(**kept)
+  held = _bytes(state) / shards
+
+  def afford(size: float, available: int | None, what: str, besides: float = 0.0) -> None:
+    if available is not None and size + besides > available:
+      more = f' besides {memory.text(besides)} of the nets' * (besides > 0)
+      raise UserError(
+        f'{what} need {memory.text(size)} of memory{more}, and {memory.text(available)} are free'
+      )
+
+  groups = ' and '.join(f'config.{p}' for p, rule in system.FIELDS.items() if rule.type == 'net')
+  number = sum(_count(p.params) for p in vars(state).values() if _is_player(p))
+  afford(held, free, f'{groups}: {number:,} parameters' + ' in training' * training)
+  shape = f'of config.data.shape={tuple(config.data.shape)}'
+  if training:
+    k = minibatches(config, system)
+    times = f' times {k} minibatches' if (k or 1) > 1 else ''
+    what = f'config.train.batch_size={config.train.batch_size}{times}: examples {shape}'
+    afford(_bytes(abstract_batch(config, system)) / rows, free, what, held)
+  if has_samples(system):
+    size, number = config.sample.batch_size, config.sample.num_images
+    made = _bytes(_samples(config, system))
+    afford(made / rows, free, f'config.sample.batch_size={size}: samples {shape}', held)
+    what = f'config.sample.num_images={number}: samples {shape}'
+    afford(made / size * number, free_on_host, what)
+
+
+def _is_player(value) -> bool:
+  return hasattr(value, 'params')
+
+
+def _bytes(tree) -> int:
+  return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
 def has_samples(system) -> bool:
   """Whether a system generates anything; a classifier does not."""
   return hasattr(system, 'sample')
@@ -121,6 +177,11 @@ def abstract_samples(config, system, state) -> dict:
   return jax.eval_shape(
     lambda state: system.sample(state, given, jax.random.key(0), config=config), state
   )
+
+
+@functools.lru_cache(maxsize=1)  # tracing a large net takes a second
+def _samples(config, system) -> dict:
+  return abstract_samples(config, system, abstract_state(config, system))
 
 
 def runs(config, system) -> dict:
@@ -191,10 +252,13 @@ def check_training(config) -> None:
   """Checks what only training depends on.
 
   Raises:
-    UserError: the batch is not divisible by the devices, a learning rate is 0 before the last step,
+    UserError: the config cannot be saved, the batch is not divisible by the devices, training does
+      not fit in the memory there is, a learning rate is 0 before the last step,
       the steps to trace are out of range, or the config does not support several processes.
   """
+  configs.to_json(config)  # which is written later
   sharding.check_devices(config, jax.device_count())
+  check_memory(config, find_system(config.system), training=True)
   if jax.process_count() > 1:
     used = math.prod(sharding.mesh_shape(config, jax.device_count()))
     if config.parallel.mode == 'pmap':
@@ -241,7 +305,7 @@ def check_training(config) -> None:
 
 def describe(config) -> str:
   """A table of the parameters of every net: number and shape of each group, and totals."""
-  state = abstract_state(config, check(config))
+  state = abstract_state(config, check_fields(config))
   lines = []
   for name, count in parameters(state).items():
     for group, leaves in getattr(state, name).params.items():

@@ -14,6 +14,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+_NOT_WRITTEN = re.compile('[\x00-\x1f\x7f\ud800-\udfff]')  # no name or path has these
+INT32 = 2**31 - 1  # of integers without another bound: steps and sizes are int32 on devices
+LARGEST = 1e30  # of numbers, likewise: they are float32
 REQUIRED = object()  # marks a field without default
 
 
@@ -86,7 +89,7 @@ class Field:
         raise ValueError
       return value
     if self.type == 'text':
-      if not isinstance(value, str) or not value.strip():
+      if not isinstance(value, str) or not value.strip() or _NOT_WRITTEN.search(value):
         raise ValueError
       return value
     if self.type == 'path':
@@ -108,6 +111,9 @@ class Field:
     )
     if not inside:
       raise ValueError
+    most = INT32 if self.type == 'integer' else LARGEST
+    if self.high is None and abs(value) > most:
+      raise ValueError(f'at most {most} is possible')
     return value
 
   def __str__(self) -> str:
@@ -180,8 +186,8 @@ def numbers(
   low=None, high=None, above=None, below=None, length=(), optional=False, **about
 ) -> Field:
   """A non-empty tuple of finite floats, bounded as in `number`, of a length in `length`."""
-  bounds = dict(low=low, high=high, above=above, below=below, length=length)
-  return Field('number', many=True, optional=optional, **bounds, **about)
+  bounds = dict(low=low, high=high, above=above, below=below)
+  return Field('number', many=True, length=length, optional=optional, **bounds, **about)
 
 
 def net(**about) -> Field:
@@ -258,7 +264,7 @@ OTHER_NAMES = {
 }
 
 SHARED = {
-  'system': text(meaning='a file of gen_jax/systems'),
+  'system': text(meaning='a file of gen_jax/systems, or the dotted path of a module'),
   'seed': integer(0, _SEED, default=0, meaning='seed of everything random in the run'),
   'precision': one_of(
     'float32', 'bfloat16', default='float32', meaning='compute dtype; parameters stay float32'
@@ -276,9 +282,15 @@ SHARED = {
     optional=True, default=None, meaning='the folder of images, or of TFDS (None: its default)'
   ),
   'data.split': text(default='train', meaning='part of the data to train on, such as train[:80%]'),
-  'data.shape': integers(length=(1, 3), meaning='of an example: (height, width, channels) or (n,)'),
+  'data.shape': integers(
+    high=2**16, length=(1, 3), meaning='of an example: (height, width, channels) or (n,)'
+  ),
   'data.num_classes': integer(
-    1, optional=True, default=None, meaning='classes of the labels; None leaves labels unused'
+    1,
+    1_000_000,
+    optional=True,
+    default=None,
+    meaning='classes of the labels; None leaves labels unused',
   ),
   'data.classes': texts(
     optional=True,
@@ -310,19 +322,25 @@ SHARED = {
     default=None,
     meaning='colour (or grey) under the alpha of images of folders and TFDS; None: it is refused',
   ),
-  'data.read_threads': integer(1, default=8, meaning='threads that read ahead when streaming'),
-  'data.prefetch': integer(1, default=8, meaning='batches read ahead when streaming'),
+  'data.read_threads': integer(
+    1, 1024, default=8, meaning='threads that read ahead when streaming'
+  ),
+  'data.prefetch': integer(1, 1024, default=8, meaning='batches read ahead when streaming'),
   'train.steps': integer(  # the step is an int32 on the device
     1, 2**31 - 1, default=10_000, smoke=20, meaning='training steps'
   ),
   'train.batch_size': integer(
-    1, default=64, smoke=8, meaning='examples per minibatch, over all devices'
+    1, 2**20, default=64, smoke=8, meaning='examples per minibatch, over all devices'
   ),
   'train.accumulate': integer(
-    1, default=1, meaning='gradient accumulation: microbatches of a batch'
+    1, 2**20, default=1, meaning='gradient accumulation: microbatches of a batch'
   ),
   'train.steps_per_call': integer(
-    1, optional=True, default=None, meaning='steps in one dispatch; None: 1 on CPU, otherwise 10'
+    1,
+    10_000,
+    optional=True,
+    default=None,
+    meaning='steps in one dispatch; None: 1 on CPU, otherwise 10',
   ),
   'train.log_steps': integer(
     1, default=100, smoke=5, meaning='steps between lines of metrics.jsonl and of the console'
@@ -336,9 +354,9 @@ SHARED = {
     meaning='folder of a run, or an export, whose weights the run starts from; None: fresh ones',
   ),
   'sample.num_images': integer(
-    1, default=64, smoke=8, meaning='samples in the grid, and of --mode=sample'
+    1, 10_000_000, default=64, smoke=8, meaning='samples in the grid, and of --mode=sample'
   ),
-  'sample.batch_size': integer(1, default=64, smoke=8, meaning='samples generated at once'),
+  'sample.batch_size': integer(1, 2**20, default=64, smoke=8, meaning='samples generated at once'),
   'sample.seed': integer(0, _SEED, default=0, meaning='seed of --mode=sample'),
   'eval.network': one_of(
     'auto',
@@ -363,7 +381,7 @@ SHARED = {
     2, optional=True, default=None, meaning='examples of the reference set; None: all'
   ),
   'eval.num_samples': integer(
-    2, default=10_000, smoke=200, meaning='samples generated for --mode=evaluate'
+    2, 10_000_000, default=10_000, smoke=200, meaning='samples generated for --mode=evaluate'
   ),
   'eval.seed': integer(0, _SEED, default=0, meaning='seed of these samples'),
   'eval.held_out_split': text(
@@ -376,7 +394,7 @@ SHARED = {
     1, optional=True, default=None, meaning='steps between quick evaluations; None: none'
   ),
   'eval.quick_samples': integer(
-    2, default=500, smoke=200, meaning='samples generated for a quick evaluation'
+    2, 10_000_000, default=500, smoke=200, meaning='samples generated for a quick evaluation'
   ),
   'eval.best': one_of(
     'frechet',

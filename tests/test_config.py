@@ -197,10 +197,10 @@ def values_of(rule):
       lists = lists.filter(lambda v: len(v) in rule.length)
     found = lists.flatmap(lambda v: st.sampled_from([v, tuple(v)]))
   elif rule.type == 'integer':
-    found = st.integers(rule.low, 10**12 if rule.high is None else rule.high)
+    found = st.integers(rule.low, 2**31 - 1 if rule.high is None else rule.high)
   elif rule.type == 'number':
-    low = rule.above if rule.low is None else rule.low
-    high = rule.below if rule.high is None else rule.high
+    low = (-1e30 if rule.above is None else rule.above) if rule.low is None else rule.low
+    high = (1e30 if rule.below is None else rule.below) if rule.high is None else rule.high
     found = st.floats(
       low,
       high,
@@ -212,12 +212,16 @@ def values_of(rule):
   elif rule.type == 'choice':
     found = st.sampled_from(rule.choices)
   elif rule.type == 'text':
-    found = st.text(min_size=1).filter(str.strip)
+    written = st.characters(exclude_categories=['Cs', 'Cc'])
+    found = st.text(written, min_size=1).filter(str.strip)
   elif rule.type == 'path':
     found = st.text('ab é./', min_size=1).filter(str.strip)
   else:
     names = st.sampled_from(['test_config.Net', 'test_config.Other'])
-    leaf = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+    leaf = (
+      st.none() | st.booleans() | st.integers(-(2**31) + 1, 2**31 - 1) | st.floats(allow_nan=False)
+    )
+    leaf = leaf | st.text(st.characters(exclude_categories=['C', 'Z']))
     leaf = leaf | st.lists(leaf, max_size=3) | st.lists(leaf, max_size=3).map(tuple)
     keys = st.sampled_from(['channels', 'mults', 'norm', 'act', 'opts'])
     kwargs = st.dictionaries(keys, leaf | st.dictionaries(keys, leaf, max_size=2), max_size=3)
@@ -559,11 +563,14 @@ def test_a_one_edit_typo_gets_the_right_suggestion(tmp_path):
     (with_typo('train', 'trian'), 'trian is not a field; did you mean config.train?'),
     (with_typo('net', 'nett'), 'nett is not a field; did you mean config.net?'),
     (changed('optim.lr', math.nan), 'optim.lr=nan: a number above 0 is needed'),
-    (changed('train.batch_size', -7), 'train.batch_size=-7: an integer of at least 1 is needed'),
+    (
+      changed('train.batch_size', -7),
+      'train.batch_size=-7: an integer from 1 to 1048576 is needed',
+    ),
     (changed('seed', 2**32), 'seed=4294967296: an integer from 0 to 4294967295 is needed'),
     (
       changed('data.shape', 28),
-      'data.shape=28: a tuple of 1 or 3 integers of at least 1 is needed',
+      'data.shape=28: a tuple of 1 or 3 integers from 1 to 65536 is needed',
     ),
     (changed('data.flip', 1.5), 'data.flip=1.5: a number from 0 to 1 is needed'),
     (
@@ -754,7 +761,7 @@ def test_make_a_config_without_a_file():
   assert made.optim.G.decay == 0.5 and made.optim.lr == 1.0 and made.sample.sizes == (8,)
   assert made.net.name is Net and made.net.norm == 'layer' and made.seed == 0
   assert error_of(configs.make, 'tiny', {}) == (
-    'config.data.shape is missing: a tuple of 1 or 3 integers of at least 1 is needed'
+    'config.data.shape is missing: a tuple of 1 or 3 integers from 1 to 65536 is needed'
   )
   assert error_of(configs.make, 'tiny', {'data.shpe': 3}).endswith(
     'did you mean config.data.shape?'

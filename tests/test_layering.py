@@ -9,7 +9,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 BASE = {'errors', 'fields'}  # and `config`, which knows systems: for what lies above them
-LEAVES = BASE | {'config', 'run/console', 'run/files'}
+LEAVES = BASE | {'config', 'run/console', 'run/files', 'run/imports'}
 VERBS = ('train', 'sample', 'evaluate', 'compare')
 # What a file or folder of gen_jax may import of gen_jax, besides itself. A file with arrows of its
 # own, 'folder/file', stands beside its folder: others import it only where that is said.
@@ -17,18 +17,19 @@ ALLOWED = {
   '__init__': {'run/trained'},
   'errors': set(),
   'fields': set(),
-  'config': {'nets', 'systems'} | BASE,
+  'config': {'nets', 'systems', 'run/imports'} | BASE,
   'draws': set(),
   'ops': set(),
   'state': {'ops'} | BASE,
-  'nets': {'draws', 'errors', 'devices', 'ops'},
+  'nets': {'draws', 'errors', 'devices', 'ops', 'run/imports'},
   'diffusion': {'draws'} | BASE,
-  'systems': {'nets', 'diffusion', 'state', 'draws', 'ops'} | BASE,
-  'data': {'draws', 'errors', 'run/console', 'run/files'},
+  'systems': {'nets', 'diffusion', 'state', 'draws', 'ops', 'run/imports'} | BASE,
+  'data': {'draws', 'errors', 'run/console', 'run/files', 'run/imports'},
   'devices': {'ops', 'run'} | LEAVES,
   'run': LEAVES,
   'run/console': set(),
   'run/files': set(),
+  'run/imports': {'errors'},
   'run/trained': {'contract', 'data', 'devices', 'run', 'state'} | LEAVES,
   'run/published': {'contract', 'run'} | LEAVES,
   'run/history': {'contract', 'run', 'run/trained', 'systems'} | LEAVES,

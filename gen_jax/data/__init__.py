@@ -7,6 +7,7 @@ from gen_jax.data.pixels import from_pixels, to_pixels
 from gen_jax.data.shapes import shapes
 from gen_jax.data.sources import Source, digits, part
 from gen_jax.errors import UserError
+from gen_jax.run import imports
 
 __all__ = ['Batches', 'Source', 'from_pixels', 'open_source', 'preprocess', 'to_pixels']
 
@@ -39,7 +40,8 @@ def open_source(config, field: str = 'data.split') -> Source:
     # Imported where it is needed: the import takes a second.
     from gen_jax.data.tfds_source import TFDSSource
 
-    source = TFDSSource(config, _OWN_NAMES, field)
+    with imports.guarded():  # the files of a prepared set name classes of features
+      source = TFDSSource(config, _OWN_NAMES, field)
   _check(source, data)
   if data.name in _OWN_NAMES:
     source = part(source, config[field], field)

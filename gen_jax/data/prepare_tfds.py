@@ -14,6 +14,8 @@ import sys
 
 from absl import logging
 
+from gen_jax.run import imports
+
 SECONDS_TO_ANSWER = 5.0
 
 
@@ -79,7 +81,7 @@ def _reason(error: BaseException) -> str:
 def main(name: str, data_dir: str | None = None) -> int:
   """Runs `prepare`; a failure becomes one line on stdout. Returns the exit status."""
   try:
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), imports.guarded():
       prepare(name, data_dir)
   # The parent shows one line; TFDS's traceback would not help.
   except Exception as error:

@@ -19,7 +19,7 @@ from gen_jax import fields
 _LINEAR = ('.schedule', ('linear',))
 
 FIELDS = {
-  'diffusion.steps': fields.integer(2, default=1000, meaning='T'),
+  'diffusion.steps': fields.integer(2, 100_000, default=1000, meaning='T'),
   'diffusion.schedule': fields.one_of(
     'linear', 'cosine', default='linear', meaning='schedule of beta over the T steps'
   ),

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from gen_jax.devices import fsdp
 from gen_jax.errors import UserError
+from gen_jax.run import imports
 
 OFFERED = ('shape', 'axis_name')  # attributes that systems set on modules that declare them
 
@@ -56,7 +57,8 @@ def find(name, field: str = 'config.net') -> type[nn.Module]:
   or a class.
 
   Raises:
-    UserError: nothing importable has that name, or it is not a Flax module.
+    UserError: nothing importable has that name, it lies in the folder of a run, or it is not a Flax
+      module.
   """
   if isinstance(name, type):
     found = name
@@ -64,7 +66,11 @@ def find(name, field: str = 'config.net') -> type[nn.Module]:
     file, _, attribute = name.rpartition('.')
     home = __name__ if file in _files() else None
     try:
-      found = getattr(importlib.import_module(f'{home}.{file}' if home else file), attribute)
+      module = imports.module(f'{home}.{file}' if home else file)
+      with imports.guarded():  # a module may import what it is asked for
+        found = getattr(module, attribute)
+    except UserError as e:
+      raise UserError(f'{field}.name={name!r}: {e}') from e
     except (ImportError, AttributeError, TypeError, ValueError) as e:
       near = difflib.get_close_matches(name, known(), n=1)
       hint = (
@@ -156,7 +162,7 @@ def files() -> set[str]:
 
 
 def _files() -> list[str]:
-  return [m.name for m in pkgutil.iter_modules(__path__)]
+  return [m.name for m in pkgutil.iter_modules(__path__) if not m.ispkg]
 
 
 def known() -> list[str]:

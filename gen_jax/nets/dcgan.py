@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
+from gen_jax.errors import UserError
 from gen_jax.nets import layers
 
 
@@ -28,6 +29,8 @@ class Generator28(nn.Module):
     def norm(x):
       return nn.BatchNorm(use_running_average=not train, momentum=0.9, axis_name=self.axis_name)(x)
 
+    if len(self.features) != 2:
+      raise UserError(f'config.generator.features={tuple(self.features)}: 2 widths are needed')
     x = nn.relu(norm(nn.Dense(7 * 7 * self.features[0])(z)))
     x = x.reshape(-1, 7, 7, self.features[0])
     x = nn.relu(norm(layers.UpConv(self.features[1])(x)))  # [b, 14, 14, 64]

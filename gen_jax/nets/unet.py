@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from gen_jax.errors import UserError
 from gen_jax.nets import layers
 
+MOST_BLOCKS = 100  # per level; each takes time to trace
 _INIT = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
 # The released code initialises the last layer of every branch almost at zero: scale 1e-10.
 _ZERO = nn.initializers.variance_scaling(1e-10, 'fan_avg', 'uniform')
@@ -178,8 +179,11 @@ def _widths(net, x) -> list[int]:
   """The width of each level.
 
   Raises:
-    UserError: the groups do not divide a width, or images [b, h, w, c] cannot be halved that often.
+    UserError: too many blocks, the groups do not divide a width, images [b, h, w, c] cannot be
+      halved that often, or no level has a size that attention names.
   """
+  if not 0 <= net.blocks <= MOST_BLOCKS:
+    raise UserError(f'config.net.blocks={net.blocks}: an integer from 0 to {MOST_BLOCKS} is needed')
   widths = [net.features * m for m in net.multipliers]
   if bad := [width for width in widths if width % net.groups]:
     raise UserError(
@@ -192,6 +196,13 @@ def _widths(net, x) -> list[int]:
       f'config.data.shape={tuple(x.shape[1:])}: height and width must be multiples of '
       f'{smallest}, as config.net.multipliers={tuple(net.multipliers)} halves them '
       f'{len(widths) - 1} times'
+    )
+  sizes = [x.shape[1] // 2**level for level in range(len(widths))]
+  # The default may name a size that small images lack.
+  if tuple(net.attention) != type(net).attention and not set(net.attention) <= set(sizes):
+    raise UserError(
+      f'config.net.attention={tuple(net.attention)}: sizes of levels, of '
+      f'{", ".join(map(str, sizes))}, are needed'
     )
   return widths
 

@@ -25,6 +25,7 @@ import os
 import pathlib
 import platform
 import re
+import reprlib
 import shutil
 import sys
 import time
@@ -39,7 +40,7 @@ from jax.experimental import multihost_utils
 
 from gen_jax import __version__
 from gen_jax.errors import UserError
-from gen_jax.run.workdir import sync_directory
+from gen_jax.run.workdir import parse_json, sync_directory
 
 FORMAT = 2  # of the manifest; written since gen_jax 0.2
 LATE_SECONDS = 10.0  # for threads that still write when a save has failed
@@ -258,7 +259,11 @@ class Checkpointer:
       restored = traverse_util.flatten_dict(self._read(manifest, wanted))
     except Exception as error:
       if manifest.path.exists():
-        raise
+        if not isinstance(error, ValueError | LookupError | TypeError | AttributeError):
+          raise
+        # The checksums are right, so it was written like this.
+        why = f'{type(error).__name__}: {error}'[:200]
+        raise UserError(f'checkpoint {manifest.path}: arrays cannot be read ({why})') from error
       raise UserError(
         f'checkpoint {manifest.path} was deleted while it was read, by a run that has written '
         'newer ones; try again'
@@ -394,6 +399,67 @@ def environment() -> dict[str, str]:
   )
 
 
+def _is_count(value) -> bool:
+  return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _all(is_right):
+  return lambda value: isinstance(value, dict) and all(map(is_right, value.values()))
+
+
+def is_text(value) -> bool:
+  """Whether a value of JSON is a text."""
+  return isinstance(value, str)
+
+
+def _is_leaf(value) -> bool:
+  return (
+    isinstance(value, list)
+    and len(value) == 2
+    and isinstance(value[0], list)
+    and all(map(_is_count, value[0]))
+    and is_text(value[1])
+    and bool(re.fullmatch(r'bool|b?float\w+|u?int\d+|complex\d+|key<\w+>', value[1]))
+  )
+
+
+def _is_file(value) -> bool:
+  return isinstance(value, dict) and _is_count(value.get('size')) and is_text(value.get('sha256'))
+
+
+# The parts of a manifest, and whether a value is one.
+PARTS = dict(
+  step=_is_count,
+  data_fingerprint=is_text,
+  environment=_all(is_text),
+  leaves=_all(_is_leaf),
+  files=_all(_is_file),
+  runs=_all(lambda run: _all(is_text)(run) and {'path', 'sha256'} <= run.keys()),
+)
+
+
+def described(manifest, parts=PARTS) -> dict:
+  """The fields of `Manifest` that a manifest holds, read as JSON, besides path and checksum.
+
+  Args:
+    manifest: any value.
+    parts: what it must hold, {name: whether a value is right}.
+
+  Raises:
+    ValueError: it is not one; says which field it lacks, or what it has there.
+  """
+  if not isinstance(manifest, dict):
+    raise ValueError('no JSON object')
+  for name, is_right in parts.items():
+    if name not in manifest and name != 'runs':
+      raise ValueError(f'{name} is missing')
+    if not is_right(manifest.get(name, {})):
+      raise ValueError(f'{name}={reprlib.repr(manifest[name])[:80]}')
+  leaves = {k: (tuple(shape), dtype) for k, (shape, dtype) in manifest['leaves'].items()}
+  named = {name: manifest[name] for name in ('step', 'data_fingerprint', 'environment')}
+  return named | dict(leaves=leaves, runs=manifest.get('runs', {}))
+
+
 def _cpu_name() -> str:
   with contextlib.suppress(OSError):
     for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
@@ -521,14 +587,22 @@ def shape_text(leaf) -> str:
 # --- Files and checksums ------------------------------------------------------------------------
 
 
+# What the file managers of desktops leave in folders, in lower case.
+_LITTER = ('.ds_store', 'thumbs.db', 'ehthumbs.db', 'desktop.ini', '.directory')
+
+
 def _files(folder: pathlib.Path) -> list[str]:
-  """Names of all files below `folder`, relative to it, with `/`, sorted."""
+  """Names of all files below `folder`, relative to it, with `/`, sorted; without what desktops
+  leave there.
+  """
   names = []
   for parent, folders, files in os.walk(folder):
     names += [os.path.join(parent, name) for name in files]
     # A link to a folder: `walk` does not follow it, and we never create one.
     names += [p for name in folders if os.path.islink(p := os.path.join(parent, name))]
-  return sorted(pathlib.Path(name).relative_to(folder).as_posix() for name in names)
+  paths = [pathlib.Path(name).relative_to(folder) for name in names]
+  litter = [p for p in paths if p.name.lower() in _LITTER or p.name.startswith('._')]
+  return sorted(path.as_posix() for path in set(paths).difference(litter))
 
 
 def _digest(path: pathlib.Path, durable: bool = False) -> dict:
@@ -563,14 +637,18 @@ def _verify(path: pathlib.Path) -> Manifest:
     text = (path / 'manifest.json').read_bytes()
     if (path / 'manifest.sha256').read_bytes() != _checksum_line(text):
       raise _Damaged(f'{path} is damaged: manifest.json does not match manifest.sha256')
-    manifest = json.loads(text)
-    if manifest['format'] != FORMAT:
+    manifest = parse_json(text)
+    written = manifest.get('format') if isinstance(manifest, dict) else None
+    if not _is_count(written):
+      raise ValueError('it has no format')
+    if written != FORMAT:
       raise UserError(
-        f'checkpoint {path} has format {manifest["format"]}, gen_jax {__version__} reads format '
-        f'{FORMAT}: train again, or use the version that wrote it'
+        f'checkpoint {path} has format {written}, gen_jax {__version__} reads format {FORMAT}: '
+        'train again, or use the version that wrote it'
       )
-    if _name(manifest['step']) != path.name:
-      raise _Damaged(f'{path} is damaged: its manifest is that of step {manifest["step"]}')
+    fields = described(manifest)
+    if _name(fields['step']) != path.name:
+      raise _Damaged(f'{path} is damaged: its manifest is that of step {fields["step"]}')
     listed = manifest['files']
     for name in sorted(listed.keys() ^ set(found).difference(_SEAL)):
       fault = 'is missing' if name in listed else 'does not belong to it'
@@ -582,17 +660,12 @@ def _verify(path: pathlib.Path) -> Manifest:
     for name, file in listed.items():
       if _digest(path / name) != file:
         raise _Damaged(f'{path} is damaged: the checksum of {name} is wrong')
-    return Manifest(
-      step=manifest['step'],
-      path=path,
-      config=json.loads((path / 'config.json').read_bytes()),
-      data_fingerprint=manifest['data_fingerprint'],
-      leaves={k: (tuple(shape), dtype) for k, (shape, dtype) in manifest['leaves'].items()},
-      environment=manifest['environment'],
-      format=manifest['format'],
-      sha256=hashlib.sha256(text).hexdigest(),
-      runs=manifest.get('runs', {}),
-    )
+    if not isinstance(config := parse_json((path / 'config.json').read_bytes()), dict):
+      raise _Damaged(f'{path} is damaged: config.json is no JSON object')
+    digest = hashlib.sha256(text).hexdigest()
+    return Manifest(path=path, config=config, format=FORMAT, sha256=digest, **fields)
+  except ValueError as error:
+    raise _Damaged(f'{path} is damaged: manifest.json is not one ({error})') from error
   except OSError as error:
     raise _Damaged(f'{path} cannot be read: {error.strerror}') from error
 

@@ -15,6 +15,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import reprlib
 from collections.abc import Mapping
 
 import jax
@@ -25,12 +26,20 @@ import safetensors.numpy
 from gen_jax import __version__
 from gen_jax.errors import UserError, writing
 from gen_jax.run import checkpoint
-from gen_jax.run.workdir import check_place, write_together
+from gen_jax.run.workdir import check_place, parse_json, write_together
 
 FORMAT = 1
 DTYPES = ('float32', 'float16')
 WEIGHTS = 'weights.safetensors'
 _FILES = (WEIGHTS, 'config.json')
+# What a manifest has, and what it must be.
+_PARTS = checkpoint.PARTS | dict(
+  weights=('ema', 'raw').__contains__,
+  dtype=DTYPES.__contains__,
+  players=lambda value: isinstance(value, list) and all(map(checkpoint.is_text, value)),
+  source=checkpoint.is_text,
+  gen_jax=checkpoint.is_text,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,33 +148,33 @@ def open_export(path) -> Manifest:
   path = pathlib.Path(path)
   try:
     text = (path / 'manifest.json').read_bytes()
-    manifest = json.loads(text)
+    manifest = parse_json(text)
     if (found := manifest['export']) != FORMAT:
       raise UserError(
-        f'{path} is an export of format {found}, gen_jax {__version__} reads format {FORMAT}'
+        f'{path} is an export of format {reprlib.repr(found)}, gen_jax {__version__} reads format '
+        f'{FORMAT}'
       )
+    described = checkpoint.described(manifest, _PARTS)
     for name in _FILES:
+      if not (path / name).is_file():
+        raise UserError(f'the export {path} cannot be read: {name} is missing')
       data = (path / name).read_bytes()
       digest = dict(size=len(data), sha256=hashlib.sha256(data).hexdigest())
       if digest != manifest['files'][name]:
         raise UserError(f'the export {path} is damaged: the checksum of {name} is wrong')
-    config = json.loads((path / 'config.json').read_bytes())
+    config = parse_json((path / 'config.json').read_bytes())
     del config['gen_jax']  # the version, which `from_json` checks
     return Manifest(
-      step=manifest['step'],
       path=path,
       config=config,
-      data_fingerprint=manifest['data_fingerprint'],
-      leaves={k: (tuple(shape), dtype) for k, (shape, dtype) in manifest['leaves'].items()},
-      environment=manifest['environment'],
-      format=manifest['export'],
+      format=FORMAT,
       sha256=hashlib.sha256(text).hexdigest(),
-      runs={},
       weights=manifest['weights'],
       dtype=manifest['dtype'],
       players=tuple(manifest['players']),
       source=manifest['source'],
       version=manifest['gen_jax'],
+      **described,
     )
   except OSError as error:
     raise UserError(f'the export {path} cannot be read: {error}') from error
@@ -178,7 +187,14 @@ def read(manifest: Manifest, specs: Mapping[tuple[str, ...], jax.ShapeDtypeStruc
   `Checkpointer.read`.
   """
   arrays = {}
-  with safetensors.safe_open(manifest.path / WEIGHTS, framework='np') as file:
-    for key, spec in specs.items():
-      arrays[key] = checkpoint.place(file.get_tensor('/'.join(key)).astype(spec.dtype), spec)
+  try:
+    with safetensors.safe_open(manifest.path / WEIGHTS, framework='np') as file:
+      for key, spec in specs.items():
+        array = file.get_tensor('/'.join(key))
+        if array.shape != spec.shape:
+          raise ValueError(f'{"/".join(key)} has the shape {array.shape}')
+        arrays[key] = checkpoint.place(array.astype(spec.dtype), spec)
+  except (OSError, ValueError, TypeError, safetensors.SafetensorError) as error:
+    where = manifest.path / WEIGHTS
+    raise UserError(f'{where} is not what manifest.json says: {error}') from error
   return arrays

@@ -7,7 +7,6 @@ used on or, where it was not, from the last quick evaluation in training.
 
 import collections
 import dataclasses
-import json
 import math
 import pathlib
 import statistics
@@ -51,10 +50,9 @@ def read_run(path) -> Run:
     UserError: there is no run.
   """
   folder = Workdir(path)
-  try:
-    config = configs.from_json(folder.config.read_text(), folder.config)
-  except OSError as error:
-    raise UserError(f'--workdir: no run in {path} ({folder.config}: {error.strerror})') from error
+  if not folder.config.is_file():
+    raise UserError(f'--workdir: no run in {path} ({folder.config}: missing)')
+  config = configs.load(str(folder.config))
   manifest = trained.find(path)
   parameters = collections.Counter()
   for leaf, (shape, _) in manifest.leaves.items():
@@ -98,20 +96,8 @@ def read_run(path) -> Run:
 
 
 def read_metrics(folder: Workdir) -> list[dict]:
-  """The lines of `metrics.jsonl`, without those that are none."""
-  try:
-    lines = folder.metrics.read_text(encoding='utf-8').splitlines()
-  except (OSError, ValueError):
-    return []
-  found = []
-  for line in lines:
-    try:
-      line = json.loads(line)
-      line['step'] + line['time']  # numbers
-    except (ValueError, KeyError, TypeError, RecursionError):
-      continue
-    found.append(line)
-  return found
+  """The lines of `metrics.jsonl` that are records of it."""
+  return [line for _, line in records.lines_of(folder.metrics, records.is_metrics)]
 
 
 def curves(metrics: list[dict]) -> dict[str, dict[int, float]]:
@@ -119,7 +105,7 @@ def curves(metrics: list[dict]) -> dict[str, dict[int, float]]:
   found = collections.defaultdict(dict)
   for line in metrics:
     for name, value in line.items():
-      if 'loss' in name and isinstance(value, int | float):
+      if 'loss' in name and records.is_number(value):
         found[name][line['step']] = value
   return dict(found)
 
@@ -133,7 +119,9 @@ def training_time(metrics: list[dict]) -> tuple[float | None, float | None]:
   """
   points = [(line['step'], line['time']) for line in metrics]
   intervals = [
-    (b[0] - a[0], b[1] - a[1]) for a, b in zip(points, points[1:], strict=False) if b[0] > a[0]
+    (b[0] - a[0], b[1] - a[1])
+    for a, b in zip(points, points[1:], strict=False)
+    if b[0] > a[0] and b[1] > a[1]
   ]
   if not intervals:
     return None, None

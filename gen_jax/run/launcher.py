@@ -21,7 +21,7 @@ from pathlib import Path
 
 from gen_jax import config as configs
 from gen_jax.errors import UserError
-from gen_jax.run import console
+from gen_jax.run import console, imports
 from gen_jax.run import flags as command_line
 
 
@@ -73,7 +73,8 @@ def run(argv):
 def main(argv=None) -> int:
   """Returns the exit status; `argv` excludes the program's name (default: the command line)."""
   try:
-    return run(sys.argv[1:] if argv is None else argv)
+    with imports.guarded():
+      return run(sys.argv[1:] if argv is None else argv)
   except UserError as error:
     console.tell(f'error: {error}')
     return 2

@@ -7,8 +7,8 @@ scheduler_config.json, or these in the folders `unet` and `scheduler` of a pipel
 """
 
 import hashlib
-import json
 import pathlib
+import reprlib
 import sys
 from typing import Any
 
@@ -16,10 +16,11 @@ import numpy as np
 import safetensors
 
 from gen_jax import config as configs
-from gen_jax import contract
+from gen_jax import contract, fields
 from gen_jax.errors import UserError, writing
+from gen_jax.fields import REQUIRED
 from gen_jax.run import checkpoint, console, export_format, signals
-from gen_jax.run.workdir import check_place, write_atomic
+from gen_jax.run.workdir import check_place, parse_json, write_atomic
 
 FILE = 'diffusion_pytorch_model.safetensors'
 # Fields of UNet2DModel: (the library's default, the values that our net can have).
@@ -43,18 +44,18 @@ NET = {
   'time_embedding_type': ('positional', ('positional',)),
   'upsample_type': ('conv', ('conv',)),
 }
-# Those that vary from net to net, with the library's defaults; None: it must be there.
+# Those that vary from net to net: (the library's default, rule).
 SIZES = {
-  'sample_size': None,
-  'in_channels': 3,
-  'out_channels': 3,
-  'down_block_types': None,
-  'up_block_types': None,
-  'block_out_channels': None,
-  'layers_per_block': 2,
-  'norm_num_groups': 32,
-  'num_class_embeds': None,
-  'dropout': 0.0,
+  'sample_size': (REQUIRED, fields.integers(length=(1, 2))),  # or one integer
+  'in_channels': (3, fields.integer(1)),
+  'out_channels': (3, fields.integer(1)),
+  'down_block_types': (REQUIRED, fields.Field('text', many=True)),
+  'up_block_types': (REQUIRED, fields.Field('text', many=True)),
+  'block_out_channels': (REQUIRED, fields.integers()),
+  'layers_per_block': (2, fields.integer(1)),
+  'norm_num_groups': (32, fields.integer(1)),
+  'num_class_embeds': (None, fields.integer(1, optional=True)),
+  'dropout': (0.0, fields.number(0, below=1)),
 }
 SCHEDULER = {
   'beta_schedule': ('linear', ('linear', 'squaredcos_cap_v2')),
@@ -126,12 +127,8 @@ def _net(path: pathlib.Path) -> dict[str, Any]:
     if field not in NET and field not in SIZES and not field.startswith('_'):
       raise UserError(f'{path}: field {field} is unknown')
   _check(path, given, NET)
-  found = {field: given.get(field, default) for field, default in SIZES.items()}
-  for field in ('sample_size', 'down_block_types', 'up_block_types', 'block_out_channels'):
-    if found[field] is None:
-      raise UserError(f'{path}: {field} is missing')
-  size, widths = found['sample_size'], found['block_out_channels']
-  height, width = (size, size) if isinstance(size, int) else size
+  found = {field: _size(path, field, given) for field in SIZES}
+  (height, *_, width), widths = found['sample_size'] * 2, found['block_out_channels']
   down = [_attention(path, name, 'Down') for name in found['down_block_types']]
   up = [_attention(path, name, 'Up') for name in found['up_block_types']]
   if up != down[::-1] or len(down) != len(widths):
@@ -140,7 +137,9 @@ def _net(path: pathlib.Path) -> dict[str, Any]:
       'upwards in reverse order, are needed'
     )
   if bad := [w for w in widths if w % widths[0]]:
-    raise UserError(f'{path}: block_out_channels={widths}: {bad[0]} is no multiple of {widths[0]}')
+    raise UserError(
+      f'{path}: block_out_channels={list(widths)}: {bad[0]} is no multiple of {widths[0]}'
+    )
   if found['in_channels'] != found['out_channels']:
     raise UserError(
       f'{path}: in_channels={found["in_channels"]}, out_channels={found["out_channels"]}; as many '
@@ -156,13 +155,24 @@ def _net(path: pathlib.Path) -> dict[str, Any]:
       multipliers=tuple(w // widths[0] for w in widths),
       blocks=found['layers_per_block'],
       attention=tuple(height // 2**level for level, has_it in enumerate(down) if has_it),
-      dropout=float(found['dropout']),
+      dropout=found['dropout'],
       groups=found['norm_num_groups'],
       num_classes=found['num_class_embeds'],
     ),
     'optim.lr': 2e-4,  # for training that starts from these weights; the paper's for CIFAR-10
     'sample.weights': 'raw',  # as published
   }
+
+
+def _size(path, field: str, given: dict):
+  default, rule = SIZES[field]
+  value = default if given.get(field) is None else given[field]
+  if value is REQUIRED:
+    raise UserError(f'{path}: {field} is missing')
+  try:
+    return rule.accept([value] if rule.many and isinstance(value, int) else value)
+  except ValueError as error:
+    raise UserError(f'{path}: {field}={reprlib.repr(value)}: {rule} is needed') from error
 
 
 def _attention(path, name: str, direction: str) -> bool:
@@ -188,13 +198,13 @@ def _process(source: pathlib.Path) -> dict[str, Any]:
     }
   else:
     values['diffusion.schedule'] = 'cosine'
-  variance = {'fixed_large': 'large', 'fixed_small': 'small'}.get(given.get('variance_type'))
+  variance = {'fixed_large': 'large', 'fixed_small': 'small'}.get(str(given.get('variance_type')))
   return values | ({'sample.variance': variance} if variance else {})
 
 
 def _json(path: pathlib.Path) -> dict:
   try:
-    found = json.loads(path.read_text(encoding='utf-8'))
+    found = parse_json(path.read_bytes())
   except OSError as error:
     raise UserError(f'--from: {path} cannot be read: {error.strerror}') from error
   except ValueError as error:
@@ -241,7 +251,7 @@ def read_params(path, params) -> dict[str, np.ndarray]:
             'follows from config.json'
           )
         made['/'.join(key)] = x
-  except (OSError, safetensors.SafetensorError) as error:
+  except (OSError, TypeError, safetensors.SafetensorError) as error:
     raise UserError(f'{path} cannot be read: {error}') from error
   if left:
     raise UserError(f'{path}: {min(left)} belongs to no layer that config.json describes')

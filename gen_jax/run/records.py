@@ -1,21 +1,29 @@
 """Results of an evaluation: numbers with their protocol, in `evaluation.jsonl` and as tables."""
 
+import collections
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
+import logging
 import math
 import os
+import pathlib
+import re
 import textwrap
 import time
-from collections.abc import Iterable
+import typing
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from gen_jax.run import workdir
-from gen_jax.run.workdir import Workdir, write_atomic
+from gen_jax.run.workdir import Workdir, parse_json, write_atomic
 
 # Fields that must be equal for numbers to be comparable: across runs, and within one run.
 PROTOCOL = ('reference', 'data', 'samples', 'features', 'resize')
 COMPARED = (*PROTOCOL, 'weights', 'sampler', 'runs', 'seed')
+_log = logging.getLogger(__name__)
 LOWER_IS_BETTER = ('frechet', 'kernel', 'modes_kl')  # among the values of config.eval.best
 
 
@@ -42,6 +50,13 @@ class Row:
   version: str = 'full'  # or quick: in training, with config.eval.quick_samples
   machine: str | None = None  # for a number that is a time
 
+
+_NUMBER = int | float | None  # JSON has no NaN
+_KINDS = {'step': int | None, 'time': _NUMBER} | {
+  name: _NUMBER if float in (kind, *typing.get_args(kind)) else kind
+  for name, kind in typing.get_type_hints(Row).items()
+}
+_NEEDED = {'step', 'metric', 'label', 'value', 'spread', 'version'}  # in lines of every version
 
 # --- evaluation.jsonl ---------------------------------------------------------------------------
 
@@ -71,18 +86,65 @@ def _ends_a_line(path) -> bool:
 
 
 def read(folder: Workdir) -> list[dict]:
-  """The lines of `evaluation.jsonl`, without incomplete ones."""
-  lines = []
+  """The lines of `evaluation.jsonl` that are records of it."""
+  return [row for _, row in lines_of(folder.evaluations, is_row)]
+
+
+def lines_of(path: pathlib.Path, is_record: Callable[[Any], bool]) -> list[tuple[bytes, dict]]:
+  """The lines of a file that are JSON and records of it, with their values; how many are not, is
+  logged once. The end of a line, which a killed process leaves, does not count.
+  """
   try:
-    text = folder.evaluations.read_text(encoding='utf-8')
+    data = path.read_bytes() if path.is_file() else b''
   except OSError:
     return []
-  for line in text.splitlines():
-    try:
-      lines.append(json.loads(line))
-    except ValueError:
-      continue
-  return lines
+  lines = [line for line in data[: data.rfind(b'\n') + 1].split(b'\n') if line.strip()]
+  found = [(line, value) for line in lines if is_record(value := _value(line))]
+  if skipped := len(lines) - len(found):
+    _tell_skipped(path, skipped)
+  return found
+
+
+def _value(line: bytes) -> Any:
+  try:
+    return parse_json(line)
+  except ValueError:
+    return None
+
+
+@functools.cache
+def _tell_skipped(path: pathlib.Path, count: int) -> None:
+  what = '1 line is no record' if count == 1 else f'{count} lines are no records'
+  _log.warning('%s: %s: skipped', path, what)
+
+
+def is_row(line) -> bool:
+  """Whether a value of JSON is a line of `evaluation.jsonl`: a `Row`, its step and time."""
+  return (
+    isinstance(line, dict)
+    and _NEEDED <= line.keys()
+    and all(_is(line[name], kind) for name, kind in _KINDS.items() if name in line)
+  )
+
+
+def is_metrics(line) -> bool:
+  """Whether a value of JSON is a line of `metrics.jsonl`, which has a step and a time."""
+  return (
+    isinstance(line, dict) and _is(line.get('step'), int) and _is(line.get('time'), int | float)
+  )
+
+
+def is_number(value) -> bool:
+  """Whether a value of JSON is a finite number of a size that programs compute with."""
+  return _is(value, int | float)
+
+
+def _is(value, kind) -> bool:
+  if isinstance(value, bool) or not isinstance(value, kind):
+    return False
+  if isinstance(value, str):
+    return not re.search('[\ud800-\udfff]', value)  # no text can have these
+  return value is None or (abs(value) < 2**63 and math.isfinite(value))
 
 
 def is_measured(lines: Iterable[dict], step: int) -> bool:
@@ -172,6 +234,7 @@ def machine(environment: dict) -> str:
   """The machine of an environment, as `checkpoint.environment` gives it, as text."""
   if not environment:
     return 'an unknown machine'  # of imported weights
-  if environment['backend'] == 'cpu':
-    return f'{environment["cpu"]}, {environment["cpu_cores"]} cores'
-  return f'{environment["devices"]} x {environment["device"]}'
+  named = collections.defaultdict(lambda: 'unknown', environment)
+  if named['backend'] == 'cpu':
+    return f'{named["cpu"]}, {named["cpu_cores"]} cores'
+  return f'{named["devices"]} x {named["device"]}'

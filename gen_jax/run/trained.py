@@ -7,7 +7,6 @@ arrays are placed on all devices, without the optimisers, which only training ne
 import contextlib
 import dataclasses
 import functools
-import numbers
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,7 +20,7 @@ from gen_jax.data.binarize import binarize
 from gen_jax.devices import compilation, processes, sharding
 from gen_jax.errors import UserError
 from gen_jax.fields import SHARED, did_you_mean
-from gen_jax.run import checkpoint, export_format
+from gen_jax.run import checkpoint, export_format, imports
 from gen_jax.run.paths import local
 from gen_jax.run.workdir import Workdir
 from gen_jax.state import Frozen, Player
@@ -99,7 +98,12 @@ def restore(config, system, path, step: int | None = None):
   """
   manifest = find(path, step)
   # Checked, so that a field that came later than the run has its default in both.
-  configs.check_resumable(configs.check(manifest.config), configs.to_dict(config), path)
+  try:
+    with imports.guarded(path):
+      earlier = configs.check(manifest.config)
+  except UserError as error:
+    raise UserError(f'{manifest.path}/config.json: {error}') from error
+  configs.check_resumable(earlier, configs.to_dict(config), path)
   exported = isinstance(manifest, export_format.Manifest)
   abstract = contract.abstract_state(config, system)
   kept = {name: player.replace(opt_state=None) for name, player in players(abstract).items()}
@@ -225,8 +229,10 @@ class Run:
     from gen_jax import sample as sampling
 
     contract.check_samples(self.config, self._system)
-    if not isinstance(n, numbers.Integral) or isinstance(n, bool) or n < 1:
-      raise UserError(f'sample(n={n!r}): an integer of at least 1 is needed')
+    try:
+      n = SHARED['sample.num_images'].accept(n)
+    except ValueError as error:
+      raise UserError(f'sample(n={n!r}): {SHARED["sample.num_images"]} is needed') from error
     config = self._with('sample', fields | dict(seed=seed))
     labels = self._labels(labels, n)
     key = jax.random.fold_in(jax.random.key(config.sample.seed), sampling.SAMPLE_MODE)
@@ -467,7 +473,9 @@ def start_from(path, state):
   manifest = find(path)
   weights = 'params'
   if not isinstance(manifest, export_format.Manifest):
-    weights = 'ema' if manifest.config['sample'].get('weights') == 'ema' else 'params'
+    sampling = manifest.config.get('sample')
+    averaged = isinstance(sampling, dict) and sampling.get('weights') == 'ema'
+    weights = 'ema' if averaged else 'params'
   changed, specs = {}, {}
   for name, player in players(state).items():
     average = (

@@ -35,6 +35,18 @@ def sync_directory(path) -> None:
     os.close(fd)
 
 
+def parse_json(data: bytes):
+  """The value of a JSON text.
+
+  Raises:
+    ValueError: it is no JSON in UTF-8, or nested too deeply.
+  """
+  try:
+    return json.loads(data.decode())
+  except RecursionError as error:
+    raise ValueError('nested too deeply') from error
+
+
 # --- Writes ---------------------------------------------------------------------------------------
 
 
@@ -184,10 +196,10 @@ class Workdir:
       return False
 
   def read_config(self) -> str | None:
-    """The text of `config.json`; None where it cannot be read or is not JSON."""
+    """The text of `config.json`; None where it cannot be read or is no JSON object."""
     try:
-      json.loads(text := self.config.read_text())
-      return text
+      data = self.config.read_bytes()
+      return data.decode() if isinstance(parse_json(data), dict) else None
     except (OSError, ValueError):
       return None
 
@@ -277,7 +289,7 @@ def _acquire(lock, path) -> None:
 def _owner(lock) -> str:
   try:
     lock.seek(0)
-    owner = json.loads(lock.read())
+    owner = parse_json(lock.read().encode())
     return f'process {owner["pid"]} on host {owner["host"]} since {owner["since"]}'
   except (ValueError, KeyError, TypeError):
     return 'another process'

@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from gen_jax.run import records
 from gen_jax.run.pictures import png
 from gen_jax.run.tensorboard import Board
 from gen_jax.run.workdir import Workdir, append, make_folder, write_atomic
@@ -114,19 +115,13 @@ class Writers:
 
 
 def _forget(metrics: pathlib.Path, start_step: int) -> None:
-  """Drops lines about steps after `start_step`, and incomplete ones."""
-  if not metrics.exists():
+  """Drops lines about steps after `start_step`, and those that are no records; a fresh run keeps no
+  lines, not even of step 0.
+  """
+  if not metrics.is_file():
     return
-  lines = metrics.read_bytes().splitlines(keepends=True)
-  kept = [line for line in lines if line.endswith(b'\n') and _is_of(line, start_step)]
-  if len(kept) != len(lines):
-    _log.info('%s: %d lines after step %d dropped', metrics, len(lines) - len(kept), start_step)
-    write_atomic(metrics, b''.join(kept))
-
-
-def _is_of(line: bytes, start_step: int) -> bool:
-  try:
-    # A fresh run keeps no lines, not even of step 0.
-    return start_step > 0 and json.loads(line)['step'] <= start_step
-  except (ValueError, KeyError, TypeError):
-    return False
+  lines = records.lines_of(metrics, records.is_metrics)
+  kept = b''.join(line + b'\n' for line, value in lines if 0 < start_step >= value['step'])
+  if kept != metrics.read_bytes():
+    _log.info('%s: lines after step %d dropped', metrics, start_step)
+    write_atomic(metrics, kept)

@@ -13,7 +13,7 @@ from gen_jax.state import OPTIMIZER, Player, batch_size, init_player, make_optim
 
 FIELDS = {
   'generator': fields.net(meaning='G: latents to data'),
-  'latent.dim': fields.integer(1, default=128, meaning='entries of z'),
+  'latent.dim': fields.integer(1, 2**20, default=128, meaning='entries of z'),
   'latent.distribution': fields.one_of(
     'normal', 'uniform', default='normal', meaning='entries of z are N(0, 1) or U(-1, 1)'
   ),

@@ -36,7 +36,7 @@ FIELDS = two_nets.FIELDS | {
   'loss.real_target': fields.number(
     above=0, high=1, default=1.0, meaning="D's target for real examples; below 1: label smoothing"
   ),
-  'loss.d_steps': fields.integer(1, default=1, meaning='k, updates of D per update of G'),
+  'loss.d_steps': fields.integer(1, 10_000, default=1, meaning='k, updates of D per update of G'),
 }
 build = functools.partial(two_nets.build, d_field='discriminator')
 

@@ -42,7 +42,7 @@ from gen_jax.state import (
 FIELDS = {
   'encoder': fields.net(meaning='x to the mean and log sigma^2 of q(z|x)'),
   'decoder': fields.net(meaning='z to the parameters of p(x|z)'),
-  'latent.dim': fields.integer(1, meaning='dimensions of z'),
+  'latent.dim': fields.integer(1, 2**20, meaning='dimensions of z'),
   'likelihood': fields.one_of(
     'bernoulli', 'discretised_logistic', meaning='p(x|z): of binarised images, or of 256 levels'
   ),
@@ -51,10 +51,10 @@ FIELDS = {
     'mean', 'draw', default='mean', meaning='samples are means of p(x|z), or draws from it'
   ),
   'sample.interpolation': fields.integer(
-    0, default=8, meaning='images from one latent to the next; 0: none', protocol=False
+    0, 1000, default=8, meaning='images from one latent to the next; 0: none', protocol=False
   ),
   'eval.importance_samples': fields.integer(
-    1, default=64, smoke=4, meaning='k, draws of z for the importance-weighted bound'
+    1, 1_000_000, default=64, smoke=4, meaning='k, draws of z for the importance-weighted bound'
   ),
 }
 CONDITIONS = ('image',)  # held-out images, to be reconstructed and interpolated

@@ -24,9 +24,15 @@ from gen_jax.systems._two_nets import State, generate, latents, score
 FIELDS = two_nets.FIELDS | {
   'critic': fields.net(meaning='D: data to one number'),
   'loss.clip': fields.number(above=0, default=0.01, meaning='c: weights of D stay in [-c, c]'),
-  'loss.n_critic': fields.integer(1, default=5, smoke=2, meaning='updates of D per update of G'),
+  'loss.n_critic': fields.integer(
+    1, 10_000, default=5, smoke=2, meaning='updates of D per update of G'
+  ),
   'loss.n_critic_start': fields.integer(
-    1, default=100, smoke=3, meaning='the same in the first steps and in every start_every-th'
+    1,
+    10_000,
+    default=100,
+    smoke=3,
+    meaning='the same in the first steps and in every start_every-th',
   ),
   'loss.start_steps': fields.integer(0, default=25, smoke=2, meaning='number of these first steps'),
   'loss.start_every': fields.integer(1, default=500, meaning='see n_critic_start'),

@@ -30,8 +30,10 @@ FIELDS = two_nets.FIELDS | {
   'loss.penalty': fields.number(
     0, default=10.0, meaning='lambda, weight of the gradient penalty, for data in [-1, 1]'
   ),
-  'loss.n_critic': fields.integer(1, default=5, smoke=2, meaning='updates of D per update of G'),
-  'loss.g_batch': fields.integer(1, default=1, meaning="G's batch as a multiple of D's"),
+  'loss.n_critic': fields.integer(
+    1, 10_000, default=5, smoke=2, meaning='updates of D per update of G'
+  ),
+  'loss.g_batch': fields.integer(1, 10_000, default=1, meaning="G's batch as a multiple of D's"),
 }
 build = functools.partial(two_nets.build, d_field='critic')
 

@@ -1,5 +1,7 @@
 """Checkpoints against real disks, real damage and real kills."""
 
+import contextlib
+import json
 import logging
 import os
 import pathlib
@@ -17,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from forged import replace_file, seal
 
 from gen_jax.errors import UserError
 from gen_jax.run import checkpoint
@@ -203,6 +206,77 @@ def test_foreign_files_and_links_are_refused(copied):
   (step / 'config.json').symlink_to(copied / 'elsewhere.json')
   with pytest.raises(UserError, match='config.json is not a regular file'):
     make(copied).latest(step=2)
+
+
+NONSENSE = [None, 5, -1, True, 'x', [], {}, [5], {'x': 5}, {'x': None}, 1.5, 10**400]
+LEAVES = [[3], [3, 'float32'], [[3], 'banana'], [[3.5], 'float32'], [[-3], 'float32'], [[3], 7]]
+
+
+@pytest.mark.parametrize('part', ['format', *checkpoint.PARTS])
+def test_a_manifest_that_is_not_one_is_damage(copied, caplog, part):
+  """Under right checksums, as only somebody who writes them leaves it."""
+  folder = copied / '0000000002'
+  good = json.loads((folder / 'manifest.json').read_bytes())
+  fine = {'data_fingerprint': ['x'], 'leaves': [{}], 'files': [], 'environment': [{}], 'runs': [{}]}
+  edits = [good | {part: value} for value in NONSENSE if value not in fine.get(part, [])]
+  if part == 'format':
+    edits = [edit for edit in edits if edit['format'] != 5]  # that of a later version
+  if part != 'runs':
+    edits.append({name: value for name, value in good.items() if name != part})
+  if part == 'leaves':
+    edits += [good | {'leaves': good['leaves'] | {'net/params/empty': leaf}} for leaf in LEAVES]
+  if part == 'runs':
+    edits += [good | {'runs': {'a': run}} for run in ({}, {'path': 'x'}, {'path': 5, 'sha256': ''})]
+  for edit in edits:
+    (folder / 'manifest.json').write_text(json.dumps(edit))
+    seal(folder)
+    caplog.clear()
+    assert make(copied).latest().step == 1, edit[part]
+    (line,) = [r.getMessage() for r in caplog.records]
+    assert line.startswith(f'checkpoint {folder} is damaged: ') and len(line) < 300
+
+
+@pytest.mark.parametrize(
+  'content', [b'null', b'[]', b'5', b'"x"', b'{}', b'{', b'\xff', b'[' * 2000, b'{"a":' * 2000]
+)
+def test_files_of_a_checkpoint_that_are_no_objects(copied, content):
+  folder = copied / '0000000002'
+  good = (folder / 'manifest.json').read_bytes()
+  (folder / 'manifest.json').write_bytes(content)
+  seal(folder)
+  assert make(copied).latest().step == 1
+  with pytest.raises(UserError, match='0000000002 is damaged'):
+    make(copied).latest(step=2)
+  (folder / 'manifest.json').write_bytes(good)
+  replace_file(folder, 'config.json', content)
+  assert make(copied).latest().step == (2 if content == b'{}' else 1)
+
+
+def test_arrays_that_are_none_are_one_line(copied):
+  folder = copied / '0000000002'
+  for name in ('arrays/_METADATA', 'arrays/manifest.ocdbt'):
+    good = {p: (folder / p).read_bytes() for p in (name, 'manifest.json')}
+    for content in (b'[]', b'{}', b'null'):
+      replace_file(folder, name, content)
+      c = make(copied)
+      with contextlib.suppress(UserError):  # orbax may do without some
+        c.restore(c.latest(), make_state())
+    for path, data in good.items():
+      (folder / path).write_bytes(data)
+
+
+@pytest.mark.parametrize(
+  'name', ['.DS_Store', 'Thumbs.db', 'desktop.ini', 'arrays/.DS_Store', 'arrays/d/._manifest']
+)
+def test_what_a_desktop_leaves_is_harmless(copied, caplog, name):
+  for folder in (copied, copied / '0000000002'):
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(b'\0\0\0\1Bud1')
+  c = make(copied, keep=1)
+  assert snapshot(c.restore(c.latest(), make_state())) == snapshot(make_state(2))
+  c.save(3, make_state(3))
+  c.close()
+  assert c.steps() == [3] and not caplog.records
 
 
 def test_damaged_newest_falls_back_with_one_warning(copied, caplog):

@@ -15,16 +15,17 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from children import run_python
+from forged import replace_file
 from PIL import Image
 
 import gen_jax
 import launch
-from gen_jax import config as configs
 from gen_jax import contract, sample, train
+from gen_jax import config as configs
 from gen_jax.data import binarize as binarized
 from gen_jax.devices import sharding
 from gen_jax.errors import UserError
-from gen_jax.run import checkpoint, export_format, records, trained
+from gen_jax.run import checkpoint, export_format, history, records, trained
 from gen_jax.run.workdir import Workdir
 from gen_jax.state import Frozen
 from gen_jax.systems import find_system
@@ -235,7 +236,8 @@ def test_encode_gives_latents_and_reconstructions(tmp_path, binarize):
 @pytest.mark.parametrize(
   'call, message',
   [
-    (lambda run: run.sample(0), 'sample(n=0): an integer of at least 1'),
+    (lambda run: run.sample(0), 'sample(n=0): an integer from 1 to 10000000 is needed'),
+    (lambda run: run.sample(10**12), 'sample(n=1000000000000): an integer from 1 to'),
     (lambda run: run.sample(2.0), 'sample(n=2.0): an integer'),
     (lambda run: run.sample(2, step=5), 'step=5: config.sample has no such field; did you mean s'),
     (lambda run: run.sample(2, sampler='dimm'), "config.sample.sampler='dimm': 'ancestral' or"),
@@ -375,6 +377,63 @@ def test_what_does_not_fit_an_export_is_one_line(run, digits, copy, tmp_path):
   (out / 'manifest.json').write_text('{')
   assert said(gen_jax.load, out).startswith(f'the export {out} is damaged: manifest.json')
   assert said(launch.run, ['--mode=export', f'--workdir={digits}', '--player=G', f'--out={out}'])
+
+
+def test_json_of_the_wrong_shape_is_a_damaged_export(points, tmp_path):
+  out = gen_jax.load(points).export(tmp_path / 'out')
+  good = json.loads((out / 'manifest.json').read_text())
+  edits = [good | {name: value} for name in good for value in (None, 5, 'x', [], [5], {'x': 5})]
+  edits += [{name: good[name] for name in good if name != missing} for missing in good]
+  edits += [None, 5, 'x', [], {}]
+  fine = 0
+  for edit in edits:
+    (out / 'manifest.json').write_text(json.dumps(edit))
+    try:
+      export_format.open_export(out)
+      fine += 1
+    except UserError as error:
+      assert str(error).startswith((f'the export {out} is ', f'{out} is an export of format'))
+      assert len(str(error)) < 300
+  # Any text is a source, a version and a fingerprint; a list of no players, no runs.
+  assert fine < 9
+  for content in (b'null', b'[]', b'5', b'{}', b'\xff', b'{', b'[' * 2000):
+    (out / 'manifest.json').write_text(json.dumps(good))
+    replace_file(out, 'config.json', content)
+    for read in (export_format.open_export, gen_jax.load, history.read_run):
+      with pytest.raises(UserError):
+        read(out)
+
+
+def test_weights_that_are_not_those_of_the_manifest(points, tmp_path):
+  out = gen_jax.load(points).export(tmp_path / 'out')
+  arrays = safetensors.numpy.load_file(out / export_format.WEIGHTS)
+  name = 'G/params/Dense_0/kernel'
+  others = {key: x for key, x in arrays.items() if key != name}
+  for changed in (arrays | {name: np.zeros((3, 3), np.float32)}, others):
+    replace_file(out, export_format.WEIGHTS, safetensors.numpy.save(changed))
+    with pytest.raises(UserError, match=f'is not what manifest.json says: .*{name}'):
+      gen_jax.load(out)
+  replace_file(out, export_format.WEIGHTS, b'junk')
+  with pytest.raises(UserError, match='is not what manifest.json says'):
+    gen_jax.load(out)
+
+
+def test_a_config_of_the_wrong_shape_is_one_line(points, copy, capsys):
+  folder = copy(points)
+  deep = b'{"gen_jax": "0.2.0", "data": ' + b'{"a":' * 2000 + b'1' + b'}' * 2001
+  no_system = json.loads((folder / 'config.json').read_text())
+  del no_system['system']
+  for content in (b'null', b'[]', b'{}', b'5', b'\xff', deep, json.dumps(no_system).encode()):
+    (folder / 'config.json').write_bytes(content)
+    for mode in ('sample', 'evaluate', 'export', 'compare'):
+      assert launch.main([f'--mode={mode}', f'--workdir={folder}']) == 2
+    assert launch.main([f'--config={folder}/config.json', '--dry_run']) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 5 and all(len(line) < 300 for line in lines)
+    # Training reads that of the checkpoint.
+    config = load_config('gan_ring', **FEW_POINTS)
+    if content not in (deep, b'{}') and b'gen_jax' not in content:
+      assert train.run(config, folder) == 0
 
 
 def write_array(folder, array, dtype):
