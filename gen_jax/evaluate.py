@@ -384,6 +384,7 @@ def open_pictures(config, path: str):
     'data.path': path,
     'data.split': 'train',
     'data.num_classes': None,
+    'data.classes': None,
     # All images are scored, without resizing.
     'data.fit': 'exact',
     'data.bad_files': 'error',

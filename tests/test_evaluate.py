@@ -641,6 +641,23 @@ def test_pictures_that_are_not_like_the_data(tmp_path):
       evaluate.run(config, tmp_path / 'run', samples=str(tmp_path / name))
 
 
+def test_a_folder_of_pictures_with_other_things_in_it(tmp_path, caplog):
+  config, _ = load(DIGITS)
+  config = configs.replace(config, {'data.classes': ('cat', 'dog'), 'data.num_classes': 2})
+  write_pictures(folder := tmp_path / 'made', np.zeros((3, 8, 8, 1), np.uint8))
+  odd = os.fsencode(folder) + b'/caf\xe9.'
+  os.rename(folder / '0.png', odd + b'png')
+  with open(odd + b'txt', 'w') as file:
+    file.write('notes')
+  source = evaluate.open_pictures(config, str(folder))
+  assert len(source) == 3
+  assert caplog.messages == [f'{folder}: 1 left out: caf\\xe9.txt (not PNG, JPEG or WebP)']
+  with open(odd + b'png', 'w') as file:
+    file.write('no image')
+  with pytest.raises(UserError, match=r'--samples=.* cannot be used: caf\\xe9.png is not a PNG'):
+    evaluate.open_pictures(config, str(folder))
+
+
 def test_quick_evaluations_refuse_before_training(tmp_path, capsys):
   few = {'eval.every_steps': 5, 'eval.quick_samples': 2, 'eval.num_reference': 500}
   with pytest.raises(UserError, match='config.eval.quick_samples=2, but kernel needs at least 4'):

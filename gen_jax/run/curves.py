@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from gen_jax.run import pictures, records
+from gen_jax.run.files import LOG_BYTES, read_file
 from gen_jax.run.workdir import Workdir
 
 ACROSS = 4  # panels in a row
@@ -36,7 +37,7 @@ def draw(folder: Workdir) -> None:
 
 def _metrics(folder) -> Iterator[tuple[int, str, float]]:
   try:
-    lines = folder.metrics.read_bytes().splitlines()
+    lines = read_file(folder.metrics, LOG_BYTES).splitlines()
   except OSError:
     return
   for line in lines:

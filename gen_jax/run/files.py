@@ -6,6 +6,9 @@ import os
 import stat
 from typing import BinaryIO
 
+JSON_BYTES = 2**24  # of a config or a manifest, at most
+LOG_BYTES = 2**28  # of metrics.jsonl or evaluation.jsonl, where it is only looked at
+
 _KINDS = {
   stat.S_IFDIR: 'a folder',
   stat.S_IFIFO: 'a FIFO',

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from gen_jax.errors import UserError
 from gen_jax.run import console, records
+from gen_jax.run.files import JSON_BYTES, open_file, read_file
 from gen_jax.run.workdir import Workdir
 
 DEFAULT = ('runs', 'zoo')  # without --workdir
@@ -141,8 +142,8 @@ def _checkpoints(folder: Workdir) -> list[int]:
 def _is_sound(path) -> bool:
   """Whether the manifest of a checkpoint has its checksum, and its files the sizes in it."""
   try:
-    text = (path / 'manifest.json').read_bytes()
-    seal = (path / 'manifest.sha256').read_text().split()
+    text = read_file(path / 'manifest.json', JSON_BYTES)
+    seal = read_file(path / 'manifest.sha256', JSON_BYTES).decode().split()
     sizes = {name: file['size'] for name, file in json.loads(text)['files'].items()}
     return seal[0] == hashlib.sha256(text).hexdigest() and all(
       (path / name).stat().st_size == size for name, size in sizes.items()
@@ -153,7 +154,7 @@ def _is_sound(path) -> bool:
 
 def _last_step(metrics: pathlib.Path) -> int | None:
   try:
-    with open(metrics, 'rb') as file:
+    with open_file(metrics) as file:
       file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
       lines = file.read().splitlines()
   except OSError:
@@ -183,7 +184,7 @@ def _best(rows: list, name: str | None) -> str | None:
 def _json(path) -> dict:
   """The object in a JSON file; {} where there is none."""
   try:
-    found = json.loads(path.read_bytes()) if path.is_file() else {}
+    found = json.loads(read_file(path, JSON_BYTES))
   except (OSError, ValueError, RecursionError):
     return {}
   return found if isinstance(found, dict) else {}
