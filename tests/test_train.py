@@ -270,6 +270,14 @@ def test_a_run_leaves_what_a_person_looks_for(tmp_path, capsys):
   saved = json.loads((tmp_path / 'run/config.json').read_text())
   assert saved['train']['batch_size'] == 16
 
+  with Image.open(tmp_path / 'run/samples.gif') as film:
+    assert film.n_frames == len(list((tmp_path / 'run/samples').glob('*_samples.png'))) == 2
+    assert film.size == (600, 600)
+    film.seek(1)
+    last = np.asarray(film.convert('RGB')).astype(int)
+  with Image.open(picture) as image:
+    assert abs(np.asarray(image.convert('RGB')) - last).mean() < 2
+
   # Again: it says that it is finished, and a longer run resumes.
   status, output = main(f'--config={RING}', f'--workdir={tmp_path}/run', capsys=capsys)
   assert status == 0 and 'is finished: step 20 of 20' in output.out
@@ -364,19 +372,27 @@ def test_a_class_conditional_model_samples_one_png_per_image_and_a_trajectory(tm
   flags = ('--config=configs/ddpm_digits.py:smoke', f'--workdir={tmp_path}')
   flags += ('--config.net.multipliers=(1,)',)
   assert main(*flags, '--config.train.steps=2') == 0
-  assert main(*flags, '--mode=sample', '--config.sample.num_images=10') == 0
-  folder = tmp_path / 'samples/step_0000002_seed_0'
-  files = sorted(path.name for path in folder.glob('0*.png'))
-  assert files == [f'{i:05d}.png' for i in range(10)]
-  with Image.open(folder / '00003.png') as image:
+  assert main(*flags, '--mode=sample', '--config.sample.num_images=12') == 0
+  folder = tmp_path / 'samples/step_0000002_seed_0_num_images=12'
+  files = sorted(path.name for path in folder.iterdir())
+  assert files == [f'{i:05d}_class{i % 10}.png' for i in range(12)]
+  with Image.open(folder / '00003_class3.png') as image:
     assert image.size == (8, 8)
-  beside = sorted(path.name for path in folder.parent.glob('step_*.png'))
-  assert beside == [f'{folder.name}_grid.png', f'{folder.name}_trajectory.png']
-  # Another command for the same folder leaves nothing of the first.
-  fewer = ('--config.sample.num_images=4', '--config.sample.intermediates=0')
-  assert main(*flags, '--mode=sample', *fewer) == 0
-  assert sorted(path.name for path in folder.iterdir()) == files[:4]
-  assert [path.name for path in folder.parent.glob('step_*.png')] == [f'{folder.name}_grid.png']
+  beside = sorted(path.name for path in folder.parent.glob('step_*.*'))
+  endings = ('.json', '_grid.png', '_trajectory.gif', '_trajectory.png')
+  assert beside == [f'{folder.name}{ending}' for ending in endings]
+  grid = folder.with_name(f'{folder.name}_grid.png')
+  for path in (grid, tmp_path / 'samples/0000002_samples.png'):  # a column for each class
+    with Image.open(path) as image:
+      rows = 2 if path == grid else 1
+      assert image.size[0] == (502 if path == grid else 402)
+      assert image.size[1] == 2 + 14 + 50 * rows
+  with Image.open(folder.with_name(f'{folder.name}_trajectory.gif')) as image:
+    assert image.n_frames == 2 and image.size == (502, 116)
+    image.seek(1)
+    last = np.asarray(image.convert('L'))
+  with Image.open(grid) as image:
+    np.testing.assert_allclose(last, np.asarray(image.convert('L')), atol=2)
 
 
 def test_a_changed_config_is_refused_in_one_line(tmp_path, capsys, monkeypatch):
