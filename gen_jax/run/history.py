@@ -67,8 +67,9 @@ def read_run(path) -> Run:
   quick = not any(line['version'] == 'full' for line in lines)
   rows = [line for line in lines if line['version'] == ('quick' if quick else 'full')]
   step = max((row['step'] for row in rows), default=None)
+  evaluated = folder.evaluation.glob(f'{step or 0:07d}_*samples.png')
   pictures = (
-    folder.evaluation / f'{step or 0:07d}_samples.png',
+    *sorted(evaluated, key=lambda path: path.lstat().st_mtime, reverse=True),
     folder.image_path(manifest.step, 'samples'),
   )
   evaluations = collections.defaultdict(dict)
