@@ -20,8 +20,8 @@ from PIL import Image
 
 import gen_jax
 import launch
-from gen_jax import contract, sample, train
 from gen_jax import config as configs
+from gen_jax import contract, sample, train
 from gen_jax.data import binarize as binarized
 from gen_jax.devices import sharding
 from gen_jax.errors import UserError
