@@ -185,7 +185,7 @@ def _value(runs: Sequence[Run], metric: str) -> str:
   values = [row['value'] for row in rows if quick or row['version'] != 'quick']
   if not values:
     return '-'
-  spread = rows[0]['spread'] if len(runs) == 1 else None  # a standard error is no deviation
+  spread = rows[0].get('spread') if len(runs) == 1 else None  # a standard error is no deviation
   if len(values) > 1:
     spread = statistics.stdev(values)
   text = f'{statistics.mean(values):.4g}' + ('' if spread is None else f' ± {spread:.2g}')

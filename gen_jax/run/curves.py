@@ -1,12 +1,10 @@
 """`curves.png`: the metrics of a run and its quick evaluations over steps, read from its files."""
 
 import collections
-import json
 import math
 from collections.abc import Iterator
 
 from gen_jax.run import pictures, records
-from gen_jax.run.files import LOG_BYTES, read_file
 from gen_jax.run.workdir import Workdir
 
 ACROSS = 4  # panels in a row
@@ -36,20 +34,10 @@ def draw(folder: Workdir) -> None:
 
 
 def _metrics(folder) -> Iterator[tuple[int, str, float]]:
-  try:
-    lines = read_file(folder.metrics, LOG_BYTES).splitlines()
-  except OSError:
-    return
-  for line in lines:
-    try:
-      line = json.loads(line)
-      yield from (
-        (line['step'], name, value)
-        for name, value in line.items()
-        if name not in _NO_METRICS and isinstance(value, int | float)
-      )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-      continue  # no record
+  for _, line in records.lines_of(folder.metrics, records.is_metrics):
+    for name, value in line.items():
+      if name not in _NO_METRICS and records.is_number(value):
+        yield line['step'], name, value
 
 
 def _evaluations(folder) -> Iterator[tuple[int, str, float]]:

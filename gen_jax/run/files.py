@@ -7,7 +7,6 @@ import stat
 from typing import BinaryIO
 
 JSON_BYTES = 2**24  # of a config or a manifest, at most
-LOG_BYTES = 2**28  # of metrics.jsonl or evaluation.jsonl, where it is only looked at
 
 _KINDS = {
   stat.S_IFDIR: 'a folder',

@@ -7,7 +7,6 @@ what uses a checkpoint compares every byte.
 
 import glob
 import hashlib
-import json
 import os
 import pathlib
 import re
@@ -19,7 +18,7 @@ from typing import NamedTuple
 from gen_jax.errors import UserError
 from gen_jax.run import console, records
 from gen_jax.run.files import JSON_BYTES, open_file, read_file
-from gen_jax.run.workdir import Workdir
+from gen_jax.run.workdir import Workdir, parse_json
 
 DEFAULT = ('runs', 'zoo')  # without --workdir
 TAIL = 4096  # bytes at the end of metrics.jsonl that hold its last line
@@ -102,7 +101,7 @@ def read(path) -> Entry:
   rows = records.read(folder)
   if 'export' in manifest:
     about = folder.path / 'metrics.json'  # of an entry of the zoo
-    rows = rows or _get(_json(about), 'evaluation', list) or []
+    rows = rows or [*filter(records.is_row, _get(_json(about), 'evaluation', list) or [])]
     step, total, state = _get(manifest, 'step', int), None, 'export'
   else:
     step, total = None, _get(_get(config, 'train', dict) or {}, 'steps', int)
@@ -144,7 +143,7 @@ def _is_sound(path) -> bool:
   try:
     text = read_file(path / 'manifest.json', JSON_BYTES)
     seal = read_file(path / 'manifest.sha256', JSON_BYTES).decode().split()
-    sizes = {name: file['size'] for name, file in json.loads(text)['files'].items()}
+    sizes = {name: file['size'] for name, file in parse_json(text)['files'].items()}
     return seal[0] == hashlib.sha256(text).hexdigest() and all(
       (path / name).stat().st_size == size for name, size in sizes.items()
     )
@@ -161,9 +160,11 @@ def _last_step(metrics: pathlib.Path) -> int | None:
     return None
   for line in reversed(lines):
     try:
-      return int(json.loads(line)['step'])
-    except (ValueError, KeyError, TypeError):  # incomplete, or cut at the front
+      line = parse_json(line)
+    except ValueError:  # incomplete, or cut at the front
       continue
+    if records.is_metrics(line):
+      return line['step']
   return None
 
 
@@ -171,12 +172,12 @@ def _best(rows: list, name: str | None) -> str | None:
   """The best of the quick evaluations by the metric `name`, or else its value, or the first one, of
   the last full evaluation.
   """
-  rows = [r for r in rows if isinstance(r, dict) and _get(r, 'value', int | float) is not None]
+  rows = [row for row in rows if row['value'] is not None]
   step = records.best_step(rows, name)
   if step is not None:
     found = [r for r in rows if (r['version'], r['step'], r['metric']) == ('quick', step, name)]
     return f'{found[-1]["label"]} {found[-1]["value"]:.4g}, quick, at step {step:,}'
-  full = [r for r in rows if r['version'] == 'full' and r['time'] == rows[-1]['time']]
+  full = [r for r in rows if r['version'] == 'full' and r.get('time') == rows[-1].get('time')]
   chosen = next((r for r in full if r['metric'] == name), full[0] if full else None)
   return chosen and f'{chosen["label"]} {chosen["value"]:.4g}'
 
@@ -184,8 +185,8 @@ def _best(rows: list, name: str | None) -> str | None:
 def _json(path) -> dict:
   """The object in a JSON file; {} where there is none."""
   try:
-    found = json.loads(read_file(path, JSON_BYTES))
-  except (OSError, ValueError, RecursionError):
+    found = parse_json(read_file(path, JSON_BYTES))
+  except (OSError, ValueError):
     return {}
   return found if isinstance(found, dict) else {}
 

@@ -11,6 +11,7 @@ import math
 import pathlib
 import reprlib
 import sys
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from gen_jax.errors import UserError, writing
 from gen_jax.fields import REQUIRED
 from gen_jax.run import checkpoint, console, export_format, signals
 from gen_jax.run.files import JSON_BYTES, open_file, read_file
-from gen_jax.run.workdir import check_place, parse_json, write_atomic
+from gen_jax.run.workdir import check_place, parse_json
 
 FILE = 'diffusion_pytorch_model.safetensors'
 # Fields of UNet2DModel: (the library's default, the values that our net can have).
@@ -98,8 +99,10 @@ def run(source, workdir, overrides=()) -> int:
   config = configs.make('ddpm', values)
   with writing(f'--workdir={out}'):
     out.mkdir(parents=True, exist_ok=True)
-  write_atomic(out / 'config.json', configs.to_json(config).encode())
-  config = configs.load(str(out / 'config.json'), overrides)
+  with tempfile.TemporaryDirectory() as folder:  # the other is written when all is known to fit
+    file = pathlib.Path(folder, 'config.json')
+    file.write_text(configs.to_json(config))
+    config = configs.load(str(file), overrides)
   state = contract.abstract_state(config, contract.check(config))
   arrays = {f'net/params/{name}': x for name, x in read_params(weights, state.net.params).items()}
   export_format.write(

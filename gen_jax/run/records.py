@@ -56,7 +56,7 @@ _KINDS = {'step': int | None, 'time': _NUMBER} | {
   name: _NUMBER if float in (kind, *typing.get_args(kind)) else kind
   for name, kind in typing.get_type_hints(Row).items()
 }
-_NEEDED = {'step', 'metric', 'label', 'value', 'spread', 'version'}  # in lines of every version
+_NEEDED = {'step', 'metric', 'label', 'value', 'version'}  # in lines of every version
 
 # --- evaluation.jsonl ---------------------------------------------------------------------------
 
@@ -92,13 +92,15 @@ def read(folder: Workdir) -> list[dict]:
 
 def lines_of(path: pathlib.Path, is_record: Callable[[Any], bool]) -> list[tuple[bytes, dict]]:
   """The lines of a file that are JSON and records of it, with their values; how many are not, is
-  logged once. The end of a line, which a killed process leaves, does not count.
+  logged once. What a killed process leaves of its last line does not count.
   """
   try:
     data = path.read_bytes() if path.is_file() else b''
   except OSError:
     return []
-  lines = [line for line in data[: data.rfind(b'\n') + 1].split(b'\n') if line.strip()]
+  *lines, last = data.split(b'\n')
+  lines = [line for line in lines if line.strip()]
+  lines += [last] if is_record(_value(last)) else []
   found = [(line, value) for line in lines if is_record(value := _value(line))]
   if skipped := len(lines) - len(found):
     _tell_skipped(path, skipped)
@@ -124,6 +126,7 @@ def is_row(line) -> bool:
     isinstance(line, dict)
     and _NEEDED <= line.keys()
     and all(_is(line[name], kind) for name, kind in _KINDS.items() if name in line)
+    and (line['version'] != 'quick' or line['step'] is not None)
   )
 
 

@@ -120,8 +120,10 @@ def _forget(metrics: pathlib.Path, start_step: int) -> None:
   """
   if not metrics.is_file():
     return
-  lines = records.lines_of(metrics, records.is_metrics)
+  data, lines = metrics.read_bytes(), records.lines_of(metrics, records.is_metrics)
+  if lines and not data.endswith(b'\n') and data.endswith(lines[-1][0]):
+    lines.pop()  # torn: the process was killed
   kept = b''.join(line + b'\n' for line, value in lines if 0 < start_step >= value['step'])
-  if kept != metrics.read_bytes():
+  if kept != data:
     _log.info('%s: lines after step %d dropped', metrics, start_step)
     write_atomic(metrics, kept)

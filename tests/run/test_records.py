@@ -36,6 +36,7 @@ WRONG = [
   changed(reference=[]),
   changed(seed='0'),
   changed(time='now'),
+  changed(step=None),
 ]
 
 
@@ -58,8 +59,13 @@ def test_a_line_that_is_no_row_is_skipped(folder, caplog, line):
 
 
 def test_lines_of_every_version_and_the_end_of_a_killed_process(folder, caplog):
-  short = {name: GOOD[name] for name in ('step', 'metric', 'label', 'value', 'spread', 'version')}
-  lines = [short, GOOD | {'value': None}, GOOD | {'step': None, 'new': [1]}, GOOD | {'value': 3}]
+  short = {name: GOOD[name] for name in ('step', 'metric', 'label', 'value', 'version')}
+  lines = [
+    short,
+    GOOD | {'value': None},
+    GOOD | {'step': None, 'version': 'full', 'new': [1]},
+    GOOD | {'value': 3},
+  ]
   text = ''.join(f'{json.dumps(line)}\n' for line in lines)
   folder.evaluations.write_text(f'{text}\n{{"step": 3')
   assert records.read(folder) == lines
