@@ -19,9 +19,11 @@ from PIL import Image
 
 from gen_jax.errors import UserError
 from gen_jax.run import console, listing, pictures, records, signals
+from gen_jax.run.files import open_file
 from gen_jax.run.history import Run, read_run
 from gen_jax.run.workdir import write_atomic
 
+PICTURE_BYTES, PICTURE_PIXELS = 2**26, 2**26  # of a picture of a run, at most
 # metric: what the head of its column is where runs do not agree on a label.
 COLUMNS = {
   'frechet': 'Frechet distance',
@@ -264,10 +266,14 @@ def draw(lines, groups: Sequence[Group], path) -> None:
       axes = figure.add_axes([lefts[-1], bottom + 0.03 / height, 3.0 / width, 1.44 / height])
       axes.axis('off')
       try:
-        with Image.open(run.picture, formats=('PNG',)) as file:
-          picture = np.asarray(file.convert('RGB'))
-      except OSError as error:
-        raise UserError(f'{run.picture} cannot be read: {error}') from error
+        with open_file(run.picture, PICTURE_BYTES) as content:
+          with Image.open(content, formats=('PNG',)) as file:
+            if file.width * file.height > PICTURE_PIXELS:
+              raise ValueError(f'it has {file.height}x{file.width} pixels')
+            picture = np.asarray(file.convert('RGB'))
+      except Exception as error:  # whatever Pillow raises, the file is the cause
+        cause = getattr(error, 'strerror', None) or error
+        raise UserError(f'{run.picture} cannot be read: {cause}') from error
       # The upper half of a grid is enough; a plot is not cut.
       axes.imshow(picture if run.points else picture[: picture.shape[0] // 2])
     each = width / across

@@ -30,6 +30,7 @@ Where needed:
     minibatches(config, step) -> int      minibatches of a step: leaves of the batch are [k, b, ...]
     check(config)                         raises a UserError for fields that are inconsistent
     evaluations(config) -> int            forward passes per sample, if not one
+    conditional(state, *, config) -> bool whether `sample` depends on the labels, if ever
     runs(config) -> {field of the state: path}    finished runs that sampling needs, {} for none
 
 Fields `eval.quick.<name>` in FIELDS replace `sample.<name>` in evaluations during training.
@@ -358,6 +359,15 @@ def minibatches(config, system, step: int = 0) -> int | None:
   once for each number.
   """
   return system.minibatches(config, step) if hasattr(system, 'minibatches') else None
+
+
+def asked_labels(config, system, state, n: int) -> np.ndarray | None:
+  """The classes of the first n samples of a state, int32 [n], as `conditions` asks for them; None:
+  its samples do not depend on labels.
+  """
+  label = conditions(config, n).get('label')
+  conditional = label is not None and hasattr(system, 'conditional')
+  return np.asarray(label) if conditional and system.conditional(state, config=config) else None
 
 
 def conditions(config, n: int, start: int = 0) -> dict:

@@ -8,6 +8,7 @@ Every batch is saved to a file, so that a stopped evaluation resumes.
 import functools
 import json
 import math
+import pathlib
 import shutil
 import sys
 import time
@@ -28,17 +29,43 @@ from gen_jax.metrics import networks
 from gen_jax.metrics import scorer as scores
 from gen_jax.metrics.arrays import BadArrays, stored
 from gen_jax.metrics.scorer import Features, Scorer
-from gen_jax.run import checkpoint, console, export_format, pictures, records, signals, trained
+from gen_jax.run import (
+  checkpoint,
+  console,
+  export_format,
+  pictures,
+  records,
+  results,
+  signals,
+  trained,
+)
 from gen_jax.run.cache import cache_folder, working_folder
 from gen_jax.run.files import machine_memory, open_file
 from gen_jax.run.records import Row
 from gen_jax.run.tensorboard import Board
-from gen_jax.run.workdir import Workdir, check_file, check_folder, check_place, make_folder
+from gen_jax.run.workdir import (
+  Workdir,
+  check_file,
+  check_folder,
+  check_place,
+  make_folder,
+  write_atomic,
+)
 
 SAMPLES, NOISE = 0xE7A1, 0xE7A2  # folded into the key of config.eval.seed, one for each use
 LEAST_SECONDS = 1.0  # minimum time of sampling for a rate to be measured over
 LISTED = 3  # arrays of a file that an error message names
 SHOWN = 64  # images in the grid of an evaluation
+# Fields on which no file of an evaluation depends, but for numbers in `evaluation.jsonl`.
+NOT_SHOWN = (
+  'sample.num_images',
+  'sample.seed',
+  'eval.network',
+  'eval.weights',
+  'eval.metrics',
+  'eval.every_steps',
+  'eval.best',
+)
 QUICK_BLOCK = 64  # samples per feature batch in training: a stop waits for one batch
 
 
@@ -275,9 +302,10 @@ def _score_run(config, folder, opened, stop) -> list[Row] | None:
     repr((config.eval.seed, *network, runs)).encode(),
   )
   parts = folder.evaluation / f'parts_{manifest.step:07d}_{name}'
+  out = _place(config, folder, opened)
   made, values = [], {}
   if scorer is not None:
-    rows = _score_samples(config, folder, opened, parts / 'samples', stop)
+    rows = _score_samples(config, folder, opened, parts / 'samples', out, stop)
     if rows is None:
       return None
     made += rows
@@ -293,12 +321,11 @@ def _score_run(config, folder, opened, stop) -> list[Row] | None:
     made += rows
   for name, array in values.items():
     about = contract.measures(opened.system)[name]
-    path = folder.evaluation / f'{manifest.step:07d}_{name}'
-    scores.write_part(path.with_suffix('.npz'), {name: array})
+    scores.write_part(results.beside(out, f'_{name}.npz'), {name: array})
     title = f'{folder.path.name}, step {manifest.step}: {len(array):,} examples ({about.kind})'
     pictures.values_plot(
       array,
-      path.with_suffix('.png'),
+      results.beside(out, f'_{name}.png'),
       title=title,
       label=about.label,
       index=about.index,
@@ -311,7 +338,18 @@ def _score_run(config, folder, opened, stop) -> list[Row] | None:
   return made
 
 
-def _score_samples(config, folder, opened, parts, stop) -> list[Row] | None:
+def _place(config, folder, opened) -> pathlib.Path:
+  """What the names of an evaluation's files begin with; see `results.place`."""
+  paths = [path for path, _ in configs.leaves(config) if path.startswith(('sample.', 'eval.'))]
+  decides = [path for path in paths if not path.startswith('eval.quick') and path not in NOT_SHOWN]
+  start = folder.evaluation / f'{opened.manifest.step:07d}'
+  files = ['_samples.png', *(f'_{name}.npz' for name in contract.measures(opened.system))]
+  out, about = results.place(start, config, opened.manifest, decides, files=files, runs=opened.runs)
+  write_atomic(results.beside(out, '.json'), about)
+  return out
+
+
+def _score_samples(config, folder, opened, parts, out, stop) -> list[Row] | None:
   """Generates samples and scores them; writes a grid, or plot, of the first ones."""
   system, manifest, state, _, scorer, runs = opened
   reference = scorer.reference(stop)
@@ -332,7 +370,7 @@ def _score_samples(config, folder, opened, parts, stop) -> list[Row] | None:
   )
   how_many = dict(samples=f'{number:,}', **drawing)
   made = scores.rows(scorer, reference, drawn.seen, **how_many)
-  asked = contract.conditions(config, number).get('label')
+  asked = contract.asked_labels(config, system, state, number)
   made += scores.class_accuracy(scorer, drawn.seen, asked, **how_many)
   made.append(
     Row(
@@ -344,11 +382,11 @@ def _score_samples(config, folder, opened, parts, stop) -> list[Row] | None:
       **drawing,
     )
   )
-  path = folder.evaluation / f'{manifest.step:07d}_samples.png'
+  path = results.beside(out, '_samples.png')
   if drawn.pictures.ndim == 2:
     pictures.scatter_plot(reference.features[:number], drawn.seen.features, path)
   else:
-    pictures.save_png(path, pictures.image_grid(drawn.pictures))
+    pictures.save_png(path, sampling.grid(drawn.pictures, asked))
   return made
 
 
@@ -384,6 +422,7 @@ def open_pictures(config, path: str):
     'data.path': path,
     'data.split': 'train',
     'data.num_classes': None,
+    'data.classes': None,
     # All images are scored, without resizing.
     'data.fit': 'exact',
     'data.bad_files': 'error',

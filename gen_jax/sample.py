@@ -2,6 +2,7 @@
 
 import functools
 import io
+import pathlib
 import sys
 from collections.abc import Callable
 
@@ -9,13 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gen_jax import config as configs
 from gen_jax import contract, data
 from gen_jax.devices import compilation, processes
 from gen_jax.devices.heartbeat import Watch
 from gen_jax.errors import Diverged, UserError
-from gen_jax.run import console, pictures, signals, trained
-from gen_jax.run.workdir import Workdir, check_folder, new_folder
+from gen_jax.run import console, pictures, results, signals, trained
+from gen_jax.run.workdir import Workdir, check_folder, new_folder, write_atomic
 
+MOST_COLUMNS = 20  # of a grid with a column for each class
 MOST_IN_GRID = 256  # images in a grid of --mode=sample
 SAMPLE_MODE = 0x5A3B1E  # folded in; anything but 0 to 3, the keys that a run splits from its seed
 
@@ -102,20 +105,32 @@ def as_data(images, config) -> np.ndarray:
   return images if points else data.to_pixels(images, config.data.dequantize)
 
 
-def write(writer, step: int, made: dict, source):
+def write(writer, step: int, made: dict, source, labels=None):
   """Writes samples through `Writers`; returns the path of the grid, or plot, 'samples'.
 
-  Images become a grid, two-dimensional points a plot over real ones from `source`. Every other
-  name of images in `made` becomes a grid of its own.
+  Images become a `grid`, two-dimensional points a plot over real ones from `source`. Every other
+  name of images in `made` becomes a grid of its own. `labels` are the classes of the samples.
   """
   image = made['image']
   if image.ndim == 2:
     path = writer.image_path(step, 'samples')
     pictures.scatter_plot(_points(source, len(image)), image, path)
     return writer.image(step, 'samples', path)
-  for name, grid in _further_grids(made).items():
-    writer.image(step, name, grid)
-  return writer.image(step, 'samples', pictures.image_grid(image))
+  for name, further in _further_grids(made, labels).items():
+    writer.image(step, name, further)
+  return writer.image(step, 'samples', grid(image, labels))
+
+
+def grid(images, labels=None) -> np.ndarray:
+  """A grid of images, uint8 [n, h, w, c], whose classes are `labels`, int [at least n]: each class
+  has a column, or, of more than `MOST_COLUMNS`, each image its class above it. None: no labels.
+  """
+  if labels is None:
+    return pictures.image_grid(images)
+  labels = labels[: len(images)]
+  classes = max(labels) + 1  # they cycle
+  columns = classes if classes <= MOST_COLUMNS else None
+  return pictures.image_grid(images, columns, captions=[str(label) for label in labels])
 
 
 def _points(source, n: int) -> np.ndarray:
@@ -123,17 +138,20 @@ def _points(source, n: int) -> np.ndarray:
   return source.read(range(min(n, len(source))))['image']
 
 
-def _further_grids(made: dict) -> dict[str, np.ndarray]:
+def _further_grids(made: dict, labels) -> dict[str, np.ndarray]:
   """A grid for every name but 'image': of images [n, h, w, c], or of sequences [n, m, h, w, c] of
-  the first 8 samples, a row for each.
+  the first 8 samples, a row for each, with its class above it.
   """
   grids = {}
   for name, value in made.items():
     if name != 'image' and value.ndim == 4:
-      grids[name] = pictures.image_grid(value[:MOST_IN_GRID])
+      grids[name] = grid(value[:MOST_IN_GRID], labels)
     elif name != 'image':
-      rows = value[:8]
-      grids[name] = pictures.image_grid(rows.reshape(-1, *rows.shape[2:]), columns=rows.shape[1])
+      rows, m = value[:8], value.shape[1]
+      captions = None
+      if labels is not None:
+        captions = [text for label in labels[:8] for text in [str(label), *[''] * (m - 1)]]
+      grids[name] = pictures.image_grid(rows.reshape(-1, *rows.shape[2:]), m, captions=captions)
   return grids
 
 
@@ -143,8 +161,11 @@ def run(config, workdir, step: int | None = None) -> int:
   files.
 
   They are written to `samples/step_<step>_seed_<config.sample.seed>/` in the workdir, one file
-  each, or `points.npy` for two-dimensional points. The folder holds samples only: a grid, or a
-  plot, and grids of the additional images that the system returns, are written beside it.
+  each, or `points.npy` for two-dimensional points; the names of files say the class where the
+  samples depend on labels. Settings that differ from those of the checkpoint are added to the name
+  of the folder, and no result of other settings is replaced (`gen_jax.run.results`). The folder
+  holds samples only: a grid, or a plot, grids of the additional images that the system returns, and
+  animations of sequences among them, are written beside it.
 
   Args:
     config: checked config; it may differ from the run's in fields that are safe to change
@@ -169,7 +190,7 @@ def run(config, workdir, step: int | None = None) -> int:
     conditions = None
   with Watch():
     manifest, state = trained.restore(config, system, folder.path, step)
-    state, _ = trained.attach(state, config, system)
+    state, runs = trained.attach(state, config, system)
     draw = make_sampler(config, system, conditions)
     try:
       key = jax.random.fold_in(jax.random.key(config.sample.seed), SAMPLE_MODE)
@@ -179,13 +200,19 @@ def run(config, workdir, step: int | None = None) -> int:
         console.tell(f'error: step {manifest.step} of {folder.path}: {error}')
       return 1
     if processes.is_first():
-      console.tell(_write_files(made, config, folder, manifest.step), sys.stdout)
+      labels = contract.asked_labels(config, system, state, config.sample.num_images)
+      decides = [path for path, _ in configs.leaves(config) if path.startswith('sample.')]
+      also = dict(runs=runs)
+      if hasattr(system, 'CONDITIONS'):
+        also |= dict(held_out=conditions and config.eval.held_out_split)
+      start = folder.samples / f'step_{manifest.step:07d}_seed_{config.sample.seed}'
+      place = results.place(start, config, manifest, decides, named=['sample.seed'], **also)
+      console.tell(_write_files(made, labels, config, *place), sys.stdout)
   return 0
 
 
-def _write_files(made, config, folder: Workdir, step: int):
+def _write_files(made, labels, config, out: pathlib.Path, about: bytes) -> pathlib.Path:
   """Writes samples as `run` describes, and returns the path of the grid or plot."""
-  out = folder.samples / f'step_{step:07d}_seed_{config.sample.seed}'
   image = made['image']
   points = image.ndim == 2
   with new_folder(out) as temporary:
@@ -194,18 +221,18 @@ def _write_files(made, config, folder: Workdir, step: int):
       (temporary / 'points.npy').write_bytes(buffer.getvalue())
     else:
       for i, picture in enumerate(image):
-        (temporary / f'{i:05d}.png').write_bytes(pictures.png(picture))
-    for stale in out.parent.glob(f'{out.name}_*.png'):  # of an earlier call
-      stale.unlink()
+        label = '' if labels is None else f'_class{labels[i]}'
+        (temporary / f'{i:05d}{label}.png').write_bytes(pictures.png(picture))
+    write_atomic(results.beside(out, '.json'), about)
   if points:
     real = _points(data.open_source(config), len(image))
-    pictures.scatter_plot(real, image, _beside(out, 'plot'))
-    return _beside(out, 'plot')
-  pictures.save_png(_beside(out, 'grid'), pictures.image_grid(image[:MOST_IN_GRID]))
-  for name, grid in _further_grids(made).items():
-    pictures.save_png(_beside(out, name), grid)
-  return _beside(out, 'grid')
-
-
-def _beside(folder, name: str):
-  return folder.with_name(f'{folder.name}_{name}.png')
+    pictures.scatter_plot(real, image, plot := results.beside(out, '_plot.png'))
+    return plot
+  pictures.save_png(path := results.beside(out, '_grid.png'), grid(image[:MOST_IN_GRID], labels))
+  for name, further in _further_grids(made, labels).items():
+    pictures.save_png(results.beside(out, f'_{name}.png'), further)
+    if made[name].ndim == 5:
+      sequences = made[name][:MOST_IN_GRID]
+      frames = (grid(sequences[:, j], labels) for j in pictures.some_frames(sequences.shape[1]))
+      pictures.save_gif(results.beside(out, f'_{name}.gif'), map(pictures.frame, frames))
+  return path

@@ -29,7 +29,17 @@ from gen_jax.devices import processes, sharding
 from gen_jax.devices.heartbeat import Watch
 from gen_jax.devices.programs import Programs
 from gen_jax.errors import Diverged, UserError
-from gen_jax.run import cadences, checkpoint, console, curves, records, signals, trained, writers
+from gen_jax.run import (
+  cadences,
+  checkpoint,
+  console,
+  curves,
+  pictures,
+  records,
+  signals,
+  trained,
+  writers,
+)
 from gen_jax.run.metric_log import MetricLog
 from gen_jax.run.progress import Progress
 from gen_jax.run.trace import Trace
@@ -180,6 +190,8 @@ def _train(setup: Setup) -> int:
     return 128 + number
   samples = f'; samples: {events.picture}' * setup.draws
   _tell(f'{folder.path} is finished after {total} steps{samples}', sys.stdout)
+  if processes.is_first():
+    pictures.animate(folder.images('samples'), folder.path / 'samples.gif')
   best = events.best_step()
   if best in setup.saver.steps():
     name = setup.config.eval.best
@@ -411,7 +423,8 @@ class Events:
       count = setup.config.sample.num_images
       samples = self._sample(state, setup.keys()['sample'], count, self._leave)
     if samples is not None and processes.is_first():
-      self.picture = sampling.write(self._writer, done, samples, setup.batches.source)
+      labels = contract.asked_labels(setup.config, setup.system, state, count)
+      self.picture = sampling.write(self._writer, done, samples, setup.batches.source, labels)
 
   def measure(self, done: int, state) -> None:
     """Writes the quick evaluation of step `done`, unless a stop is requested first, and keeps the

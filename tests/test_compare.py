@@ -3,6 +3,8 @@
 import json
 import pathlib
 import shutil
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -117,6 +119,21 @@ def test_lines_of_metrics_that_are_none_are_skipped(copies):
   assert history.read_metrics(Workdir(copies / 'a')) == right and len(right) == 3
   (copies / 'a/metrics.jsonl').write_bytes(b'\xff\n')
   assert history.read_run(copies / 'a').losses == {}
+
+
+@pytest.mark.parametrize('kind', ['bomb', 'damaged'])
+def test_a_picture_that_is_none_is_named(copies, capsys, kind):
+  picture = copies / 'a/evaluation/0000020_samples.png'
+  content = bytearray(picture.read_bytes())
+  if kind == 'bomb':
+    content[16:24] = struct.pack('>II', 60_000, 60_000)
+    content[29:33] = struct.pack('>I', zlib.crc32(content[12:29]))
+  else:
+    content = content[:50]
+  picture.write_bytes(content)
+  assert launch.main(['--mode=compare', f'--workdir={copies}/a,{copies}/b']) == 2
+  err = capsys.readouterr().err
+  assert err.startswith(f'error: {picture} cannot be read: '), err
 
 
 def test_refusals(copies, tmp_path, capsys):

@@ -237,6 +237,25 @@ def test_samples_have_the_shape_of_the_data(case):
   assert not equal(made, case.sample(case.after, given, OTHER_KEY))
 
 
+def test_samples_depend_on_labels_where_the_system_says_so(case):
+  if case.sample is None:
+    return
+  given = contract.conditions(case.config, 8)
+  asked = contract.asked_labels(case.config, case.system, case.after, 8)
+  if 'label' not in given:
+    assert asked is None
+    return
+  # Fresh nets may ignore what a trained one does not: layers that are 0.
+  float_leaf = lambda x: jnp.issubdtype(x.dtype, jnp.floating)
+  noise = lambda x: 0.2 * jax.random.normal(INIT_KEY, x.shape)
+  state = jax.tree.map(lambda x: x + noise(x) if float_leaf(x) else x, case.after)
+  other = given | {'label': (given['label'] + 1) % case.config.data.num_classes}
+  depends = not equal(case.sample(state, given, SAMPLE_KEY), case.sample(state, other, SAMPLE_KEY))
+  assert depends == (asked is not None)
+  if depends:
+    np.testing.assert_array_equal(asked, given['label'])
+
+
 def test_every_value_of_an_evaluation_is_named(case):
   if case.evaluate is None:
     return

@@ -21,6 +21,7 @@ import pytest
 from children import QUICK
 from PIL import Image
 from tensorboardX.proto import event_pb2
+from untrained import save_untrained
 
 import launch
 from gen_jax import config as configs
@@ -32,6 +33,8 @@ from gen_jax.fields import METRICS, SHARED, Measure
 from gen_jax.metrics import classifier, networks
 from gen_jax.metrics import scorer as scores
 from gen_jax.run import records
+from gen_jax.run.history import read_run
+from gen_jax.run.trained import load as load_run
 from gen_jax.run.trained import restore
 from gen_jax.run.workdir import Workdir
 from gen_jax.systems import find_system
@@ -157,7 +160,12 @@ def test_every_number_says_what_it_is(run_of, capsys):
   ((step, value),) = points(folder / 'tensorboard/evaluation', 'evaluation/frechet')
   assert step == 20 and value == pytest.approx(first['value'], rel=1e-6)
   names = sorted(path.name for path in (folder / 'evaluation').iterdir())
-  assert names == ['0000020_samples.png', '0000020_terms.npz', '0000020_terms.png']
+  assert names == [
+    '0000020.json',
+    '0000020_samples.png',
+    '0000020_terms.npz',
+    '0000020_terms.png',
+  ]
   with np.load(folder / 'evaluation/0000020_terms.npz') as file:
     terms = file['terms'].astype(np.float64)
   assert terms.shape == (8, 41)
@@ -200,6 +208,40 @@ def test_only_the_metrics_that_are_asked_for(run_of):
   assert evaluate.run(load(DIGITS, **fields)[0], folder) == 0
   classes = {'classes', 'classes_kl', 'class_accuracy'}
   assert set(rows_of(folder)) == {'kernel', *classes, 'samples_per_second'}
+
+
+def test_the_class_that_was_asked_for_counts_only_where_one_was(tmp_path):
+  fields = {'net.multipliers': '(1,)', 'net.num_classes': 'None', 'diffusion.steps': '40'}
+  fields |= {'eval.num_reference': '500', 'eval.held_out_examples': 'None'}
+  folder = save_untrained(tmp_path / 'run', 'ddpm_digits', **fields)
+  rows = load_run(folder).evaluate(metrics=('modes',))
+  assert {row.metric for row in rows} == {'classes', 'classes_kl', 'samples_per_second'}
+  with Image.open(folder / 'evaluation/0000007_samples.png') as grid:
+    assert grid.size == (152, 152)  # 8 images, without captions
+
+
+def test_files_of_an_evaluation_are_kept_by_one_with_other_settings(run_of):
+  folder = run_of('ring')
+  flags = ['--mode=evaluate', f'--workdir={folder}', '--config.eval.metrics=modes']
+  flags += ['--config.eval.num_reference=500']
+
+  def files():
+    assert launch.main(flags) == 0
+    picture = read_run(folder).picture
+    found = (path for path in (folder / 'evaluation').iterdir() if path.is_file())
+    return {path.name: path.read_bytes() for path in found}, picture.name
+
+  first, shown = files()
+  assert set(first) == {'0000020.json', '0000020_samples.png'} and shown in first
+  flags.append('--config.eval.seed=1')
+  second, shown = files()
+  assert second.items() > first.items()
+  added = {name: data for name, data in second.items() if name not in first}
+  assert set(added) == {'0000020_eval.seed=1.json', '0000020_eval.seed=1_samples.png'}
+  assert shown in added and added[shown] != first['0000020_samples.png']
+  del flags[-1]
+  flags.append('--config.sample.batch_size=16')
+  assert len(files()[0]) == 6
 
 
 def test_conditional_samples_have_all_classes_alike(monkeypatch):
@@ -639,6 +681,23 @@ def test_pictures_that_are_not_like_the_data(tmp_path):
   ):
     with pytest.raises(UserError, match=words):
       evaluate.run(config, tmp_path / 'run', samples=str(tmp_path / name))
+
+
+def test_a_folder_of_pictures_with_other_things_in_it(tmp_path, caplog):
+  config, _ = load(DIGITS)
+  config = configs.replace(config, {'data.classes': ('cat', 'dog'), 'data.num_classes': 2})
+  write_pictures(folder := tmp_path / 'made', np.zeros((3, 8, 8, 1), np.uint8))
+  odd = os.fsencode(folder) + b'/caf\xe9.'
+  os.rename(folder / '0.png', odd + b'png')
+  with open(odd + b'txt', 'w') as file:
+    file.write('notes')
+  source = evaluate.open_pictures(config, str(folder))
+  assert len(source) == 3
+  assert caplog.messages == [f'{folder}: 1 left out: caf\\xe9.txt (not PNG, JPEG or WebP)']
+  with open(odd + b'png', 'w') as file:
+    file.write('no image')
+  with pytest.raises(UserError, match=r'--samples=.* cannot be used: caf\\xe9.png is not a PNG'):
+    evaluate.open_pictures(config, str(folder))
 
 
 def test_quick_evaluations_refuse_before_training(tmp_path, capsys):

@@ -25,8 +25,9 @@ from PIL import Image
 import launch
 from gen_jax import config as configs
 from gen_jax import contract, sample, train
+from gen_jax.data import sources
 from gen_jax.devices import compilation
-from gen_jax.errors import Diverged
+from gen_jax.errors import Diverged, UserError
 from gen_jax.run import checkpoint, console, records, writers
 from gen_jax.run.workdir import Workdir
 from gen_jax.systems import find_system
@@ -132,6 +133,10 @@ def kill_and_resume(name, tmp_path, *more):
   )
   # So many that the signals come before the end, however quick they are.
   most = 1000
+  # The last start says how many there are, and a schedule would last until then.
+  fields = configs.leaves(configs.load(f'configs/{name}.py:smoke'))
+  decays = [path for path, value in fields if path.endswith('.decay_steps') and value is not None]
+  flags += tuple(f'--config.{path}={most}' for path in decays)
   longer = (*flags, f'--config.train.steps={most}')
   process = start(name, broken, *longer)
   wait_for_step(process, broken, 47)
@@ -265,6 +270,14 @@ def test_a_run_leaves_what_a_person_looks_for(tmp_path, capsys):
   saved = json.loads((tmp_path / 'run/config.json').read_text())
   assert saved['train']['batch_size'] == 16
 
+  with Image.open(tmp_path / 'run/samples.gif') as film:
+    assert film.n_frames == len(list((tmp_path / 'run/samples').glob('*_samples.png'))) == 2
+    assert film.size == (600, 600)
+    film.seek(1)
+    last = np.asarray(film.convert('RGB')).astype(int)
+  with Image.open(picture) as image:
+    assert abs(np.asarray(image.convert('RGB')) - last).mean() < 2
+
   # Again: it says that it is finished, and a longer run resumes.
   status, output = main(f'--config={RING}', f'--workdir={tmp_path}/run', capsys=capsys)
   assert status == 0 and 'is finished: step 20 of 20' in output.out
@@ -359,19 +372,27 @@ def test_a_class_conditional_model_samples_one_png_per_image_and_a_trajectory(tm
   flags = ('--config=configs/ddpm_digits.py:smoke', f'--workdir={tmp_path}')
   flags += ('--config.net.multipliers=(1,)',)
   assert main(*flags, '--config.train.steps=2') == 0
-  assert main(*flags, '--mode=sample', '--config.sample.num_images=10') == 0
-  folder = tmp_path / 'samples/step_0000002_seed_0'
-  files = sorted(path.name for path in folder.glob('0*.png'))
-  assert files == [f'{i:05d}.png' for i in range(10)]
-  with Image.open(folder / '00003.png') as image:
+  assert main(*flags, '--mode=sample', '--config.sample.num_images=12') == 0
+  folder = tmp_path / 'samples/step_0000002_seed_0_num_images=12'
+  files = sorted(path.name for path in folder.iterdir())
+  assert files == [f'{i:05d}_class{i % 10}.png' for i in range(12)]
+  with Image.open(folder / '00003_class3.png') as image:
     assert image.size == (8, 8)
-  beside = sorted(path.name for path in folder.parent.glob('step_*.png'))
-  assert beside == [f'{folder.name}_grid.png', f'{folder.name}_trajectory.png']
-  # Another command for the same folder leaves nothing of the first.
-  fewer = ('--config.sample.num_images=4', '--config.sample.intermediates=0')
-  assert main(*flags, '--mode=sample', *fewer) == 0
-  assert sorted(path.name for path in folder.iterdir()) == files[:4]
-  assert [path.name for path in folder.parent.glob('step_*.png')] == [f'{folder.name}_grid.png']
+  beside = sorted(path.name for path in folder.parent.glob('step_*.*'))
+  endings = ('.json', '_grid.png', '_trajectory.gif', '_trajectory.png')
+  assert beside == [f'{folder.name}{ending}' for ending in endings]
+  grid = folder.with_name(f'{folder.name}_grid.png')
+  for path in (grid, tmp_path / 'samples/0000002_samples.png'):  # a column for each class
+    with Image.open(path) as image:
+      rows = 2 if path == grid else 1
+      assert image.size[0] == (502 if path == grid else 402)
+      assert image.size[1] == 2 + 14 + 50 * rows
+  with Image.open(folder.with_name(f'{folder.name}_trajectory.gif')) as image:
+    assert image.n_frames == 2 and image.size == (502, 116)
+    image.seek(1)
+    last = np.asarray(image.convert('L'))
+  with Image.open(grid) as image:
+    np.testing.assert_allclose(last, np.asarray(image.convert('L')), atol=2)
 
 
 def test_a_changed_config_is_refused_in_one_line(tmp_path, capsys, monkeypatch):
@@ -548,8 +569,8 @@ def at_step(monkeypatch):
   log = writers.Writers.scalars
 
   def use(step, act):
-    def log_and_act(self, done, values):
-      log(self, done, values)
+    def log_and_act(self, done, *values):
+      log(self, done, *values)
       if done == step:
         act()
 
@@ -588,7 +609,8 @@ def test_a_write_that_fails_ends_the_run_saved(name, tmp_path, at_step, capsys):
 
   at_step(60, replace)
   status, output = main(*LONG, f'--workdir={tmp_path}', capsys=capsys)
-  (line,) = (line for line in output.err.splitlines() if not line.startswith(('step', 'first')))
+  (line,) = (line for line in output.err.splitlines() if 'cannot be written' in line)
+  assert 'Traceback' not in output.err
   saved = re.fullmatch(
     rf'error: {tmp_path / name}.*: (Not|Is) a directory; step (\d+) is saved', line
   )
@@ -600,9 +622,24 @@ def test_a_run_that_is_moved_ends_and_leaves_nothing_in_its_place(tmp_path, at_s
   at_step(40, lambda: run.rename(tmp_path / 'moved'))
   flags = (*LONG, '--config.train.checkpoint_steps=100')
   status, output = main(*flags, f'--workdir={run}', capsys=capsys)
-  (line,) = (line for line in output.err.splitlines() if not line.startswith(('step', 'first')))
+  (line,) = (line for line in output.err.splitlines() if 'cannot be written' in line)
+  assert 'Traceback' not in output.err
   assert re.fullmatch(rf'error: {run}/.* cannot be written: No such file or directory', line)
   assert status == 2 and os.listdir(tmp_path) == ['moved']
+
+
+def test_examples_that_cannot_be_read_any_more_end_the_run_saved(
+  tmp_path, at_step, capsys, monkeypatch
+):
+  def fail(self, indices):
+    raise UserError('a.png is gone')
+
+  at_step(20, lambda: monkeypatch.setattr(sources.ArraySource, 'read', fail))
+  flags = (*LONG, '--config.data.storage=stream', '--config.train.steps=100000')
+  status, output = main(*flags, f'--workdir={tmp_path}', capsys=capsys)
+  saved, _ = final_state(tmp_path)
+  assert status == 2 and saved >= 20
+  assert output.err.splitlines()[-1] == f'error: a.png is gone; step {saved} is saved'
 
 
 def test_a_failed_save_ends_the_run_before_the_next_one(tmp_path, at_step, capsys):
@@ -648,14 +685,15 @@ def test_samples_on_a_full_disk_are_one_line_and_nothing_changes(tmp_path, capsy
   before = points.read_bytes(), sorted(os.listdir(tmp_path / 'samples'))
   capsys.readouterr()
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  shortest = jax.config.jax_persistent_cache_min_compile_time_secs
   for most, path in ((4000, points.parent.parent), (5000, points.parent)):
-    jax.config.update('jax_enable_compilation_cache', False)  # or it would be damaged
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 1e9)  # it would be damaged
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
     try:
       status, output = main(*sample, capsys=capsys)
     finally:
       resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-      jax.config.update('jax_enable_compilation_cache', True)
+      jax.config.update('jax_persistent_cache_min_compile_time_secs', shortest)
     assert status == 2 and output.out == ''
     assert output.err == f'error: {path} cannot be written: File too large\n'
     assert before == (points.read_bytes(), sorted(os.listdir(tmp_path / 'samples')))

@@ -377,16 +377,17 @@ class FolderSource(Source):
       found = find_images(self._root, data.read_threads)
     except OSError as error:
       raise UserError(f'{where} cannot be read: {error.strerror}') from error
-    self.classes = _classes(found, data.get('classes'), where)
-    files, left_out = _chosen(found, self.classes)
+    names = _classes(found, data.get('classes'), where)
+    files, left_out = _chosen(found, names)
     if not files and not found.unread:
       raise UserError(
         f'{where} holds no image (PNG, JPEG or WebP)' + f'; {_listed(left_out)}' * bool(left_out)
       )
     self._decoded = None
-    self._files = self._checked(files, found.unread, data)
-    labels = {name: label for label, name in enumerate(self.classes)}
-    self.num_classes = len(self.classes) or None
+    self._files = self._checked(files, names, found.unread, data)
+    labels = {name: label for label, name in enumerate(names)}
+    self.classes = tuple(map(printable, names))
+    self.num_classes = len(names) or None
     self._labels = np.array([labels[path.parts[0]] for path in self._files if labels], np.int32)
     told = [_listed(left_out)] if left_out else []
     with_images = {path.parts[0] for path in files}
@@ -395,7 +396,7 @@ class FolderSource(Source):
     if told:
       _log.warning('%s', printable(f'{self._root}: {"; ".join(told)}'))
 
-  def _checked(self, files, unread, data) -> list[pathlib.PurePosixPath]:
+  def _checked(self, files, classes, unread, data) -> list[pathlib.PurePosixPath]:
     """Decodes every file once and returns the good ones; sets the fingerprint."""
     keep = fits_on_device(len(files) * math.prod(self.shape), data.storage)
     good, bad, digests, decoded = [], [*unread], [], []
@@ -441,8 +442,8 @@ class FolderSource(Source):
       self._decoded = np.stack(decoded)
     lines = [f'{path} {digest}' for path, digest in zip(good, digests, strict=True)]
     # What the paths do not say.
-    if data.num_classes is not None and self.classes != _of_paths(files):
-      lines.append(f'classes {self.classes}')
+    if data.num_classes is not None and classes != _of_paths(files):
+      lines.append(f'classes {classes}')
     if self._background is not None:
       lines.append(f'background {self._background}')
     content = content_hash(*(line.encode('utf-8', 'surrogateescape') for line in lines))

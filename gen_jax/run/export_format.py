@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 import reprlib
 from collections.abc import Mapping
@@ -78,7 +79,7 @@ def write(
   environment: Mapping[str, str],
   source: str,
 ) -> Manifest:
-  """Writes an export into the folder `path`, over an earlier one.
+  """Writes an export into the folder `path`, over an earlier one of the same weights.
 
   Args:
     path: the folder; made if need be.
@@ -92,7 +93,8 @@ def write(
     source: checksum of what the weights come from.
 
   Raises:
-    UserError: the folder holds a run or cannot be written, or a number is too large for `dtype`.
+    UserError: the folder holds a run or another export or cannot be written, or a number is too
+      large for `dtype`.
   """
   path = pathlib.Path(path)
   if (path / 'checkpoints').exists():
@@ -127,6 +129,7 @@ def write(
       for name, data in files.items()
     },
   )
+  _check_same(path, manifest)
   with writing(f'--out={path}'):
     path.mkdir(parents=True, exist_ok=True)
   files['manifest.json'] = (json.dumps(manifest, indent=1) + '\n').encode()
@@ -137,6 +140,25 @@ def write(
       path.rmdir()
     raise
   return open_export(path)
+
+
+def _check_same(path: pathlib.Path, manifest: dict) -> None:
+  """Checks that a folder holds no export, or one of what this manifest describes."""
+
+  def text(of) -> str:
+    players = ', '.join(of['players'])
+    return f'step {of["step"]}, {of["weights"]} weights of {players} in {of["dtype"]}'
+
+  if not os.path.lexists(path / 'manifest.json'):
+    return
+  try:
+    earlier = json.loads((path / 'manifest.json').read_bytes())
+    if earlier['source'] == manifest['source'] and text(earlier) == text(manifest):
+      return
+    found = f'the export of {text(earlier)}'
+  except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    found = 'a manifest.json that is none of an export'
+  raise UserError(f'--out={path} holds {found}: for {text(manifest)}, another folder is needed')
 
 
 def open_export(path) -> Manifest:

@@ -15,6 +15,7 @@ from gen_jax import config as configs
 from gen_jax import contract
 from gen_jax.errors import UserError
 from gen_jax.run import records, trained
+from gen_jax.run.files import LOG_BYTES
 from gen_jax.run.workdir import Workdir
 from gen_jax.systems import find_system
 
@@ -67,8 +68,9 @@ def read_run(path) -> Run:
   quick = not any(line['version'] == 'full' for line in lines)
   rows = [line for line in lines if line['version'] == ('quick' if quick else 'full')]
   step = max((row['step'] for row in rows), default=None)
+  evaluated = folder.evaluation.glob(f'{step or 0:07d}_*samples.png')
   pictures = (
-    folder.evaluation / f'{step or 0:07d}_samples.png',
+    *sorted(evaluated, key=lambda path: path.lstat().st_mtime, reverse=True),
     folder.image_path(manifest.step, 'samples'),
   )
   evaluations = collections.defaultdict(dict)
@@ -97,7 +99,7 @@ def read_run(path) -> Run:
 
 def read_metrics(folder: Workdir) -> list[dict]:
   """The lines of `metrics.jsonl` that are records of it."""
-  return [line for _, line in records.lines_of(folder.metrics, records.is_metrics)]
+  return [line for _, line in records.lines_of(folder.metrics, records.is_metrics, LOG_BYTES)]
 
 
 def curves(metrics: list[dict]) -> dict[str, dict[int, float]]:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from gen_jax.errors import UserError
 from gen_jax.run import console, records
-from gen_jax.run.files import open_file
+from gen_jax.run.files import JSON_BYTES, open_file, read_file
 from gen_jax.run.workdir import Workdir, parse_json
 
 DEFAULT = ('runs', 'zoo')  # without --workdir
@@ -141,8 +141,8 @@ def _checkpoints(folder: Workdir) -> list[int]:
 def _is_sound(path) -> bool:
   """Whether the manifest of a checkpoint has its checksum, and its files the sizes in it."""
   try:
-    text = (path / 'manifest.json').read_bytes()
-    seal = (path / 'manifest.sha256').read_text().split()
+    text = read_file(path / 'manifest.json', JSON_BYTES)
+    seal = read_file(path / 'manifest.sha256', JSON_BYTES).decode().split()
     sizes = {name: file['size'] for name, file in parse_json(text)['files'].items()}
     return seal[0] == hashlib.sha256(text).hexdigest() and all(
       (path / name).stat().st_size == size for name, size in sizes.items()
@@ -185,7 +185,7 @@ def _best(rows: list, name: str | None) -> str | None:
 def _json(path) -> dict:
   """The object in a JSON file; {} where there is none."""
   try:
-    found = parse_json(path.read_bytes()) if path.is_file() else {}
+    found = parse_json(read_file(path, JSON_BYTES))
   except (OSError, ValueError):
     return {}
   return found if isinstance(found, dict) else {}

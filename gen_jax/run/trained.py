@@ -215,15 +215,16 @@ class Run:
     Args:
       n: how many.
       seed: the samples are a function of it, the weights and the settings.
-      labels: classes, one int or [n] of them; None: 0, 1, 2, ... in turn. Only for data with
-        labels.
+      labels: classes, one int or [n] of them; None: 0, 1, 2, ... in turn. Only where samples depend
+        on labels.
       **fields: other fields of config.sample, e.g. `sampler='ddim', steps=50`.
 
     Returns:
       uint8 [n, h, w, c], or float32 [n, 2] for two-dimensional points.
 
     Raises:
-      UserError: config.sample has no such field, or the field cannot hold the value.
+      UserError: config.sample has no such field, the field cannot hold the value, or there are no
+        such labels.
       Diverged: the samples are not finite.
     """
     from gen_jax import sample as sampling
@@ -234,21 +235,22 @@ class Run:
     except ValueError as error:
       raise UserError(f'sample(n={n!r}): {SHARED["sample.num_images"]} is needed') from error
     config = self._with('sample', fields | dict(seed=seed))
-    labels = self._labels(labels, n)
     key = jax.random.fold_in(jax.random.key(config.sample.seed), sampling.SAMPLE_MODE)
     config = configs.replace(config, {'sample.seed': 0})  # one program serves all seeds
     if ('sample', config) not in self._programs:
       state, _ = attach(self.state, config, contract.check(config))
-      draw = sampling.make_sampler(config, self._system)
-      self._programs['sample', config] = functools.partial(draw, state)
-    return self._programs['sample', config](key, n, labels=labels)['image']
+      self._programs['sample', config] = state, sampling.make_sampler(config, self._system)
+    state, draw = self._programs['sample', config]
+    if labels is not None:
+      if contract.asked_labels(config, self._system, state, n) is None:
+        raise UserError(
+          f'labels={labels!r}: samples of {self.path} do not depend on labels, None is needed'
+        )
+      labels = self._labels(labels, n)
+    return draw(state, key, n, labels=labels)['image']
 
-  def _labels(self, labels, n: int) -> np.ndarray | None:
-    if labels is None:
-      return None
+  def _labels(self, labels, n: int) -> np.ndarray:
     classes = self.config.data.num_classes
-    if classes is None:
-      raise UserError(f'labels={labels!r}: the data of {self.path} have no labels')
     found = np.asarray(labels)
     if found.dtype.kind not in 'iu' or found.shape not in ((), (n,)):
       raise UserError(

@@ -182,6 +182,13 @@ class Workdir:
     """The path of the image `name` of `step`."""
     return self.samples / f'{step:07d}_{name.replace("/", "_")}.png'
 
+  def images(self, name: str) -> list[pathlib.Path]:
+    """The images `name` of all steps, in their order."""
+    found = self.samples.glob(f'[0-9]*_{name}.png')
+    steps = {path: path.name.removesuffix(f'_{name}.png') for path in found}
+    mine = [path for path, step in steps.items() if step.isdecimal()]
+    return sorted(mine, key=lambda path: int(steps[path]))
+
   def in_use(self) -> bool:
     """Whether a process holds the lock of the folder, as far as this one can tell."""
     if not self.lock.is_file():

@@ -163,6 +163,11 @@ def sample(state, given, rng, *, config) -> dict:
   return samplers.sample(eps, shape, rng, model.process, config.sample, guide)
 
 
+def conditional(state, *, config) -> bool:
+  """Whether samples depend on labels: by the net, or by a classifier that guides them."""
+  return config.net.get('num_classes') is not None or state.guide is not None
+
+
 evaluations = samplers.evaluations
 runs = guidance.runs
 MEASURES = bound.MEASURES

@@ -2,6 +2,7 @@
 
 import io
 import os
+import pathlib
 import shutil
 import socket
 import struct
@@ -77,7 +78,8 @@ def left_out(caplog) -> str:
 def test_jpeg_is_read_under_any_name_and_the_rest_is_named(
   make_config, make_images, tmp_path, caplog
 ):
-  make_images(tmp_path, ['a.jpg', 'a.png', 'a.webp', 'a.bmp', 'a.gif', 'a.tif', 'a.avif'])
+  make_images(tmp_path, ['a.jpg', 'a.png', 'a.webp', 'a.bmp', 'a.gif', 'a.tif'])
+  (tmp_path / 'a.avif').write_bytes(b'\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf')
   jpegs = ['a.jfif', 'a.jpe', 'a.JPG_large', 'b', 'c.jpg?width=300']
   for name in jpegs:
     shutil.copy(tmp_path / 'a.jpg', tmp_path / name)
@@ -442,6 +444,17 @@ def test_a_name_that_is_not_utf8(make_config, make_images, tmp_path, caplog):
   os.rename(odd, odd + b'.txt')
   assert len(open_folder(make_config, tmp_path)) == 1
   assert 'caf\\xe9\\x1b[2J.png.txt (a link to nothing)' in left_out(caplog)
+
+
+def test_a_class_whose_name_is_not_utf8(make_config, make_images, tmp_path):
+  odd = pathlib.Path(os.fsdecode(os.fsencode(tmp_path) + b'/caf\xe9'))
+  make_images(odd, ['a.png'])
+  make_images(tmp_path / 'z', ['a.png'])
+  source = open_folder(make_config, tmp_path, num_classes=2)
+  assert source.classes == ('caf\\xe9', 'z')
+  assert source.arrays()['label'].tolist() == [0, 1]
+  source = open_folder(make_config, tmp_path, num_classes=2, classes=('z', odd.name))
+  assert source.arrays()['label'].tolist() == [1, 0]
 
 
 def test_whatever_a_damaged_file_does_concerns_that_file(tmp_path, make_images):

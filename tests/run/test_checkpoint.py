@@ -6,6 +6,7 @@ import logging
 import os
 import pathlib
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -514,6 +515,41 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_checkpoint(tmp_path):
   assert os.listdir(directory) == ['0000000003']
 
 
+FULL = """
+  import os, subprocess
+  import jax
+  from gen_jax.run.checkpoint import Checkpointer
+  from gen_jax.errors import UserError
+  many = {f'x{i}': jax.random.normal(jax.random.key(i), (200, 100 + i)) for i in range(12)}
+  for size in range(500, 2100, 45):  # KiB
+    subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={size}k', 'tmpfs', DIR], check=True)
+    c = Checkpointer(f'{DIR}/checkpoints', config={}, data_fingerprint='', keep=1)
+    for step in (1, 2):
+      c.save(step, many)
+      try:
+        c.wait()
+      except UserError as error:
+        print(size, error)
+    c.close()
+    left = os.listdir(f'{DIR}/checkpoints')
+    assert all(name.isdecimal() for name in left) and len(left) < 2, left
+    subprocess.run(['umount', DIR], check=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which('unshare') is None, reason='needs mounts of its own')
+def test_nothing_is_left_on_a_disk_that_becomes_full_anywhere(tmp_path):
+  alone = ('unshare', '--user', '--map-root-user', '--mount')
+  if subprocess.run([*alone, 'true'], capture_output=True).returncode:
+    pytest.skip('no mounts of its own')
+  child = run_child(FULL, tmp_path, before=alone)
+  lines = child.stdout.splitlines()
+  assert child.stderr == '' and len(lines) > 20
+  for line in lines:
+    assert re.fullmatch(r'\d+ checkpoint .*/000000000[12] cannot be written: No space left.*', line)
+
+
 KILLED = """
   import os, random, select, signal, sys, time
   import jax, jax.numpy as jnp
@@ -578,14 +614,15 @@ def test_sigkill_loses_nothing_that_was_claimed(tmp_path):
   assert leftovers > 3  # The kills did hit saves.
 
 
-def child_process(code, directory, **kwargs):
+def child_process(code, directory, before=(), **kwargs):
   code = f'DIR = {str(directory)!r}\n' + textwrap.dedent(code)
   env = {**os.environ, 'PYTHONPATH': os.pathsep.join(p or os.getcwd() for p in sys.path)}
-  return subprocess.Popen([sys.executable, '-c', code], text=True, env=env, **kwargs)
+  return subprocess.Popen([*before, sys.executable, '-c', code], text=True, env=env, **kwargs)
 
 
-def run_child(code, directory):
-  with child_process(code, directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
-    out, err = child.communicate(timeout=60)
+def run_child(code, directory, before=()):
+  pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+  with child_process(code, directory, before, **pipes) as child:
+    out, err = child.communicate(timeout=200)
   assert child.returncode == 0, err
   return subprocess.CompletedProcess(child.args, 0, out, err)

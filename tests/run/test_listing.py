@@ -1,6 +1,7 @@
 """The table of runs: what it says of each kind of folder, and that it is quick."""
 
 import json
+import os
 import pathlib
 import shutil
 import time
@@ -142,6 +143,18 @@ def test_what_is_not_a_run_leaves_the_others(runs, capsys, text):
   for name in ('config.json', 'manifest.json', 'metrics.json', 'metrics.jsonl'):
     (runs / 'odd' / name).write_text(text)
   (runs / 'odd/checkpoints/0000000020/manifest.json').write_text(text)
+  found = rows(capsys)
+  assert found['runs/ring']['state'] == 'finished' and 'runs/odd' in found
+
+
+def test_files_that_are_none_are_not_waited_for(runs, capsys):
+  odd = runs / 'odd'
+  shutil.copytree(runs / 'ring', odd)
+  for path in (odd / 'config.json', odd / 'metrics.jsonl'):
+    path.unlink()
+    os.mkfifo(path)
+  for manifest in odd.glob('checkpoints/*/manifest.json'):
+    os.truncate(manifest, 20 * 10**9)
   found = rows(capsys)
   assert found['runs/ring']['state'] == 'finished' and 'runs/odd' in found
 

@@ -17,6 +17,7 @@ import safetensors.numpy
 from children import run_python
 from forged import replace_file
 from PIL import Image
+from untrained import load_config, save_untrained
 
 import gen_jax
 import launch
@@ -25,40 +26,13 @@ from gen_jax import contract, sample, train
 from gen_jax.data import binarize as binarized
 from gen_jax.devices import sharding
 from gen_jax.errors import UserError
-from gen_jax.run import checkpoint, export_format, history, records, trained
+from gen_jax.run import checkpoint, export_format, history, launcher, records, trained
 from gen_jax.run.workdir import Workdir
 from gen_jax.state import Frozen
 from gen_jax.systems import find_system
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 FEW_POINTS = {'train.steps': '2', 'sample.batch_size': '16', 'eval.num_reference': '300'}
-
-
-def load_config(name, **overrides):
-  return configs.load(f'{ROOT}/configs/{name}.py:smoke', list(overrides.items()))
-
-
-def save_untrained(folder, name, **overrides):
-  """A run folder without training: every leaf of the state is another random number."""
-  config = load_config(name, **overrides)
-  system = contract.check(config)
-  rng = np.random.RandomState(0)
-
-  def draw(path, leaf):
-    x = 0.2 * rng.standard_normal(leaf.shape)
-    x = np.abs(x) if path[-1] == jax.tree_util.DictKey('var') else x
-    return jnp.asarray(x if leaf.ndim else 7, leaf.dtype)
-
-  state = jax.tree.map_with_path(draw, contract.abstract_state(config, system))
-  workdir = Workdir(folder)
-  workdir.path.mkdir(parents=True)
-  workdir.write_config(configs.to_json(config))
-  saver = checkpoint.Checkpointer(
-    workdir.checkpoints, config=configs.to_dict(config), data_fingerprint='data/7', keep=1
-  )
-  saver.save(7, state)
-  saver.close()
-  return workdir.path
 
 
 @pytest.fixture(scope='module')
@@ -120,7 +94,7 @@ def test_its_images_are_those_of_the_verb(run, copy, digits, seed):
   folder = copy(digits)
   argv = ['--mode=sample', f'--workdir={folder}', f'--config.sample.seed={seed}']
   assert launch.main([*argv, '--config.sample.num_images=11']) == 0
-  files = sorted((folder / f'samples/step_0000007_seed_{seed}').glob('*.png'))
+  files = sorted((folder / f'samples/step_0000007_seed_{seed}_num_images=11').glob('*.png'))
   drawn = np.stack([np.asarray(Image.open(file)) for file in files])[..., None]
   made = run.sample(11, seed=seed)
   assert made.dtype == np.uint8 and made.shape == (11, 8, 8, 1) and made.std() > 1
@@ -274,7 +248,7 @@ def test_errors_of_loading_are_one_line(digits, points, tmp_path, copy):
   assert said(digits, weights='emma') == "weights='emma': 'ema', 'raw' or None is needed"
   assert said(points, weights='ema').startswith(f"weights='ema': {points} keeps no moving average")
   assert f'no checkpoint of step 3 in {digits}/checkpoints; steps: [7]' == said(digits, 3)
-  with pytest.raises(UserError, match='have no labels'):
+  with pytest.raises(UserError, match='labels=0: samples of .* do not depend on labels'):
     gen_jax.load(points).sample(2, labels=0)
   broken = copy(digits)
   file = next((broken / 'checkpoints').glob('*/manifest.json'))
@@ -331,7 +305,7 @@ def test_the_verb_exports_and_the_others_read_it(digits, copy, tmp_path, capsys)
   assert (manifest.weights, manifest.dtype, manifest.players) == ('raw', 'float16', ('net',))
   capsys.readouterr()
   assert launch.main(['--mode=sample', f'--workdir={folder}/export']) == 0
-  assert (folder / 'export/samples/step_0000007_seed_0/00000.png').exists()
+  assert (folder / 'export/samples/step_0000007_seed_0/00000_class0.png').exists()
 
 
 def test_an_export_is_evaluated_and_compared_like_a_run(points, tmp_path, capsys):
@@ -342,6 +316,27 @@ def test_an_export_is_evaluated_and_compared_like_a_run(points, tmp_path, capsys
   assert launch.main(['--mode=compare', f'--workdir={out}']) == 0
   count = sum(leaf.size for leaf in jax.tree.leaves(gen_jax.load(points).params('G')))
   assert f'G {count:,}' in capsys.readouterr().out
+
+
+def test_an_export_is_not_replaced_by_another(run, digits, tmp_path):
+  out = run.export(tmp_path / 'out')
+  before = {path.name: path.read_bytes() for path in out.iterdir()}
+  run.export(out)  # the same again
+  others = [
+    (gen_jax.load(digits, weights='raw').export, {}, 'raw weights of net in float32'),
+    (run.export, {'dtype': 'float16'}, 'ema weights of net in float16'),
+  ]
+  for export, how, what in others:
+    with pytest.raises(UserError) as error:
+      export(out, **how)
+    assert one_line(error) == (
+      f'--out={out} holds the export of step 7, ema weights of net in float32: for step 7, {what}, '
+      'another folder is needed'
+    )
+  assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+  (out / 'manifest.json').write_text('[]')  # of another program
+  with pytest.raises(UserError, match='holds a manifest.json that is none of an export'):
+    run.export(out)
 
 
 def test_one_player_is_enough_for_sampling(points, tmp_path):
@@ -376,7 +371,7 @@ def test_what_does_not_fit_an_export_is_one_line(run, digits, copy, tmp_path):
   assert said(gen_jax.load, out).startswith(f'the export {out} cannot be read')
   (out / 'manifest.json').write_text('{')
   assert said(gen_jax.load, out).startswith(f'the export {out} is damaged: manifest.json')
-  assert said(launch.run, ['--mode=export', f'--workdir={digits}', '--player=G', f'--out={out}'])
+  assert said(launcher.run, ['--mode=export', f'--workdir={digits}', '--player=G', f'--out={out}'])
 
 
 def test_json_of_the_wrong_shape_is_a_damaged_export(points, tmp_path):
