@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 
 from gen_jax.run import pictures, records
+from gen_jax.run.files import LOG_BYTES
 from gen_jax.run.workdir import Workdir
 
 ACROSS = 4  # panels in a row
@@ -34,7 +35,7 @@ def draw(folder: Workdir) -> None:
 
 
 def _metrics(folder) -> Iterator[tuple[int, str, float]]:
-  for _, line in records.lines_of(folder.metrics, records.is_metrics):
+  for _, line in records.lines_of(folder.metrics, records.is_metrics, LOG_BYTES):
     for name, value in line.items():
       if name not in _NO_METRICS and records.is_number(value):
         yield line['step'], name, value

@@ -7,6 +7,7 @@ import stat
 from typing import BinaryIO
 
 JSON_BYTES = 2**24  # of a config or a manifest, at most
+LOG_BYTES = 2**28  # of metrics.jsonl or evaluation.jsonl, where it is only looked at
 
 _KINDS = {
   stat.S_IFDIR: 'a folder',
@@ -34,7 +35,7 @@ def open_file(path, limit: int | None = None) -> BinaryIO:
   return file
 
 
-def read_file(path, limit: int) -> bytes:
+def read_file(path, limit: int | None) -> bytes:
   """The content of a regular file of at most `limit` bytes; see `open_file`."""
   with open_file(path, limit) as file:
     return file.read()

@@ -15,6 +15,7 @@ from gen_jax import config as configs
 from gen_jax import contract
 from gen_jax.errors import UserError
 from gen_jax.run import records, trained
+from gen_jax.run.files import LOG_BYTES
 from gen_jax.run.workdir import Workdir
 from gen_jax.systems import find_system
 
@@ -98,7 +99,7 @@ def read_run(path) -> Run:
 
 def read_metrics(folder: Workdir) -> list[dict]:
   """The lines of `metrics.jsonl` that are records of it."""
-  return [line for _, line in records.lines_of(folder.metrics, records.is_metrics)]
+  return [line for _, line in records.lines_of(folder.metrics, records.is_metrics, LOG_BYTES)]
 
 
 def curves(metrics: list[dict]) -> dict[str, dict[int, float]]:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from gen_jax.run import workdir
+from gen_jax.run.files import read_file
 from gen_jax.run.workdir import Workdir, parse_json, write_atomic
 
 # Fields that must be equal for numbers to be comparable: across runs, and within one run.
@@ -90,12 +91,15 @@ def read(folder: Workdir) -> list[dict]:
   return [row for _, row in lines_of(folder.evaluations, is_row)]
 
 
-def lines_of(path: pathlib.Path, is_record: Callable[[Any], bool]) -> list[tuple[bytes, dict]]:
+def lines_of(
+  path: pathlib.Path, is_record: Callable[[Any], bool], limit: int | None = None
+) -> list[tuple[bytes, dict]]:
   """The lines of a file that are JSON and records of it, with their values; how many are not, is
-  logged once. What a killed process leaves of its last line does not count.
+  logged once. What a killed process leaves of its last line does not count. A file of more than
+  `limit` bytes counts as empty.
   """
   try:
-    data = path.read_bytes() if path.is_file() else b''
+    data = read_file(path, limit)
   except OSError:
     return []
   *lines, last = data.split(b'\n')
