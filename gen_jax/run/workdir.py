@@ -296,7 +296,7 @@ def _acquire(lock, path) -> None:
 def _owner(lock) -> str:
   try:
     lock.seek(0)
-    owner = parse_json(lock.read().encode())
+    owner = parse_json(lock.read())
     return f'process {owner["pid"]} on host {owner["host"]} since {owner["since"]}'
   except (ValueError, KeyError, TypeError):
     return 'another process'

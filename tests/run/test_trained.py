@@ -21,8 +21,8 @@ from untrained import load_config, save_untrained
 
 import gen_jax
 import launch
-from gen_jax import contract, sample, train
 from gen_jax import config as configs
+from gen_jax import contract, sample, train
 from gen_jax.data import binarize as binarized
 from gen_jax.devices import sharding
 from gen_jax.errors import UserError
