@@ -146,7 +146,7 @@ def _further_grids(made: dict, labels) -> dict[str, np.ndarray]:
   for name, value in made.items():
     if name != 'image' and value.ndim == 4:
       grids[name] = grid(value[:MOST_IN_GRID], labels)
-    elif name != 'image':
+    elif value.ndim == 5:
       rows, m = value[:8], value.shape[1]
       captions = None
       if labels is not None:
@@ -234,7 +234,7 @@ def _write_files(made, labels, config, out: pathlib.Path, about: bytes) -> pathl
 
   path = results.beside(out, '_plot.png' if points else '_grid.png')
   write_atomic(path, shown(image))
-  for name, further in ({} if points else _further_grids(made, labels)).items():
+  for name, further in _further_grids(made, labels).items():
     pictures.save_png(results.beside(out, f'_{name}.png'), further)
   for name, value in made.items():
     if value.ndim > image.ndim:  # a sequence for each sample
