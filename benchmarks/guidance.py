@@ -51,7 +51,7 @@ def measure(run, scale: float) -> dict:
   chosen = run.evaluate(num_samples=flags.samples, metrics=names, held_out_examples=None, **how)
   rows = {row.metric: row for row in chosen}
   images = run.sample(10, **how)[..., 0].tolist()
-  # Without guidance no class is asked for.
+  # A net that ignores labels, without guidance, is asked for no class.
   values = {name: [rows[name].value, rows[name].spread] for name in METRICS if name in rows}
   return values | {'images': images, 'protocol': dataclasses.asdict(rows['frechet'])}
 

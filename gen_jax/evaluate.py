@@ -342,7 +342,7 @@ def _place(config, folder, opened) -> pathlib.Path:
   """What the names of an evaluation's files begin with; see `results.place`."""
   paths = [path for path, _ in configs.leaves(config) if path.startswith(('sample.', 'eval.'))]
   decides = [path for path in paths if not path.startswith('eval.quick') and path not in NOT_SHOWN]
-  start = folder.evaluation / f'{opened.manifest.step:07d}'
+  start = make_folder(folder.evaluation) / f'{opened.manifest.step:07d}'
   files = ['_samples.png', *(f'_{name}.npz' for name in contract.measures(opened.system))]
   out, about = results.place(start, config, opened.manifest, decides, files=files, runs=opened.runs)
   write_atomic(results.beside(out, '.json'), about)

@@ -146,7 +146,7 @@ def _further_grids(made: dict, labels) -> dict[str, np.ndarray]:
   for name, value in made.items():
     if name != 'image' and value.ndim == 4:
       grids[name] = grid(value[:MOST_IN_GRID], labels)
-    elif name != 'image':
+    elif value.ndim == 5:
       rows, m = value[:8], value.shape[1]
       captions = None
       if labels is not None:
@@ -224,15 +224,20 @@ def _write_files(made, labels, config, out: pathlib.Path, about: bytes) -> pathl
         label = '' if labels is None else f'_class{labels[i]}'
         (temporary / f'{i:05d}{label}.png').write_bytes(pictures.png(picture))
     write_atomic(results.beside(out, '.json'), about)
-  if points:
-    real = _points(data.open_source(config), len(image))
-    pictures.scatter_plot(real, image, plot := results.beside(out, '_plot.png'))
-    return plot
-  pictures.save_png(path := results.beside(out, '_grid.png'), grid(image[:MOST_IN_GRID], labels))
+  real = _points(data.open_source(config), len(image)) if points else None
+
+  def shown(images) -> bytes:
+    if not points:
+      return pictures.png(grid(images[:MOST_IN_GRID], labels))
+    pictures.scatter_plot(real, images, buffer := io.BytesIO())
+    return buffer.getvalue()
+
+  path = results.beside(out, '_plot.png' if points else '_grid.png')
+  write_atomic(path, shown(image))
   for name, further in _further_grids(made, labels).items():
     pictures.save_png(results.beside(out, f'_{name}.png'), further)
-    if made[name].ndim == 5:
-      sequences = made[name][:MOST_IN_GRID]
-      frames = (grid(sequences[:, j], labels) for j in pictures.some_frames(sequences.shape[1]))
+  for name, value in made.items():
+    if value.ndim > image.ndim:  # a sequence for each sample
+      frames = (shown(value[:, j]) for j in pictures.some_frames(value.shape[1]))
       pictures.save_gif(results.beside(out, f'_{name}.gif'), map(pictures.frame, frames))
   return path

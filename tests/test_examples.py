@@ -1,11 +1,14 @@
 """The examples run as written, from any folder, and stay short."""
 
+import ast
 import json
 import pathlib
 import re
 
+import numpy as np
 import pytest
 from children import QUICK, run_python
+from PIL import Image
 
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted((ROOT / 'examples').glob('*.py'))
@@ -68,6 +71,16 @@ def test_weights_and_biases_gets_metrics_and_images(tmp_path):
   assert len(losses) == 10 and [float(value) for value in seen['g/loss']] == losses
   pictures = [value for name, values in seen.items() if 'samples' in name for value in values]
   assert sum('.png' in value for value in pictures) == 2, seen.keys()
+
+
+def test_the_forward_process_is_drawn(tmp_path):
+  output = run(ROOT / 'examples/forward_process.py', tmp_path)
+  rows = [ast.literal_eval(row) for row in re.findall(r'\{.*\}', output)]
+  linear, cosine = (list(row.values()) for row in rows)
+  assert linear[0] == pytest.approx(np.log(0.9999 / 0.0001), abs=0.01)  # beta_1 is 1e-4
+  assert linear[0] > linear[1] > linear[2] and linear[1] < cosine[1]
+  with Image.open(tmp_path / 'forward_process.png') as image:
+    assert image.size == (800, 900)
 
 
 def test_the_scores_of_pictures_follow_the_noise(tmp_path):

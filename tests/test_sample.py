@@ -85,6 +85,23 @@ def test_the_name_holds_the_settings_that_differ(change, name, tmp_path):
   assert results.place(tmp_path / 'x', changed, manifest, paths, **how)[0].name == f'{name}_3'
 
 
+def test_points_move_in_an_animation(tmp_path):
+  few = {'sample.sampler': 'ddim', 'sample.steps': '5', 'sample.intermediates': '5'}
+  folder = save_untrained(tmp_path / 'run', 'ddpm_ring', **few)
+  base = 'step_0000007_seed_0'
+  made = draw(folder)
+  assert set(made) == {
+    f'{base}/points.npy',
+    *(f'{base}{end}' for end in ('.json', '_plot.png', '_trajectory.gif')),
+  }
+  with Image.open(folder / f'samples/{base}_trajectory.gif') as film:
+    assert film.n_frames > 2 and film.size == (600, 600)
+    film.seek(film.n_frames - 1)
+    last = np.asarray(film.convert('RGB')).astype(int)
+  with Image.open(folder / f'samples/{base}_plot.png') as plot:
+    assert abs(np.asarray(plot.convert('RGB')) - last).mean() < 2
+
+
 def test_labels_are_not_told_where_samples_ignore_them(tmp_path):
   few = FEW | {'net.num_classes': 'None', 'sample.intermediates': '0'}
   folder = save_untrained(tmp_path / 'run', 'ddpm_digits', **few)

@@ -162,7 +162,7 @@ MEANINGS = {
   'modes_kl': 'KL of the good samples over the modes to equal ones, nats; lower is better',
   'classes': 'classes with at least one sample, by the classifier of the data set',
   'classes_kl': 'KL of the samples over the classes to the reference set, nats; lower is better',
-  'class_accuracy': 'share of samples of the class that was asked for, by that classifier',
+  'class_accuracy': 'share of samples of the class that they were asked for, by that classifier',
 }
 
 

@@ -11,11 +11,13 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from gen_jax.run.files import read_file
 from gen_jax.run.workdir import write_atomic
 
 READABLE_PIXELS = 48
 CAPTION = 14  # pixels, height of a line of captions
 MOST_FRAMES, FRAME_PIXELS = 60, 600  # of an animation
+LARGEST = 2**28  # bytes of a file with a frame
 FRAME_MS, LAST_MS = 150, 2000  # how long a frame is shown
 
 
@@ -151,8 +153,7 @@ def animate(paths: Iterable, out) -> None:
   paths, frames = [*map(pathlib.Path, paths)], []
   for path in (paths[i] for i in some_frames(len(paths))):
     with contextlib.suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-      if path.is_file():  # a pipe would block
-        frames.append(frame(path.read_bytes()))
+      frames.append(frame(read_file(path, LARGEST)))
   if frames:
     save_gif(out, frames)
 

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable
 
 from gen_jax import config as configs
+from gen_jax.run.files import read_file
 
 LONGEST_VALUE, LONGEST = 40, 150  # characters of a name, which the file system limits to 255
 
@@ -61,7 +62,7 @@ def beside(path: pathlib.Path, text: str) -> pathlib.Path:
 
 def _holds(path: pathlib.Path, text: bytes) -> bool:
   try:
-    return path.stat().st_size == len(text) and path.is_file() and path.read_bytes() == text
+    return read_file(path, len(text)) == text
   except OSError:
     return False
 
