@@ -633,7 +633,10 @@ def nothing_is_drawn(monkeypatch):
       ['--config.eval.metrics=modes', '--config.eval.network=efficientnet_lite0'],
       "config.eval.metrics=('modes',): modes is for toys with known modes, and for classes",
     ),
-    (['--config.eval.metrics=frechet,fid'], "config.eval.metrics=('frechet', 'fid'): a tuple of '"),
+    (
+      ['--config.eval.metrics=frechet,fid'],
+      "config.eval.metrics=('frechet', 'fid'): 'fid' is called 'frechet' here",
+    ),
     (['--config.eval.held_out_split=test'], "config.eval.held_out_split='test', but digits"),
     (
       ['--config.eval.network=inception', '--config.eval.weights=x.npz'],

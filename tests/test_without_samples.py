@@ -60,7 +60,7 @@ def test_it_is_trained_and_evaluated(name, classes, tmp_path, nothing_is_drawn, 
   assert f'{tmp_path} is finished after 20 steps\n' in out and 'pictures' not in out
   assert train.run(config, tmp_path) == 0
   assert 'pictures' not in capsys.readouterr().out
-  assert not list(folder.samples.iterdir())
+  assert not folder.samples.exists()
 
   assert evaluate.run(config, tmp_path) == 0
   accuracy, nats = records.read(folder)
@@ -87,7 +87,7 @@ def test_it_is_trained_and_evaluated(name, classes, tmp_path, nothing_is_drawn, 
   assert nats['value'] == pytest.approx(likelihood.mean(), rel=1e-4)
 
   files = {path.name for path in folder.evaluation.iterdir()}
-  assert files == {'0000020_by_noise.npz', '0000020_by_noise.png'}
+  assert files == {'0000020.json', '0000020_by_noise.npz', '0000020_by_noise.png'}
   with np.load(folder.evaluation / '0000020_by_noise.npz') as file:
     assert file['by_noise'].shape == (100, 3)
     np.testing.assert_array_equal(file['by_noise'][:, 0], right)

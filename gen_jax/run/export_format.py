@@ -153,7 +153,7 @@ def _check_same(path: pathlib.Path, manifest: dict) -> None:
   if not os.path.lexists(path / 'manifest.json'):
     return
   try:
-    earlier = json.loads((path / 'manifest.json').read_bytes())
+    earlier = parse_json(read_file(path / 'manifest.json', JSON_BYTES))
     if earlier['source'] == manifest['source'] and text(earlier) == text(manifest):
       return
     found = f'the export of {text(earlier)}'
