@@ -47,6 +47,7 @@ OURS = tuple(str(ROOT / name) for name in ('gen_jax', 'configs', 'examples', 'la
 # A shell that starts a job in the background has it ignore Ctrl-C, and its children too; the tests
 # send that signal.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` ignores it
 
 
 @pytest.fixture(autouse=True)

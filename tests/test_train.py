@@ -488,7 +488,7 @@ def test_pictures_that_are_not_finite_are_refused():
 )
 def test_divergence_stops_the_run_and_is_never_saved(name, net, tmp_path, capsys):
   flags = (f'--config=configs/{name}.py:smoke', f'--workdir={tmp_path}')
-  flags += (f'--config.{net}=1e38', '--config.train.checkpoint_steps=1')
+  flags += (f'--config.{net}=1e30', '--config.train.checkpoint_steps=1')
   status, output = main(*flags, capsys=capsys)
   assert status == 1
   errors = [line for line in output.err.splitlines() if line.startswith('error:')]

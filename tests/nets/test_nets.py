@@ -467,7 +467,8 @@ def test_make_sets_what_the_module_declares():
     (dict(name='.relative.Net'), ["config.generator.name='.relative.Net'"]),
     (dict(name=''), ["config.generator.name=''"]),
     (dict(name=NoNet), ['config.generator.name=', 'not a subclass of flax.linen.Module']),
-    (dict(name='math.sqrt'), ["config.generator.name='math.sqrt'", 'not a subclass']),
+    (dict(name='math.sqrt'), ["config.generator.name='math.sqrt'", 'no module of nets']),
+    (dict(name='flax.linen.relu'), ["config.generator.name='flax.linen.relu'", 'not a subclass']),
     (
       dict(name='dcgan.Generator', feature=3),
       ['config.generator.feature is not an attribute', 'did you mean config.generator.features?'],
