@@ -359,7 +359,7 @@ def test_latents_in_training_and_in_sampling(distribution, variance):
     generator=dict(name=Identity),
   )
   config = make_config(**changes)
-  state = init_state(jax.random.key(0), {'image': jnp.zeros((1, 4, 2))}, config=config)
+  state = init_state(jax.random.key(0), {'image': jnp.zeros((1, 4, 3))}, config=config)
   z = gan.latents(jax.random.key(1), 5000, config)
   made = gan.sample(state, {'index': jnp.arange(5000)}, jax.random.key(2), config=config)['image']
   for points in (z, made):
