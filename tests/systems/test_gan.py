@@ -357,6 +357,7 @@ def test_latents_in_training_and_in_sampling(distribution, variance):
     latent__dim=3,
     data__shape=(3,),
     generator=dict(name=Identity),
+    discriminator=dict(name=Normed),
   )
   config = make_config(**changes)
   state = init_state(jax.random.key(0), {'image': jnp.zeros((1, 4, 3))}, config=config)
