@@ -175,6 +175,5 @@ MEASURES = bound.MEASURES
 
 def evaluate(state, batch, rng, *, config) -> dict:
   """The variational bound of each example of `batch` (Eq. 5), see `bound.evaluate`."""
-  model = build(config)
-  eps = trained_eps(model, state, batch, config)
+  eps = trained_eps(model := build(config), state, batch, config)
   return bound.evaluate(eps, batch['image'], rng, model.process, config)

@@ -2,9 +2,8 @@ r"""Wasserstein GAN with weight clipping (Arjovsky, Chintala and Bottou 2017, ar
 
 The Wasserstein-1 distance of data and generator is W = sup over 1-Lipschitz f of E f(x) - E f(G(z))
 (Eq. 2). The critic D looks for f among nets with weights in [-c, c], which are K-Lipschitz for some
-K: max_D E D(x) - E D(G(z)) = K W (Eq. 3). G minimises -E D(G(z)) (Thm. 3). As the gradient does not
-vanish near the best critic, the critic is trained towards its optimum, with more updates at the
-start.
+K: max_D E D(x) - E D(G(z)) = K W (Eq. 3). G minimises -E D(G(z)) (Thm. 3). The gradient does not
+vanish near the best critic, which is therefore trained towards it, most of all at the start.
 
 One step is Algorithm 1: n_critic updates of D, each on its own minibatch and with the weights
 clipped before it, as in the released code, then one of G.
@@ -25,17 +24,11 @@ FIELDS = two_nets.FIELDS | {
   'critic': fields.net(meaning='D: data to one number'),
   'loss.clip': fields.number(above=0, default=0.01, meaning='c: weights of D stay in [-c, c]'),
   'loss.n_critic': fields.integer(
-    1, 10_000, default=5, smoke=2, meaning='updates of D per update of G'
+    1, 10_000, default=5, smoke=2, meaning='updates of D for one of G'
   ),
-  'loss.n_critic_start': fields.integer(
-    1,
-    10_000,
-    default=100,
-    smoke=3,
-    meaning='the same in the first steps and in every start_every-th',
-  ),
-  'loss.start_steps': fields.integer(0, default=25, smoke=2, meaning='number of these first steps'),
-  'loss.start_every': fields.integer(1, default=500, meaning='see n_critic_start'),
+  'loss.n_critic_start': fields.integer(1, 10_000, default=100, smoke=3, meaning='at the start'),
+  'loss.start_steps': fields.integer(0, default=25, smoke=2, meaning='steps with n_critic_start'),
+  'loss.start_every': fields.integer(1, default=500, meaning='and every so many steps again'),
 }
 build = functools.partial(two_nets.build, d_field='critic')
 
@@ -51,8 +44,7 @@ def minibatches(config, step: int) -> int:
 
 def d_loss(params, rows, keys, *, player, game):
   """The critic's loss on rows (x, x_fake), each [b, ...]; also metrics and new batch statistics."""
-  # Two passes, so that batch norm treats real and generated examples separately, as in the released
-  # code.
+  # Two passes: batch norm treats real and generated examples apart, as in the released code.
   real, stats = score(game.D, player, rows[0], keys['real'], params)
   fake, stats = score(game.D, player.replace(stats=stats), rows[1], keys['fake'], params)
   wasserstein = jnp.mean(real) - jnp.mean(fake)
@@ -85,15 +77,8 @@ def init_state(rng, batch, *, config) -> State:
 def train_step(state, batch, rng, *, config, axis_name=None):
   """Algorithm 1: k critic updates with clipped weights, then one of the generator.
 
-  Args:
-    state: the `State`.
-    batch: `image` float32 [k, b, ...] in [-1, 1], k = minibatches(config, state.step).
-    rng: the constant run key; the step number is folded in here.
-    config: hashable config with the groups of `FIELDS`.
-    axis_name: `pmap` axis, or None.
-
-  Returns:
-    The new state, and metrics of the last update of each net, with the estimate of K W.
+  As `gan.train_step`, for `image` float32 [k, b, ...] with k = minibatches(config, state.step). The
+  metrics are those of the last update of each net, with the estimate of K W.
   """
   game = build(config, axis_name=axis_name)
   k, b = batch['image'].shape[:2]
