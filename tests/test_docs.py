@@ -6,6 +6,7 @@ import re
 import shutil
 import tomllib
 
+import pytest
 import yaml
 from children import run_python
 
@@ -16,6 +17,7 @@ from gen_jax.fields import SHARED
 ROOT = pathlib.Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 def test_the_system_of_the_docs_needs_no_other_edit(tmp_path):
   for folder in ('gen_jax', 'configs', 'tests', 'examples', 'zoo'):
     shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns('__pycache__'))

@@ -32,6 +32,7 @@ def test_gan_example_trains(tmp_path):
   assert 0 < float(losses['d/loss']) < 1
 
 
+@pytest.mark.slow
 def test_wgan_gp_example_runs_under_pmap(tmp_path):
   flags = f'{QUICK} --xla_force_host_platform_device_count=2'
   assert '(4, 28, 28, 1)' in run(ROOT / 'examples/train_wgan_gp_pmap.py', tmp_path, XLA_FLAGS=flags)
@@ -83,6 +84,7 @@ def test_the_forward_process_is_drawn(tmp_path):
     assert image.size == (800, 900)
 
 
+@pytest.mark.slow
 def test_the_scores_of_pictures_follow_the_noise(tmp_path):
   output = run(
     ROOT / 'examples/score_pictures.py', tmp_path, XLA_FLAGS=''

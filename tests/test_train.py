@@ -184,7 +184,9 @@ MODES = {
 }
 
 
-@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize(
+  'mode', ['jit', pytest.param('jit with fsdp', marks=pytest.mark.slow), 'pmap']
+)
 def test_every_mode_draws_evaluates_stops_and_resumes(mode, tmp_path, capsys):
   """On the two devices of this process, through the whole loop."""
   straight, broken = tmp_path / 'straight', tmp_path / 'broken'

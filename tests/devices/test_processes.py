@@ -126,7 +126,7 @@ def test_two_processes_train_as_one(uninterrupted, tmp_path):
 
 
 @pytest.mark.xdist_group('distributed')
-@pytest.mark.parametrize('victim', [0, 1])
+@pytest.mark.parametrize('victim', [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_killed_process_ends_the_run_which_then_resumes(uninterrupted, tmp_path, victim):
   workdir = tmp_path / 'run'
   with two(workdir, *RING) as processes:
