@@ -2,6 +2,7 @@
 
     python zoo/add.py runs/ddpm_digits
     python zoo/add.py runs/ddpm_digits --name=ddpm_digits_long --step=2000
+    python zoo/add.py runs/gan_mnist --player=G
 
 It exports what the run samples with, in float16 where the samples do not change by that, writes the
 numbers of its last evaluation and of a few samples into metrics.json, and renews zoo/README.md.
@@ -10,6 +11,7 @@ numbers of its last evaluation and of a few samples into metrics.json, and renew
 import argparse
 import json
 import pathlib
+import shutil
 import sys
 
 import numpy as np
@@ -52,10 +54,13 @@ def change(a: np.ndarray, b: np.ndarray) -> float:
   return float(np.abs(a.astype(np.float64) - b).mean() * (1000 if a.ndim == 2 else 1))
 
 
-def add(folder, name: str, step: int | None = None, evaluate: bool = False) -> pathlib.Path:
+def add(
+  folder, name: str, step: int | None = None, evaluate: bool = False, player: str | None = None
+) -> pathlib.Path:
   """Writes the entry `name` for the run in `folder`; returns its path.
 
   `evaluate` measures the entry; otherwise its numbers are those of the run's last evaluation.
+  `player` is the only net of it, where both do not fit.
 
   Raises:
     UserError: there is no run, or its weights take more than MOST_BYTES.
@@ -64,11 +69,12 @@ def add(folder, name: str, step: int | None = None, evaluate: bool = False) -> p
   fast = settings(run)
   samples = run.sample(SAMPLES, seed=SEED, **fast)
   for dtype in ('float16', 'float32'):
-    entry = gen_jax.load(run.export(out, dtype=dtype))
+    entry = gen_jax.load(run.export(out, player, dtype))
     exported = entry.sample(SAMPLES, seed=SEED, **fast)
     if (changed := change(samples, exported)) < UNCHANGED:
       break
   if (size := (out / export_format.WEIGHTS).stat().st_size) > MOST_BYTES:
+    shutil.rmtree(out)
     raise UserError(f'{out}: {size:,} bytes in {dtype}; at most {MOST_BYTES:,} belong into the zoo')
   if evaluate:
     entry.evaluate()
@@ -111,11 +117,12 @@ def main() -> int:
   parser.add_argument('run', help='folder of the run')
   parser.add_argument('--name', help='of the entry (default: that of the folder)')
   parser.add_argument('--step', type=int, help='which checkpoint (default: the newest)')
+  parser.add_argument('--player', help='the only net, such as G (default: all)')
   parser.add_argument('--evaluate', action='store_true', help='measure the entry itself')
   flags = parser.parse_args()
   name = flags.name or pathlib.Path(flags.run).resolve().name
   try:
-    out = add(flags.run, name, flags.step, flags.evaluate)
+    out = add(flags.run, name, flags.step, flags.evaluate, flags.player)
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
