@@ -83,8 +83,7 @@ class TFDSSource(Source):
   def __init__(self, config, own_names: tuple[str, ...] = (), field: str = 'data.split'):
     data, split = config.data, config[field]
     self.name = data.name
-    data_dir = None if data.path is None else str(pathlib.Path(data.path).expanduser())
-    builder, prepared = _find(data.name, data_dir, own_names)
+    builder, prepared = _find(data.name, data.path, own_names)
     if not prepared:
       root = str(builder.data_dir_root)
       problem = prepare(data.name, root)

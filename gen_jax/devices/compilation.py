@@ -43,7 +43,7 @@ def keep_programs(config) -> None:
   if where is None or jax.config.jax_compilation_cache_dir:
     return
   try:
-    folder = cache_folder('compiled') if where == 'auto' else pathlib.Path(where).expanduser()
+    folder = cache_folder('compiled') if where == 'auto' else pathlib.Path(where)
     folder /= f'{jax.default_backend()}_{_processor()}'
     folder.mkdir(parents=True, exist_ok=True)
   except (OSError, UserError) as error:

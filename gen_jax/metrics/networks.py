@@ -156,7 +156,7 @@ def _inception(path) -> Network:
   if path is None:
     arrays, checksum = _published_inception()
   else:
-    path = pathlib.Path(path).expanduser()
+    path = pathlib.Path(path)
     arrays, checksum = read_weights(path)
     if path.suffix == '.pth' and checksum != inception.SHA256:
       raise UserError(
