@@ -139,7 +139,7 @@ def check_memory(config, system, training: bool = False) -> None:
       )
 
   groups = ' and '.join(f'config.{p}' for p, rule in system.FIELDS.items() if rule.type == 'net')
-  number = sum(_count(p.params) for p in vars(state).values() if _is_player(p))
+  number = sum(parameters(state).values())
   afford(held, free, f'{groups}: {number:,} parameters' + ' in training' * training)
   shape = f'of config.data.shape={tuple(config.data.shape)}'
   if training:
@@ -318,9 +318,7 @@ def describe(config) -> str:
 
 def parameters(state) -> dict[str, int]:
   """The number of parameters of every player."""
-  return {
-    k: _count(player.params) for k, player in vars(state).items() if hasattr(player, 'params')
-  }
+  return {name: _count(p.params) for name, p in vars(state).items() if _is_player(p)}
 
 
 def _count(tree) -> int:

@@ -113,10 +113,10 @@ def test_a_run_of_one_line_has_no_rate(copies):
 
 def test_lines_of_metrics_that_are_none_are_skipped(copies):
   write_metrics(copies / 'a', [(5, 0.0), (10, 2.5), (15, 5.0)])
-  right = history.read_metrics(Workdir(copies / 'a'))
+  right = records.read_metrics(Workdir(copies / 'a'))
   with open(copies / 'a/metrics.jsonl', 'a') as file:
     file.write('null\n{}\n5\n{"step": "x", "time": 1}\n' + '[' * 9000 + '\n{"step": 20, "ti')
-  assert history.read_metrics(Workdir(copies / 'a')) == right and len(right) == 3
+  assert records.read_metrics(Workdir(copies / 'a')) == right and len(right) == 3
   (copies / 'a/metrics.jsonl').write_bytes(b'\xff\n')
   assert history.read_run(copies / 'a').losses == {}
 

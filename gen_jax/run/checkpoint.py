@@ -41,7 +41,7 @@ from jax.experimental import multihost_utils
 from gen_jax import __version__
 from gen_jax.errors import UserError
 from gen_jax.run.files import JSON_BYTES, read_file
-from gen_jax.run.workdir import parse_json, sync_directory
+from gen_jax.run.workdir import checksum_line, parse_json, sync_directory
 
 FORMAT = 2  # of the manifest; written since gen_jax 0.2
 LATE_SECONDS = 10.0  # for threads that still write when a save has failed
@@ -328,7 +328,7 @@ class Checkpointer:
       )
       text = json.dumps(manifest, indent=1).encode()
       _write_durably(temporary / 'manifest.json', text)
-      _write_durably(temporary / 'manifest.sha256', _checksum_line(text))
+      _write_durably(temporary / 'manifest.sha256', checksum_line(text))
       for folder, _, _ in os.walk(temporary):
         sync_directory(folder)
       if final.exists():
@@ -614,10 +614,6 @@ def _digest(path: pathlib.Path, durable: bool = False) -> dict:
     return dict(size=os.fstat(file.fileno()).st_size, sha256=digest)
 
 
-def _checksum_line(manifest: bytes) -> bytes:
-  return f'{hashlib.sha256(manifest).hexdigest()}  manifest.json\n'.encode()
-
-
 def _write_durably(path: pathlib.Path, data: bytes) -> None:
   with open(path, 'wb') as file:
     file.write(data)
@@ -636,7 +632,7 @@ def _verify(path: pathlib.Path) -> Manifest:
       if (path / name).is_symlink() or not (path / name).is_file():
         raise _Damaged(f'{path} is damaged: {name} is not a regular file')
     text = read_file(path / 'manifest.json', JSON_BYTES)
-    if read_file(path / 'manifest.sha256', JSON_BYTES) != _checksum_line(text):
+    if read_file(path / 'manifest.sha256', JSON_BYTES) != checksum_line(text):
       raise _Damaged(f'{path} is damaged: manifest.json does not match manifest.sha256')
     manifest = parse_json(text)
     written = manifest.get('format') if isinstance(manifest, dict) else None

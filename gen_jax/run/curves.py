@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterator
 
 from gen_jax.run import pictures, records
-from gen_jax.run.files import LOG_BYTES
 from gen_jax.run.workdir import Workdir
 
 ACROSS = 4  # panels in a row
@@ -35,13 +34,12 @@ def draw(folder: Workdir) -> None:
 
 
 def _metrics(folder) -> Iterator[tuple[int, str, float]]:
-  for _, line in records.lines_of(folder.metrics, records.is_metrics, LOG_BYTES):
+  for line in records.read_metrics(folder):
     for name, value in line.items():
       if name not in _NO_METRICS and records.is_number(value):
         yield line['step'], name, value
 
 
 def _evaluations(folder) -> Iterator[tuple[int, str, float]]:
-  for line in records.read(folder):
-    if line['version'] == 'quick' and line['value'] is not None:
-      yield line['step'], f'{line["label"]}, quick', line['value']
+  for line in records.quick_values(records.read(folder)):
+    yield line['step'], f'{line["label"]}, quick', line['value']

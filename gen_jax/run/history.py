@@ -15,7 +15,6 @@ from gen_jax import config as configs
 from gen_jax import contract
 from gen_jax.errors import UserError
 from gen_jax.run import records, trained
-from gen_jax.run.files import LOG_BYTES
 from gen_jax.run.workdir import Workdir
 from gen_jax.systems import find_system
 
@@ -62,7 +61,7 @@ def read_run(path) -> Run:
       parameters[player] += math.prod(shape)
   system = find_system(config.system)
   minibatches = contract.minibatches(config, system, config.train.steps - 1) or 1
-  metrics = read_metrics(folder)
+  metrics = records.read_metrics(folder)
   per_step, seconds = training_time(metrics)
   lines = [line for line in records.read(folder) if line['step'] is not None]
   quick = not any(line['version'] == 'full' for line in lines)
@@ -74,9 +73,8 @@ def read_run(path) -> Run:
     folder.image_path(manifest.step, 'samples'),
   )
   evaluations = collections.defaultdict(dict)
-  for line in lines:
-    if line['version'] == 'quick' and line['value'] is not None:
-      evaluations[line['metric']][line['step']] = line['value']
+  for line in records.quick_values(lines):
+    evaluations[line['metric']][line['step']] = line['value']
   return Run(
     name=str(path),
     system=config.system,
@@ -95,11 +93,6 @@ def read_run(path) -> Run:
     losses=curves(metrics),
     evaluations=dict(evaluations),
   )
-
-
-def read_metrics(folder: Workdir) -> list[dict]:
-  """The lines of `metrics.jsonl` that are records of it."""
-  return [line for _, line in records.lines_of(folder.metrics, records.is_metrics, LOG_BYTES)]
 
 
 def curves(metrics: list[dict]) -> dict[str, dict[int, float]]:

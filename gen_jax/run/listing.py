@@ -6,7 +6,6 @@ what uses a checkpoint compares every byte.
 """
 
 import glob
-import hashlib
 import os
 import pathlib
 import re
@@ -18,7 +17,7 @@ from typing import NamedTuple
 from gen_jax.errors import UserError
 from gen_jax.run import console, records
 from gen_jax.run.files import JSON_BYTES, open_file, read_file
-from gen_jax.run.workdir import Workdir, parse_json
+from gen_jax.run.workdir import Workdir, checksum_line, parse_json
 
 DEFAULT = ('runs', 'zoo')  # without --workdir
 TAIL = 4096  # bytes at the end of metrics.jsonl that hold its last line
@@ -142,12 +141,12 @@ def _is_sound(path) -> bool:
   """Whether the manifest of a checkpoint has its checksum, and its files the sizes in it."""
   try:
     text = read_file(path / 'manifest.json', JSON_BYTES)
-    seal = read_file(path / 'manifest.sha256', JSON_BYTES).decode().split()
+    seal = read_file(path / 'manifest.sha256', JSON_BYTES)
     sizes = {name: file['size'] for name, file in parse_json(text)['files'].items()}
-    return seal[0] == hashlib.sha256(text).hexdigest() and all(
+    return seal == checksum_line(text) and all(
       (path / name).stat().st_size == size for name, size in sizes.items()
     )
-  except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
+  except (OSError, ValueError, KeyError, TypeError, AttributeError):
     return False
 
 

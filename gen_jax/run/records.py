@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from gen_jax.run import workdir
-from gen_jax.run.files import read_file
+from gen_jax.run.files import LOG_BYTES, read_file
 from gen_jax.run.workdir import Workdir, parse_json, write_atomic
 
 # Fields that must be equal for numbers to be comparable: across runs, and within one run.
@@ -89,6 +89,16 @@ def _ends_a_line(path) -> bool:
 def read(folder: Workdir) -> list[dict]:
   """The lines of `evaluation.jsonl` that are records of it."""
   return [row for _, row in lines_of(folder.evaluations, is_row)]
+
+
+def read_metrics(folder: Workdir) -> list[dict]:
+  """The lines of `metrics.jsonl` that are records of it, to be looked at."""
+  return [line for _, line in lines_of(folder.metrics, is_metrics, LOG_BYTES)]
+
+
+def quick_values(lines: Iterable[dict]) -> list[dict]:
+  """The finite values of quick evaluations among `lines`, as `read` gives them."""
+  return [line for line in lines if line['version'] == 'quick' and line['value'] is not None]
 
 
 def lines_of(

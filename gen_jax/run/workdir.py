@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -46,6 +47,11 @@ def parse_json(data: bytes):
     return json.loads(data.decode())
   except RecursionError as error:
     raise ValueError('nested too deeply') from error
+
+
+def checksum_line(manifest: bytes) -> bytes:
+  """The content of `manifest.sha256` for that of `manifest.json`, as `sha256sum -c` reads it."""
+  return f'{hashlib.sha256(manifest).hexdigest()}  manifest.json\n'.encode()
 
 
 # --- Writes ---------------------------------------------------------------------------------------

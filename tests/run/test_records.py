@@ -93,7 +93,7 @@ def test_lines_of_every_version_and_the_end_of_a_killed_process(folder, caplog):
 def test_the_time_of_training_needs_records(folder, caplog, line):
   times = [json.dumps({'step': step, 'time': step / 2}).encode() for step in (5, 10, 15)]
   folder.metrics.write_bytes(b'\n'.join([times[0], line, *times[1:], b'']))
-  assert history.training_time(history.read_metrics(folder)) == (0.5, 7.5)
+  assert history.training_time(records.read_metrics(folder)) == (0.5, 7.5)
   assert [r.getMessage() for r in caplog.records] == [
     f'{folder.metrics}: 1 line is no record: skipped'
   ]
@@ -107,7 +107,7 @@ def test_a_clock_that_went_back(folder):
   points = [(5, 10.0), (10, 2.0), (15, 4.5), (20, 7.0)]
   lines = (json.dumps(dict(zip(('step', 'time'), point, strict=True))) for point in points)
   folder.metrics.write_text(''.join(f'{line}\n' for line in lines))
-  assert history.training_time(history.read_metrics(folder))[0] == 0.5
+  assert history.training_time(records.read_metrics(folder))[0] == 0.5
 
 
 def test_many_lines_are_counted_in_one(folder, caplog):
