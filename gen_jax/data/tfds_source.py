@@ -88,7 +88,7 @@ class TFDSSource(Source):
       root = str(builder.data_dir_root)
       problem = prepare(data.name, root)
       # Look again: ours may have failed because another process was preparing the set.
-      builder, prepared = _find(data.name, data_dir, own_names)
+      builder, prepared = _find(data.name, data.path, own_names)
       if not prepared:
         problem = problem or f'{builder.data_path} is incomplete, remove that folder'
         raise UserError(
