@@ -6,12 +6,12 @@ import json
 import pathlib
 import shutil
 
+import cases
 import numpy as np
 import pytest
 from children import QUICK, run_python
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-NAMES = sorted(path.stem for path in (ROOT / 'configs').glob('[!_]*.py'))
 EIGHT = {'XLA_FLAGS': f'{QUICK} --xla_force_host_platform_device_count=8'}
 # (mode, data, fsdp)
 LAYOUTS = [
@@ -25,8 +25,9 @@ LAYOUTS = [
 LATER = {'dcgan_cifar': 5e-3, 'dcgan_folder': 5e-2, 'wgan_gp_cifar': 1e-3}
 # Absolute. The gradient of a critic's last bias is 0: on several devices it is the rounding of sums
 # that cancel, of which Adam and RMSProp make a part of a whole step. The rate of wgan_gp_ring is
-# 3e-3; the losses of a clipped critic are as small as 1e-4.
-ABSOLUTE = {'wgan_gp_ring': 5e-3, 'wgan_mnist': 1e-3, 'wgan_folder': 1e-3}
+# 3e-3; the losses of a clipped critic are as small as 1e-4, and one of wgan_gp_cifar, a difference
+# of means of several units, may be near 0.
+ABSOLUTE = {'wgan_gp_ring': 5e-3, 'wgan_mnist': 1e-3, 'wgan_folder': 1e-3, 'wgan_gp_cifar': 2e-3}
 pytestmark = pytest.mark.slow
 
 # Trains in a workdir for each layout, the images after the last step included.
@@ -92,8 +93,9 @@ def run(script, *args, timeout=1800):
   return done.stdout
 
 
-@pytest.mark.parametrize('name', [pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in NAMES])
-def test_losses_are_the_same_on_any_devices(name, tmp_path):
+@pytest.mark.parametrize('path', cases.ALL_SLOW)
+def test_losses_are_the_same_on_any_devices(path, tmp_path):
+  name = path.stem
   flags = ('train.steps=20', 'train.log_steps=1', 'eval.every_steps=None')
   run(TRAIN, name, tmp_path, [('jit', 1, 1), *LAYOUTS], *flags)
   wanted = losses(tmp_path / 'jit_1_1')
@@ -111,7 +113,9 @@ def test_losses_are_the_same_on_any_devices(name, tmp_path):
 @pytest.mark.parametrize('layout', [('jit', 2, 4), ('pmap', 4, 1)], ids=str)
 def test_a_checkpoint_goes_to_any_devices(name, layout, tmp_path):
   """The same bits on each, and the run resumes there with the data that follow."""
-  flags = ('train.log_steps=1', 'train.checkpoint_steps=10', 'eval.every_steps=None')
+  flags = ['train.log_steps=1', 'train.checkpoint_steps=10', 'eval.every_steps=None']
+  # By default the rate falls to 0 at the last step, which is not the same for both trainings.
+  flags += ['optim.decay_steps=20'] * (name == 'ddpm_digits')
   folder = '_'.join(map(str, layout))
   run(TRAIN, name, tmp_path, [layout], 'train.steps=10', *flags)
   others = [('jit', 1, 1), ('jit', 8, 1), ('jit', 2, 2), ('pmap', 8, 1)]
