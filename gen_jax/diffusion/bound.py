@@ -5,11 +5,10 @@ L_T = KL(q(x_T | x_0) || p(x_T)),  L_{t-1} = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-
 L_0 = -log p(x_0 | x_1), a discretised Gaussian for 8-bit data
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
+from gen_jax.diffusion.paths import Denoise, Prediction, per_row
 from gen_jax.diffusion.process import Process, at, p_mean_variance, posterior_mean, q_sample
 from gen_jax.errors import UserError
 from gen_jax.fields import Measure
@@ -19,7 +18,7 @@ BIN_WIDTH = {'none': 2 / 255, 'uniform': 2 / 256}
 
 
 def bound(
-  eps: Callable,
+  denoise: Denoise,
   x_0,
   rng,
   process: Process,
@@ -35,28 +34,39 @@ def bound(
   over terms, in bits, is the number of bits per dimension.
 
   Args:
-    eps: maps x [b, ...] and t int32 [b] to the predicted noise [b, ...].
+    denoise: the net.
     x_0: 8-bit data in [-1, 1], the centres of their bins, [b, ...].
     rng: key of the noise of all steps.
     process: tables of the T steps.
-    variance: of p(x_{t-1} | x_t): 'large' (beta_t) or 'small' (beta_tilde_t).
+    variance: of p(x_{t-1} | x_t), see `process.p_mean_variance`.
     clip: clip the predicted x_0 to [-1, 1], as in the released code.
     bin_width: a value of `BIN_WIDTH`.
   """
-  dims = tuple(range(1, x_0.ndim))
 
-  def term(_, t):
+  def one(_, t):
     times = jnp.full(x_0.shape[0], t)
     noise = jax.random.normal(jax.random.fold_in(rng, t), x_0.shape)
     x_t = q_sample(process, x_0, times, noise)
-    mean, log_var = p_mean_variance(eps, x_t, times, process, variance=variance, clip=clip)
-    true_mean = posterior_mean(process, x_0, x_t, times)
-    kl = normal_kl(true_mean, at(process.log_variance_small, times, x_0.ndim), mean, log_var)
-    decoder = -decoder_log_likelihood(x_0, mean, 0.5 * log_var, bin_width)
-    return None, jnp.where(t == 0, decoder, kl).mean(dims)
+    how = dict(variance=variance, clip=clip, bin_width=bin_width)
+    return None, term(denoise(x_t, jnp.float32(times)), x_0, x_t, times, process, **how)
 
-  _, terms = jax.lax.scan(term, None, jnp.arange(len(process.betas)))
-  return jnp.concatenate([terms, prior_kl(process, x_0).mean(dims)[None]])
+  _, terms = jax.lax.scan(one, None, jnp.arange(len(process.betas)))
+  last = prior_kl(process, x_0).mean(tuple(range(1, x_0.ndim)))
+  return jnp.concatenate([terms, last[None]])
+
+
+def term(
+  prediction: Prediction, x_0, x_t, t, process: Process, *, variance: str, clip: bool, bin_width
+) -> jax.Array:
+  """L_t of each example, the mean over dimensions, in nats: float32 [b] for t int32 [b] in 0..T-1.
+
+  Arguments as in `bound` and `process.p_mean_variance`.
+  """
+  mean, log_var = p_mean_variance(prediction, x_t, t, process, variance=variance, clip=clip)
+  true_mean = posterior_mean(process, x_0, x_t, t)
+  kl = normal_kl(true_mean, at(process.log_variance_small, t, x_0.ndim), mean, log_var)
+  decoder = -decoder_log_likelihood(x_0, mean, 0.5 * log_var, bin_width)
+  return jnp.where(per_row(t == 0, x_0.ndim), decoder, kl).mean(tuple(range(1, x_0.ndim)))
 
 
 def normal_kl(mean_1, log_variance_1, mean_2, log_variance_2) -> jax.Array:
@@ -131,12 +141,12 @@ def check(config) -> None:
     )
 
 
-def evaluate(eps: Callable, x_0, rng, process: Process, config) -> dict:
+def evaluate(denoise: Denoise, x_0, rng, process: Process, config) -> dict:
   """The variational bound of each example in bits per dimension, with the variance that
   config.sample names. T forward passes of the net.
 
   Args:
-    eps, rng, process: as in `bound`.
+    denoise, rng, process: as in `bound`.
     x_0: 8-bit data in [-1, 1], the centres of their bins, [b, ...].
     config: the whole config.
 
@@ -145,7 +155,7 @@ def evaluate(eps: Callable, x_0, rng, process: Process, config) -> dict:
     [b]; and 'terms' [b, T + 1], L_0 to L_T.
   """
   width = BIN_WIDTH[config.data.dequantize]
-  nats = bound(eps, x_0, rng, process, variance=config.sample.variance, bin_width=width)
+  nats = bound(denoise, x_0, rng, process, variance=config.sample.variance, bin_width=width)
   terms = nats / jnp.log(2)
   return {
     'bits_per_dim': nats.sum(0) / jnp.log(2),

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax import fields
+from gen_jax.diffusion.paths import Discrete, Prediction
 
 _LINEAR = ('.schedule', ('linear',))
 
@@ -46,6 +47,7 @@ class Process(NamedTuple):
   posterior_coef_xt: jax.Array  # coefficient of x_t in mu_tilde
   log_variance_large: jax.Array  # log of [beta_tilde_1, beta_1, ..., beta_{T-1}]
   log_variance_small: jax.Array  # log of [beta_tilde_1, beta_tilde_1, beta_tilde_2, ...]
+  log_betas: jax.Array
 
 
 def linear_betas(steps: int, beta_min: float, beta_max: float) -> np.ndarray:
@@ -95,8 +97,14 @@ def make_process(betas: np.ndarray) -> Process:
     posterior_coef_xt=np.sqrt(alphas) * (1 - prev) / (1 - alpha_bars),
     log_variance_large=np.log(np.append(first, betas[1:])),
     log_variance_small=np.log(np.append(first, variance[1:])),
+    log_betas=np.log(betas),
   )
   return Process(*(np.asarray(table, np.float32) for table in tables))
+
+
+def make_path(betas: np.ndarray) -> Discrete:
+  """The path of the betas (float64 [T])."""
+  return Discrete(np.cumprod(1 - np.asarray(betas, np.float64)))
 
 
 def at(table, t, ndim: int) -> jax.Array:
@@ -111,28 +119,29 @@ def q_sample(process: Process, x_0, t, eps) -> jax.Array:
   return at(process.signal, t, x_0.ndim) * x_0 + at(process.noise, t, x_0.ndim) * eps
 
 
-def eps_to_x0(process: Process, x_t, t, eps) -> jax.Array:
-  """x_0 from a noise prediction: Eq. 4 solved for x_0. Shapes as in `q_sample`."""
-  return (x_t - at(process.noise, t, x_t.ndim) * eps) / at(process.signal, t, x_t.ndim)
-
-
-def p_mean_variance(eps, x_t, t, process: Process, *, variance: str, clip: bool):
+def p_mean_variance(prediction: Prediction, x_t, t, process: Process, *, variance: str, clip: bool):
   """Mean and log variance of p(x_{t-1} | x_t), both [b, ...] or broadcast against it, as in the
   released code.
 
   Args:
-    eps: maps x [b, ...] and t int32 [b] to the predicted noise [b, ...].
+    prediction: of the net for x_t and t.
     x_t: [b, ...].
     t: int32 [b].
     process: tables of the T steps.
-    variance: 'large' (sigma_t^2 = beta_t) or 'small' (beta_tilde_t).
+    variance: 'large' (sigma_t^2 = beta_t), 'small' (beta_tilde_t), or 'learned' (Nichol and
+      Dhariwal 2021, Eq. 15): the logarithm is between those of the two.
     clip: clip the predicted x_0 to [-1, 1].
   """
-  x_0 = eps_to_x0(process, x_t, t, eps(x_t, t))
-  if clip:
-    x_0 = jnp.clip(x_0, -1, 1)
-  log_variance = {'large': process.log_variance_large, 'small': process.log_variance_small}
-  return posterior_mean(process, x_0, x_t, t), at(log_variance[variance], t, x_t.ndim)
+  x_0 = jnp.clip(prediction.x_0, -1, 1) if clip else prediction.x_0
+  large, small = (
+    at(log_variance, t, x_t.ndim)
+    for log_variance in (process.log_variance_large, process.log_variance_small)
+  )
+  log_variance = {'large': large, 'small': small}.get(variance)
+  if variance == 'learned':
+    share = (prediction.variance + 1) / 2
+    log_variance = share * at(process.log_betas, t, x_t.ndim) + (1 - share) * small
+  return posterior_mean(process, x_0, x_t, t), log_variance
 
 
 def posterior_mean(process: Process, x_0, x_t, t) -> jax.Array:

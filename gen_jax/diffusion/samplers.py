@@ -38,9 +38,11 @@ def _only(*names):
   return dict(when=('.sampler', names))
 
 
-def make_fields(sampler: str, steps: int | None, quick_steps: int = 20) -> dict:
-  """The rules of config.sample for a system whose defaults these are."""
-  choice = functools.partial(fields.one_of, *SAMPLERS)
+def make_fields(sampler: str, steps: int | None, more: tuple[str, ...] = ()) -> dict:
+  """The rules of config.sample for a system whose defaults these are; `more`: samplers of its own,
+  with a number of steps.
+  """
+  choice = functools.partial(fields.one_of, *more, *SAMPLERS)
   return {
     'sample.sampler': choice(
       default=sampler, smoke='ddim', meaning='the sampler; any net can be sampled by any'
@@ -52,7 +54,7 @@ def make_fields(sampler: str, steps: int | None, quick_steps: int = 20) -> dict:
       smoke=5,
       meaning='N, times at which the net is evaluated (twice by heun, but for the last; 1 + '
       'corrector steps times by predictor_corrector); None: all T of a discrete process',
-      **_only(*_FIXED_STEPS),
+      **_only(*more, *_FIXED_STEPS),
     ),
     'sample.spacing': fields.one_of(
       'auto',
@@ -141,10 +143,10 @@ def make_fields(sampler: str, steps: int | None, quick_steps: int = 20) -> dict:
     ),
     'eval.quick.steps': fields.integer(
       1,
-      default=quick_steps,
+      default=min(steps or 20, 20),
       smoke=5,
       meaning='sample.steps in quick evaluations',
-      **_only(*_FIXED_STEPS),
+      **_only(*more, *_FIXED_STEPS),
     ),
     'eval.quick.intermediates': fields.integer(
       0, default=0, meaning='sample.intermediates in quick evaluations', protocol=False
@@ -526,9 +528,7 @@ def run(method: Method, denoise: Denoise, x, rng, keep: int = 0):
   total = len(method.rows['t'])
   # slots[i]: the index of the image after row i; `keep`, out of bounds and dropped, for most.
   slots = np.full(total, keep, np.int32)
-  if keep:
-    ends = np.round(np.linspace(total / keep, total, keep)).astype(int) - 1
-    slots[ends] = np.arange(keep)
+  slots[kept_rows(total, keep)] = np.arange(keep)
   rows = {
     name: jnp.asarray(value if value.dtype == bool else np.float32(value))
     for name, value in method.rows.items()
@@ -550,6 +550,21 @@ def run(method: Method, denoise: Denoise, x, rng, keep: int = 0):
     body, (x, jnp.zeros_like(x), kept), (jnp.asarray(slots), left, rows)
   )
   return x, kept
+
+
+def kept_rows(total: int, keep: int) -> np.ndarray:
+  """`keep` evenly spaced indices of `total`, the last one included: int [keep]."""
+  return np.round(np.arange(1, keep + 1) * (total / max(keep, 1))).astype(int) - 1
+
+
+def pictures(x, kept) -> dict:
+  """What a system's `sample` returns: samples [n, ...] as 'image' and intermediate images
+  [m, n, ...], if any, as 'trajectory' [n, m, ...], clipped to [-1, 1].
+  """
+  images = {'image': jnp.clip(x, -1, 1)}
+  if len(kept):
+    images['trajectory'] = jnp.clip(jnp.swapaxes(kept, 0, 1), -1, 1)
+  return images
 
 
 # --- By the settings of a config ------------------------------------------------------------------

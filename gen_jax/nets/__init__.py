@@ -22,7 +22,8 @@ from gen_jax.devices import fsdp
 from gen_jax.errors import UserError
 from gen_jax.run import imports
 
-OFFERED = ('shape', 'axis_name')  # attributes that systems set on modules that declare them
+# Attributes that systems set on modules that declare them.
+OFFERED = ('shape', 'axis_name', 'out_channels', 'drop_labels')
 
 
 class Net(NamedTuple):

@@ -1,4 +1,4 @@
-"""Shared by systems with one net and a diffusion process: the module, optimiser and process."""
+"""Shared by systems with one net: the module and optimiser, and DDPM's process."""
 
 from typing import Any, NamedTuple
 
@@ -8,11 +8,10 @@ from gen_jax.state import make_optimizer
 
 
 class Model(NamedTuple):
-  """The module, optimiser and process of a config."""
+  """The module and optimiser of a config."""
 
   net: nets.Net
   optimizer: Any
-  process: Process
 
 
 def make_net(config, axis_name=None, **offered) -> nets.Net:
@@ -22,9 +21,10 @@ def make_net(config, axis_name=None, **offered) -> nets.Net:
 
 
 def build(config, axis_name=None, **offered) -> Model:
-  """Module, optimiser and tables; cheap, so every trace builds its own."""
-  return Model(
-    net=make_net(config, axis_name, **offered),
-    optimizer=make_optimizer(config.optim),
-    process=make_process(make_betas(config)),
-  )
+  """Module and optimiser; cheap, so every trace builds its own."""
+  return Model(make_net(config, axis_name, **offered), make_optimizer(config.optim))
+
+
+def build_process(config) -> Process:
+  """The tables of config.diffusion."""
+  return make_process(make_betas(config))

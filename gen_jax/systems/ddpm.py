@@ -1,4 +1,5 @@
-r"""Denoising diffusion probabilistic models (Ho, Jain and Abbeel 2020, arXiv 2006.11239).
+r"""Denoising diffusion probabilistic models (Ho, Jain and Abbeel 2020, arXiv 2006.11239), with the
+improvements of Nichol and Dhariwal 2021 (arXiv 2102.09672).
 
 Data are destroyed by noise in T small steps, x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t)
 eps (Eq. 4), and a net learns to reverse a step. Expressing its mean by a prediction of eps turns
@@ -6,98 +7,133 @@ the variational bound, without its weights, into (Eq. 14, Algorithm 1)
 
     L_simple = E || eps - eps_theta(sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps, t) ||^2
 
-Sampling runs the learned steps from pure noise (Algorithm 2), or fewer of them, with less noise or
-none (DDIM: Song, Meng and Ermon 2020, arXiv 2010.02502), or guided towards a class by a classifier
-(Dhariwal and Nichol 2021, arXiv 2105.05233). The process, both samplers and guidance are in
-gen_jax.diffusion.
+The net may instead predict x_0 or v, and the terms may be weighted by the signal-to-noise ratio
+(Hang et al. 2023, arXiv 2303.09556). It may learn the variance of the steps as well, by the bound
+(Nichol and Dhariwal 2021, Eq. 15 and 16), whose gradient does not reach the mean:
+
+    L_hybrid = L_simple + lambda L_vlb
+
+Sampling runs the learned steps from pure noise (Algorithm 2), or is any other of the samplers of
+gen_jax.diffusion, which has the process, the bound and guidance, too.
 """
 
 import functools
 
-import flax
 import jax
 import jax.numpy as jnp
 
 from gen_jax import draws, fields
-from gen_jax.diffusion import bound, guidance, process, samplers
-from gen_jax.diffusion.process import q_sample
+from gen_jax.diffusion import bound, guidance, predictions, process
+from gen_jax.diffusion.paths import per_row
 from gen_jax.errors import UserError
-from gen_jax.state import (
-  OPTIMIZER,
-  Frozen,
-  Player,
-  batch_size,
-  init_player,
-  one_image,
-  step_keys,
-  update,
-)
-from gen_jax.systems import noisy_classifier
-from gen_jax.systems._diffusion import build
+from gen_jax.state import step_keys, update
+from gen_jax.systems import _denoising, _diffusion
+from gen_jax.systems._denoising import State, drop_labels
+from gen_jax.systems._diffusion import build_process
 
 FIELDS = {
-  'net': fields.net(meaning='predicts the noise in x_t: (x_t, t, label) to eps'),
+  **_denoising.make_fields(
+    'predicts what config.diffusion.prediction names: (x_t, t, label)',
+    ema_decay=0.9999,
+    sampler='ancestral',
+    steps=None,
+  ),
   **process.FIELDS,
-  'ema_decay': fields.number(0, below=1, default=0.9999, meaning='decay of the averaged weights'),
-  **{f'optim.{name}': field for name, field in OPTIMIZER.items()},
-  **samplers.FIELDS,
-  **guidance.FIELDS,
-  'sample.weights': fields.one_of('ema', 'raw', default='ema', meaning='averaged or raw weights'),
+  'diffusion.prediction': fields.one_of(
+    'eps', 'x_0', 'v', default='eps', meaning='what the net predicts'
+  ),
+  'diffusion.weighting': fields.one_of(
+    'simple',
+    'min_snr',
+    default='simple',
+    meaning='of the loss over t: equal, or by min(SNR, gamma) as Hang et al. 2023',
+  ),
+  'diffusion.gamma': fields.number(
+    above=0, default=5.0, meaning='gamma of min_snr', when=('.weighting', ('min_snr',))
+  ),
+  'diffusion.learned_variance': fields.one_of(
+    False, True, default=False, meaning='the net has twice the channels and learns the variance'
+  ),
+  'diffusion.vlb_weight': fields.number(
+    above=0,
+    default=0.001,
+    meaning='lambda of L_hybrid, whose bound is in bits per dimension',
+    when=('.learned_variance', (True,)),
+  ),
 }
-
-
-@flax.struct.dataclass
-class State:
-  """Everything that a step changes."""
-
-  step: jax.Array  # int32
-  net: Player
-  guide: Frozen | None = None  # a classifier of noisy images; only while sampling, see `runs`
 
 
 def check(config) -> None:
   """Checks constraints between fields.
 
   Raises:
-    UserError: as `samplers.check` and `bound.check`; or a conditional net for data without labels.
+    UserError: as `_denoising.check` and `bound.check`; or the variance is not learned.
   """
-  samplers.check(config)
+  _denoising.check(config)
   bound.check(config)
-  classes = config.net.get('num_classes')
-  if classes is not None and classes != config.data.num_classes:
+  if config.sample.variance == 'learned' and not config.diffusion.learned_variance:
     raise UserError(
-      f'config.net.num_classes={classes} but config.data.num_classes={config.data.num_classes}; '
-      'they must be equal, or config.net.num_classes None'
+      "config.sample.variance='learned': config.diffusion.learned_variance=False, so 'large' or "
+      "'small' is needed"
     )
 
 
-def predict(model, params, x_t, t, label, **how) -> jax.Array:
-  """The net's eps_hat for x_t [b, ...] and t [b].
+def build(config, axis_name=None) -> _diffusion.Model:
+  """Module and optimiser; cheap, so every trace builds its own."""
+  channels = config.data.shape[-1] * (2 if config.diffusion.learned_variance else 1)
+  offered = dict(out_channels=channels, drop_labels=config.label_drop > 0)
+  return _diffusion.build(config, axis_name, **offered)
 
-  Raises:
-    UserError: its shape differs from that of x_t, so that the loss would silently broadcast.
+
+def predict(model, params, x_t, t, label, config, **how) -> tuple:
+  """The net's prediction for x_t [b, ...] and t [b], and what it says of the variance, in [-1, 1]
+  (None where it is not learned), both [b, ...].
   """
-  eps_hat = model.net.apply({'params': params}, x_t, t, label, **how)
-  if eps_hat.shape != x_t.shape:
-    raise UserError(
-      f'config.net: {type(model.net.module).__name__} maps {x_t.shape} to {eps_hat.shape}; the '
-      'noise that it predicts must have the shape of its input'
-    )
-  return eps_hat
+  channels = x_t.shape[-1] * (2 if config.diffusion.learned_variance else 1)
+  output = _denoising.apply(model, params, x_t, t, label, channels, **how)
+  return jnp.split(output, 2, axis=-1) if config.diffusion.learned_variance else (output, None)
 
 
-def loss_fn(params, rows, key, *, model):
-  """L_simple of rows (x_0, label, t, eps): x_0 and eps float32 [b, ...], label int32 [b] or None,
-  t int32 [b]; the mean over all dimensions, then over examples.
+def weights(snr, config) -> jax.Array:
+  """Of the squared error of the prediction, for signal-to-noise ratios [b]: those of the error of
+  x_0, min(SNR, gamma), in terms of what the net predicts.
+  """
+  clipped = jnp.minimum(snr, config.diffusion.gamma)
+  return {'x_0': clipped, 'eps': clipped / snr, 'v': clipped / (snr + 1)}[
+    config.diffusion.prediction
+  ]
+
+
+def loss_fn(params, rows, key, *, model, tables, config):
+  """L_simple, or L_hybrid, of rows (x_0, label, t, eps): x_0 and eps float32 [b, ...], label int32
+  [b] or None, t int32 [b]; the mean over all dimensions, then over examples.
   """
   x_0, label, t, eps = rows
-  x_t = q_sample(model.process, x_0, t, eps)
-  eps_hat = predict(model, params, x_t, t, label, train=True, rngs={'dropout': key})
-  loss = jnp.mean((eps - eps_hat) ** 2)
-  return loss, ({'net/loss': loss}, {})
+  x_t = process.q_sample(tables, x_0, t, eps)
+  output, v = predict(model, params, x_t, t, label, config, train=True, rngs={'dropout': key})
+  alpha, sigma = tables.signal[t], tables.noise[t]
+  kind = config.diffusion.prediction
+  errors = (predictions.target(kind, x_0, eps, alpha, sigma) - output) ** 2
+  if config.diffusion.weighting == 'min_snr':
+    errors *= per_row(weights((alpha / sigma) ** 2, config), x_0.ndim)
+  loss = jnp.mean(errors)
+  if not config.diffusion.learned_variance:
+    return loss, ({'net/loss': loss}, {})
+  mean = jax.lax.stop_gradient(output)
+  prediction = predictions.to_prediction(kind, mean, x_t, alpha, sigma)._replace(variance=v)
+  width = bound.BIN_WIDTH[config.data.dequantize]
+  how = dict(variance='learned', clip=False, bin_width=width)
+  term = bound.term(prediction, x_0, x_t, t, tables, **how).mean() / jnp.log(2)
+  vlb = term * config.diffusion.steps  # t is uniform, the bound a sum over T terms
+  hybrid = loss + config.diffusion.vlb_weight * vlb
+  return hybrid, ({'net/loss': hybrid, 'net/simple': loss, 'net/vlb': vlb}, {})
 
 
-METRICS = {'net/loss': 'L_simple (Eq. 14): the mean squared error of the predicted noise'}
+METRICS = {
+  'net/loss': 'L_simple (Eq. 14), the mean squared error of the prediction, or L_hybrid',
+  'net/simple': 'L_simple, where the variance is learned',
+  'net/vlb': 'L_vlb, bits/dim, estimated from one t for each example, where the variance is learned',
+}
 
 
 # --- The contract -------------------------------------------------------------------------------
@@ -105,15 +141,11 @@ METRICS = {'net/loss': 'L_simple (Eq. 14): the mean squared error of the predict
 
 def init_state(rng, batch, *, config) -> State:
   """A fresh net for data like batch['image'] [b, ...]."""
-  model = build(config)
-  x, t = one_image(batch, config), jnp.zeros((1,), jnp.int32)
-  label = jnp.zeros((1,), jnp.int32) if 'label' in batch else None
-  variables = model.net.init(rng, x, t, label, train=False)
-  return State(step=jnp.zeros((), jnp.int32), net=init_player(variables, model.optimizer, ema=True))
+  return _denoising.init_state(rng, batch, model=build(config), config=config)
 
 
 def train_step(state, batch, rng, *, config, axis_name=None):
-  """Algorithm 1: one gradient step on L_simple.
+  """Algorithm 1: one gradient step on L_simple or L_hybrid.
 
   Args:
     state: the `State`.
@@ -122,17 +154,18 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     config: hashable config with the groups of `FIELDS`.
     axis_name: `pmap` axis, or None.
   """
-  model = build(config, axis_name)
-  keys = step_keys(rng, state.step, 't', 'eps', 'dropout')
+  model, tables = build(config, axis_name), build_process(config)
+  keys = step_keys(rng, state.step, 't', 'eps', 'dropout', 'label')
   x_0 = batch['image']
   t = draws.integers(keys['t'], (len(x_0),), 0, config.diffusion.steps, axis_name)
   eps = draws.normal(keys['eps'], x_0.shape, axis_name)
+  label = drop_labels(batch.get('label'), keys['label'], config, axis_name)
   # The average starts at the parameters after the first step, as in the released code.
   decay = jnp.where(state.step == 0, 0.0, config.ema_decay)
   net, metrics = update(
     state.net,
-    functools.partial(loss_fn, model=model),
-    (x_0, batch.get('label'), t, eps),
+    functools.partial(loss_fn, model=model, tables=tables, config=config),
+    (x_0, label, t, eps),
     keys['dropout'],
     name='net',
     optimizer=model.optimizer,
@@ -144,36 +177,30 @@ def train_step(state, batch, rng, *, config, axis_name=None):
   return state.replace(step=state.step + 1, net=net), metrics
 
 
-def trained_eps(model, state, batch, config):
-  """eps(x, t) of a state, with the weights that config.sample.weights names and the labels of
-  `batch`.
-  """
-  params = state.net.ema if config.sample.weights == 'ema' else state.net.params
-  return lambda x, t: predict(model, params, x, t, batch.get('label'), train=False)
+def path(config):
+  """The T steps of config.diffusion."""
+  return process.make_path(process.make_betas(config))
 
 
-def sample(state, given, rng, *, config) -> dict:
-  """One sample for each row of `given`, by `samplers.sample` with config.sample; a classifier, if
-  any, guides it towards the label of the row.
-  """
-  model, guide = build(config), None
-  if state.guide is not None:
-    guide = noisy_classifier.guide(state.guide, given['label'], config)
-  eps, shape = trained_eps(model, state, given, config), (batch_size(given), *config.data.shape)
-  return samplers.sample(eps, shape, rng, model.process, config.sample, guide)
+def denoiser(params, label, *, config):
+  """The net as samplers see it; label int32 [b], or None."""
+  model, on = build(config), path(config)
+
+  def denoise(x, t):
+    output, v = predict(model, params, x, t, label, config, train=False)
+    kind = config.diffusion.prediction
+    prediction = predictions.to_prediction(kind, output, x, on.alpha(t), on.sigma(t))
+    return prediction._replace(variance=v)
+
+  return denoise
 
 
-def conditional(state, *, config) -> bool:
-  """Whether samples depend on labels: by the net, or by a classifier that guides them."""
-  return config.net.get('num_classes') is not None or state.guide is not None
-
-
-evaluations = samplers.evaluations
-runs = guidance.runs
+sample, conditional = _denoising.sample, _denoising.conditional
+evaluations, runs = _denoising.evaluations, guidance.runs
 MEASURES = bound.MEASURES
 
 
 def evaluate(state, batch, rng, *, config) -> dict:
   """The variational bound of each example of `batch` (Eq. 5), see `bound.evaluate`."""
-  eps = trained_eps(model := build(config), state, batch, config)
-  return bound.evaluate(eps, batch['image'], rng, model.process, config)
+  denoise = _denoising.plain(state, batch.get('label'), config)
+  return bound.evaluate(denoise, batch['image'], rng, build_process(config), config)

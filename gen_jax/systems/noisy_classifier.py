@@ -7,8 +7,8 @@ a diffusion process, at all t alike:
 
 Near t = 0 that is a classifier of images, and at t = T - 1 no more than the prior p(y) can be
 known: the accuracy falls with t. Its gradient grad log p(y | x_t) guides the samples of a
-diffusion model towards the class y, see gen_jax.diffusion.guidance; that model must have the same
-process. A classifier generates nothing: this system has no `sample`.
+model of the diffusion family towards the class y, on whatever path it was trained, see
+gen_jax.diffusion.guidance. A classifier generates nothing: this system has no `sample`.
 """
 
 import functools
@@ -22,12 +22,13 @@ import optax
 
 from gen_jax import draws, fields, nets
 from gen_jax.diffusion import guidance, process
+from gen_jax.diffusion.paths import Path
 from gen_jax.diffusion.process import q_sample
 from gen_jax.errors import UserError
 from gen_jax.fields import Measure
 from gen_jax.state import OPTIMIZER, Frozen, Player, init_player, one_image, step_keys, update
 from gen_jax.systems import _diffusion
-from gen_jax.systems._diffusion import Model
+from gen_jax.systems._diffusion import Model, build_process
 
 FIELDS = {
   'net': fields.net(meaning='classifies x_t: (x_t, t) to logits'),
@@ -48,7 +49,7 @@ class State:
 
 
 def build(config, axis_name=None) -> Model:
-  """Module, optimiser and tables; cheap, so every trace builds its own."""
+  """Module and optimiser; cheap, so every trace builds its own."""
   return _diffusion.build(config, axis_name, num_classes=config.data.num_classes)
 
 
@@ -91,12 +92,12 @@ def scores(logits, label) -> tuple[jax.Array, jax.Array]:
   return losses, correct.astype(jnp.float32)
 
 
-def loss_fn(params, rows, key, *, model, classes):
+def loss_fn(params, rows, key, *, model, tables, classes):
   """The mean cross-entropy of rows (x_0, label, t, eps): x_0 and eps float32 [b, ...], label and t
   int32 [b].
   """
   x_0, label, t, eps = rows
-  x_t = q_sample(model.process, x_0, t, eps)
+  x_t = q_sample(tables, x_0, t, eps)
   how = dict(train=True, rngs={'dropout': key})
   losses, correct = scores(predict(model.net, {'params': params}, x_t, t, classes, **how), label)
   loss = losses.mean()
@@ -134,14 +135,14 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     The new state, and metrics, float32 scalars: the loss, the accuracy over all t, and the gradient
     norm (before clipping).
   """
-  model = build(config, axis_name)
+  model, tables = build(config, axis_name), build_process(config)
   keys = step_keys(rng, state.step, 't', 'eps', 'dropout')
   x_0 = batch['image']
   t = draws.integers(keys['t'], (len(x_0),), 0, config.diffusion.steps, axis_name)
   eps = draws.normal(keys['eps'], x_0.shape, axis_name)
   net, metrics = update(
     state.net,
-    functools.partial(loss_fn, model=model, classes=config.data.num_classes),
+    functools.partial(loss_fn, model=model, tables=tables, classes=config.data.num_classes),
     (x_0, batch['label'], t, eps),
     keys['dropout'],
     name='net',
@@ -187,13 +188,13 @@ def evaluate(state, batch, rng, *, config) -> dict:
     'accuracy' and 'cross_entropy' (nats) [b], means over the time steps; 'accuracy_by_step' [b, k],
     1 where the class is right and 0 elsewhere.
   """
-  model = build(config)
+  model, tables = build(config), build_process(config)
   x_0 = batch['image']
 
   def at(t):
     eps = jax.random.normal(jax.random.fold_in(rng, t), x_0.shape)
     times = jnp.full(len(x_0), t)
-    x_t = q_sample(model.process, x_0, times, eps)
+    x_t = q_sample(tables, x_0, times, eps)
     how = dict(classes=config.data.num_classes, train=False)
     return scores(predict(model.net, state.net.variables(), x_t, times, **how), batch['label'])
 
@@ -208,22 +209,25 @@ def evaluate(state, batch, rng, *, config) -> dict:
 # --- For the systems that it guides ---------------------------------------------------------------
 
 
-def guide(classifier: Frozen, label, config) -> Callable:
-  """The `guide(x, t)` of samplers: config.sample.guidance.scale times grad log p(label | x_t).
+def guide(classifier: Frozen, label, path: Path, config) -> Callable:
+  """The `guide(x, t)` of samplers on a path: config.sample.guidance.scale times
+  grad log p(label | x_t).
 
   Args:
     classifier: the net of a finished run of this system.
     label: the class of each row, int32 [b].
+    path: of x and t; another one than the classifier's is fine.
     config: of the diffusion model.
 
   Raises:
-    UserError: the run is of another system, or its data or process differ.
+    UserError: the run is of another system, or its data differ.
   """
-  guidance.check(config, classifier.config, 'noisy_classifier')
+  guidance.check_run(config, classifier.config, 'run', ('noisy_classifier',))
   classes = classifier.config.data.num_classes
   net = _diffusion.make_net(classifier.config, num_classes=classes)
 
   def logits(x, t):
     return predict(net, classifier.variables(), x, t, classes, train=False)
 
-  return guidance.make_guide(logits, label, config.sample.guidance.scale)
+  trained_on = process.make_path(process.make_betas(classifier.config))
+  return guidance.make_guide(logits, label, config.sample.guidance.scale, path, trained_on)
