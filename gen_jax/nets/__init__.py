@@ -40,9 +40,11 @@ class Net(NamedTuple):
 
   def apply(self, variables, *args, **kwargs):
     """`module.apply`, with parameters and inputs cast to `precision`; outputs are float32. Batch
-    statistics are not cast.
+    statistics are not cast, nor inputs of one number per example, such as times: bfloat16 would
+    merge neighbouring ones.
     """
-    params, *args = self._in(self.precision, (variables['params'], *args))
+    params = self._in(self.precision, variables['params'])
+    args = jax.tree.map(lambda x: self._in(self.precision, x) if jnp.ndim(x) > 1 else x, args)
     made = self.module.apply(fsdp.replicated(dict(variables, params=params)), *args, **kwargs)
     return self._in('float32', made)
 

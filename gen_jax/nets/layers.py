@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gen_jax import draws
 from gen_jax.errors import UserError
@@ -18,8 +19,8 @@ NORMAL_02 = nn.initializers.normal(0.02)
 
 
 class Conv(nn.Module):
-  """Convolution with SAME padding: [b, h, w, c] -> [b, ceil(h / stride), ceil(w / stride),
-  features].
+  """Convolution: [b, h, w, c] -> [b, ceil(h / stride), ceil(w / stride), features] with SAME
+  padding.
   """
 
   features: int
@@ -27,14 +28,17 @@ class Conv(nn.Module):
   stride: int = 1
   bias: bool = True
   kernel_init: Callable = nn.initializers.lecun_normal()
+  bias_init: Callable = nn.initializers.zeros
+  padding: int | None = None  # zeros at every side; None: SAME
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     shape = (self.kernel, self.kernel, x.shape[-1], self.features)
-    x = convolutions.conv(x, self.param('kernel', self.kernel_init, shape), self.stride)
+    kernel = self.param('kernel', self.kernel_init, shape)
+    x = convolutions.conv(x, kernel, self.stride, self.padding)
     if not self.bias:
       return x
-    return x + self.param('bias', nn.initializers.zeros, (self.features,))[None, None, None]
+    return x + self.param('bias', self.bias_init, (self.features,))[None, None, None]
 
 
 class UpsampledConv(nn.Module):
@@ -42,11 +46,12 @@ class UpsampledConv(nn.Module):
 
   features: int
   kernel_init: Callable = nn.initializers.lecun_normal()
+  bias_init: Callable = nn.initializers.zeros
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     kernel = self.param('kernel', self.kernel_init, (3, 3, x.shape[-1], self.features))
-    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    bias = self.param('bias', self.bias_init, (self.features,))
     return convolutions.upsampled_conv(x, kernel) + bias[None, None, None]
 
 
@@ -132,6 +137,34 @@ def mean_pool(x: jax.Array) -> jax.Array:
   return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
 
 
+def fir_downsample(x: jax.Array, taps: Sequence[int], padding: int | None = None) -> jax.Array:
+  """Halves the size with the separable filter `taps`, normalised to sum 1: [b, h, w, c] ->
+  [b, h / 2, w / 2, c]. (1, 1) is `mean_pool`, (1, 3, 3, 1) StyleGAN2's (Karras et al. 2020).
+
+  Args:
+    padding: zeros at every side, by default those that halve the size: len(taps) / 2 - 1.
+  """
+  k = len(taps)
+  padding = (k - 1) // 2 if padding is None else padding
+  x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+  for axis in (1, 2):
+    end = x.shape[axis] - k + 1
+    x = sum(
+      tap / sum(taps) * jax.lax.slice_in_dim(x, i, i + end, stride=2, axis=axis)
+      for i, tap in enumerate(taps)
+    )
+  return x
+
+
+def fir_upsample(x: jax.Array, taps: Sequence[int]) -> jax.Array:
+  """Doubles the size, 4 times the transpose of `fir_downsample`: [b, h, w, c] -> [b, 2 h, 2 w, c].
+  (1, 1) repeats every pixel.
+  """
+  b, h, w, c = x.shape
+  larger = jax.ShapeDtypeStruct((b, 2 * h, 2 * w, c), x.dtype)
+  return 4 * jax.linear_transpose(lambda y: fir_downsample(y, taps), larger)(x)[0]
+
+
 def time_embedding(t: jax.Array, dim: int) -> jax.Array:
   """Sinusoids of the time step: [b] -> float32 [b, dim], sines first (Ho et al. 2020, from Vaswani
   et al. 2017).
@@ -141,12 +174,87 @@ def time_embedding(t: jax.Array, dim: int) -> jax.Array:
   Raises:
     ValueError: `dim` is odd or less than 4.
   """
+  angles = _angles(t, dim, dim // 2 - 1)
+  return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def time_embeddings(embed: Callable, times: Sequence[jax.Array | None], dim: int) -> jax.Array:
+  """`embed(t, dim)` of each t [b] of `times` that is not None, side by side: float32 [b, n dim]."""
+  return jnp.concatenate([embed(t, dim) for t in times if t is not None], axis=-1)
+
+
+def adm_time_embedding(t: jax.Array, dim: int) -> jax.Array:
+  """Sinusoids of the time step: [b] -> float32 [b, dim], cosines first (the released code of Nichol
+  and Dhariwal 2021).
+
+  Frequencies run from 1 towards 1/10000, which is excluded, in dim/2 geometric steps.
+
+  Raises:
+    ValueError: `dim` is odd or less than 4.
+  """
+  angles = _angles(t, dim, dim // 2)
+  return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def _angles(t, dim, steps):
   if dim < 4 or dim % 2:
     raise ValueError(f'a time embedding of {dim} features: an even number of at least 4 is needed')
-  half = dim // 2
-  freqs = jnp.exp(-jnp.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / (half - 1))
-  angles = t.astype(jnp.float32)[:, None] * freqs[None]
+  freqs = jnp.exp(-jnp.log(10000.0) * jnp.arange(dim // 2, dtype=jnp.float32) / steps)
+  return t.astype(jnp.float32)[:, None] * freqs[None]
+
+
+def fourier_embedding(t: jax.Array, dim: int, scale: float = 16.0) -> jax.Array:
+  """Sines, then cosines, of 2 pi f t for random frequencies f from N(0, scale^2): [b] -> float32
+  [b, dim] (Tancik et al. 2020, arXiv 2006.10739).
+
+  The frequencies are constants, the same in every run. (The stream of RandomState is frozen, unlike
+  those of newer generators.)
+  """
+  freqs = scale * np.random.RandomState(0).standard_normal(dim // 2)
+  angles = t.astype(jnp.float32)[:, None] * np.float32(2 * np.pi * freqs)[None]
   return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+# --- Parts of U-Nets ----------------------------------------------------------------------------
+
+MOST_BLOCKS = 100  # per level; each takes time to trace
+
+
+def level_widths(net, x: jax.Array) -> list[int]:
+  """The width of each level of a U-Net over images x [b, h, w, c]: its `features` times each of its
+  `multipliers`. Every level but the first halves the size.
+
+  Raises:
+    UserError: too many `blocks`, the images cannot be halved that often, or no level has a size
+      that `attention` names.
+  """
+  if not 0 <= net.blocks <= MOST_BLOCKS:
+    raise UserError(f'config.net.blocks={net.blocks}: an integer from 0 to {MOST_BLOCKS} is needed')
+  widths = [net.features * m for m in net.multipliers]
+  smallest = 2 ** (len(widths) - 1)
+  if x.shape[1] % smallest or x.shape[2] % smallest:
+    raise UserError(
+      f'config.data.shape={tuple(x.shape[1:])}: height and width must be multiples of '
+      f'{smallest}, as config.net.multipliers={tuple(net.multipliers)} halves them '
+      f'{len(widths) - 1} times'
+    )
+  sizes = [x.shape[1] // 2**level for level in range(len(widths))]
+  # The default may name a size that small images lack.
+  if tuple(net.attention) != type(net).attention and not set(net.attention) <= set(sizes):
+    raise UserError(
+      f'config.net.attention={tuple(net.attention)}: sizes of levels, of '
+      f'{", ".join(map(str, sizes))}, are needed'
+    )
+  return widths
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+  """Attention of queries q [b, n, heads, d] to k and v [b, m, heads, d]: [b, n, heads, d]. The
+  weights are computed in float32.
+  """
+  scores = jnp.einsum('bqhd,bkhd->bhqk', q, k) * q.shape[-1] ** -0.5
+  weights = nn.softmax(scores.astype(jnp.float32)).astype(v.dtype)
+  return jnp.einsum('bhqk,bkhd->bqhd', weights, v)
 
 
 def flatten(x: jax.Array) -> jax.Array:

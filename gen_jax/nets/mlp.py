@@ -52,31 +52,35 @@ class Discriminator(nn.Module):
 
 
 class Denoiser(nn.Module):
-  """eps_theta(x_t, t): x [b, ...], t int32 [b], label int32 [b] or None -> [b, ...].
+  """eps_theta(x_t, t): x [b, ..., c], t [b], label int32 [b] or None -> [b, ..., out_channels].
 
   Dense layers with swish, in the manner of the U-Net: t is embedded by sinusoids and two dense
   layers, and added, with a class embedding where there are classes, before each hidden layer. The
   input comes with its sinusoids (Tancik et al. 2020, arXiv 2006.10739): without them, dense layers
-  are too smooth to separate narrow modes.
+  are too smooth to separate narrow modes. t is a number of a size up to 1000, such as the time
+  step. With `h`, a second such number, the sinusoids of both are embedded.
   """
 
   features: Sequence[int] = (256, 256, 256)  # widths of the hidden layers
   octaves: int = 5  # sines and cosines of pi x, 2 pi x, 4 pi x, ... beside x
   time_features: int = 64  # sinusoids of t
   num_classes: int | None = None  # adds a class embedding to the time embedding
+  drop_labels: bool = False  # label num_classes is the null label of classifier-free guidance
+  out_channels: int | None = None  # None: those of x; twice these to learn the variance
 
   @nn.compact
-  def __call__(self, x: jax.Array, t: jax.Array, label=None, *, train: bool) -> jax.Array:
-    temb = layers.time_embedding(t, self.time_features).astype(x.dtype)
+  def __call__(self, x: jax.Array, t: jax.Array, label=None, h=None, *, train: bool) -> jax.Array:
+    temb = layers.time_embeddings(layers.time_embedding, (t, h), self.time_features).astype(x.dtype)
     temb = nn.Dense(self.features[0])(nn.swish(nn.Dense(self.features[0])(temb)))
     if self.num_classes is not None:
-      temb += nn.Embed(self.num_classes, self.features[0])(label)
-    h = layers.flatten(x)
-    angles = [math.pi * 2**octave * h for octave in range(self.octaves)]
-    h = jnp.concatenate([h, *map(jnp.sin, angles), *map(jnp.cos, angles)], axis=-1)
+      temb += nn.Embed(self.num_classes + self.drop_labels, self.features[0])(label)
+    y = layers.flatten(x)
+    angles = [math.pi * 2**octave * y for octave in range(self.octaves)]
+    y = jnp.concatenate([y, *map(jnp.sin, angles), *map(jnp.cos, angles)], axis=-1)
     for width in self.features:
-      h = nn.swish(nn.Dense(width)(h) + nn.Dense(width)(nn.swish(temb)))
+      y = nn.swish(nn.Dense(width)(y) + nn.Dense(width)(nn.swish(temb)))
     # Almost zero at first, as the last layer of the U-Net.
     almost_zero = nn.initializers.variance_scaling(1e-10, 'fan_avg', 'uniform')
-    eps_hat = nn.Dense(math.prod(x.shape[1:]), kernel_init=almost_zero)(h)
-    return eps_hat.reshape(x.shape)
+    shape = (*x.shape[1:-1], self.out_channels or x.shape[-1])
+    eps_hat = nn.Dense(math.prod(shape), kernel_init=almost_zero)(y)
+    return eps_hat.reshape(x.shape[0], *shape)

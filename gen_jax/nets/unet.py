@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from gen_jax.errors import UserError
 from gen_jax.nets import layers
 
-MOST_BLOCKS = 100  # per level; each takes time to trace
 _INIT = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
 # The released code initialises the last layer of every branch almost at zero: scale 1e-10.
 _ZERO = nn.initializers.variance_scaling(1e-10, 'fan_avg', 'uniform')
@@ -70,9 +69,11 @@ class Attention(nn.Module):
 
 
 class UNet(nn.Module):
-  """eps_theta(x_t, t): x [b, h, w, c], t int32 [b], label int32 [b] or None -> [b, h, w, c].
+  """eps_theta(x_t, t): x [b, h, w, c], t [b], label int32 [b] or None -> [b, h, w, out_channels].
 
-  The defaults are the paper's CIFAR-10 net, 35,746,307 parameters for 3 channels.
+  t is a number of a size up to 1000, such as the time step. With `h`, a second such number (the
+  length of the interval in MeanFlow), the sinusoids of both are embedded. The defaults are the
+  paper's CIFAR-10 net, 35,746,307 parameters for 3 channels.
   """
 
   features: int = 128  # channels of the first level
@@ -82,16 +83,19 @@ class UNet(nn.Module):
   dropout: float = 0.1  # in the residual blocks
   groups: int = 32  # of the group norms; must divide every width
   num_classes: int | None = None  # adds a class embedding to the time embedding
+  drop_labels: bool = False  # label num_classes is the null label of classifier-free guidance
+  out_channels: int | None = None  # None: those of the images; twice these to learn the variance
   scale_shift: bool = False  # the time scales and shifts the second norm instead of adding to it
   remat: bool = False  # gradient checkpointing of the blocks: less memory, more time
   axis_name: str | None = None
 
   @nn.compact
-  def __call__(self, x, t, label=None, *, train: bool) -> jax.Array:
-    widths, channels = _widths(self, x), x.shape[-1]
-    temb = _time(self, t, x.dtype)
+  def __call__(self, x, t, label=None, h=None, *, train: bool) -> jax.Array:
+    widths, channels = _widths(self, x), self.out_channels or x.shape[-1]
+    temb = _time(self, t, x.dtype, h)
     if self.num_classes is not None:
-      temb += nn.Embed(self.num_classes, 4 * self.features, name='class')(label)
+      rows = self.num_classes + self.drop_labels
+      temb += nn.Embed(rows, 4 * self.features, name='class')(label)
 
     x, skips = _down(self, x, temb, train, widths)
     x = _middle(self, x, temb, train)
@@ -179,37 +183,20 @@ def _widths(net, x) -> list[int]:
   """The width of each level.
 
   Raises:
-    UserError: too many blocks, the groups do not divide a width, images [b, h, w, c] cannot be
-      halved that often, or no level has a size that attention names.
+    UserError: the groups do not divide a width, or as `layers.level_widths`.
   """
-  if not 0 <= net.blocks <= MOST_BLOCKS:
-    raise UserError(f'config.net.blocks={net.blocks}: an integer from 0 to {MOST_BLOCKS} is needed')
-  widths = [net.features * m for m in net.multipliers]
+  widths = layers.level_widths(net, x)
   if bad := [width for width in widths if width % net.groups]:
     raise UserError(
       f'config.net.groups={net.groups} does not divide the width {bad[0]} of a level '
       f'(config.net.features times config.net.multipliers={tuple(net.multipliers)})'
     )
-  smallest = 2 ** (len(widths) - 1)
-  if x.shape[1] % smallest or x.shape[2] % smallest:
-    raise UserError(
-      f'config.data.shape={tuple(x.shape[1:])}: height and width must be multiples of '
-      f'{smallest}, as config.net.multipliers={tuple(net.multipliers)} halves them '
-      f'{len(widths) - 1} times'
-    )
-  sizes = [x.shape[1] // 2**level for level in range(len(widths))]
-  # The default may name a size that small images lack.
-  if tuple(net.attention) != type(net).attention and not set(net.attention) <= set(sizes):
-    raise UserError(
-      f'config.net.attention={tuple(net.attention)}: sizes of levels, of '
-      f'{", ".join(map(str, sizes))}, are needed'
-    )
   return widths
 
 
-def _time(net, t, dtype) -> jax.Array:
-  """The embedding of t [b]: [b, 4 features]."""
-  temb = layers.time_embedding(t, net.features).astype(dtype)
+def _time(net, t, dtype, h=None) -> jax.Array:
+  """The embedding of t [b], and of h [b] where there is one: [b, 4 features]."""
+  temb = layers.time_embeddings(layers.time_embedding, (t, h), net.features).astype(dtype)
   temb = _dense(4 * net.features, name='temb1')(temb)
   return _dense(4 * net.features, name='temb2')(nn.swish(temb))
 

@@ -1,4 +1,4 @@
-"""Two-dimensional convolutions with SAME padding.
+"""Two-dimensional convolutions.
 
 Accelerators run `lax` and its own derivatives. XLA's CPU backend computes the second-order gradient
 of a gradient penalty and the weight gradient of a transposed convolution 10 to 30 times slower than
@@ -6,7 +6,7 @@ the convolution itself (docs/performance_notebook.md). On CPU, therefore:
 
 - A convolution, its input gradient and its weight gradient are the three derivatives of one
   trilinear form, so that every derivative of each of them, of any order, is again one of the three.
-  A custom_vjp defines this. (It has no forward mode.)
+  A custom_vjp defines this. (It has no forward mode; see `gen_jax.ops.forward_mode`.)
 - Each of the three is computed in its fastest form: as matrix products of patches where the kernel
   is larger than the map, or of Winograd's tiles where there are many channels. A convolution of one
   channel is a sum over the kernel positions, and one of upsampled pixels is four convolutions of
@@ -19,18 +19,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gen_jax import ops
 from gen_jax.ops.not_inlined import not_inlined
 from gen_jax.ops.pooling import shifts
 
 WIDE = 128  # number of channels from which Winograd's form is faster
 
 
-def conv(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
-  """SAME convolution of x [b, h, w, c] with w [k, k, c, d] -> [b, ceil(h / stride),
-  ceil(w / stride), d].
+def conv(x: jax.Array, w: jax.Array, stride: int = 1, padding: int | None = None) -> jax.Array:
+  """Convolution of x [b, h, w, c] with w [k, k, c, d] -> [b, h', w', d].
+
+  Without `padding` it is SAME, h' = ceil(h / stride); else `padding` zeros are added at every side,
+  as in PyTorch.
   """
-  padding = _same(x.shape[1:3], w.shape[:2], stride)
-  if jax.default_backend() != 'cpu':
+  if padding is None:
+    padding = _same(x.shape[1:3], w.shape[:2], stride)
+  else:
+    padding = ((padding, padding),) * 2
+  if ops.plain():
     return _lax_conv(x, w, stride, padding)
   return _conv(x, w, stride, padding)
 
@@ -40,7 +46,7 @@ def depthwise_conv(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
   [b, ceil(h / stride), ceil(w / stride), c].
   """
   padding = _same(x.shape[1:3], w.shape[:2], stride)
-  if jax.default_backend() != 'cpu':
+  if ops.plain():
     return _lax_conv(x, w, stride, padding, groups=x.shape[-1])
   # A sum over kernel positions is one fused loop; this backend has no fast depthwise convolution.
   return _positions_conv(x, w, stride, padding)
@@ -50,7 +56,7 @@ def transposed_conv(x: jax.Array, w: jax.Array, stride: int) -> jax.Array:
   """The transpose of `conv`: x [b, h, w, d] with w [k, k, c, d] -> [b, h stride, w stride, c]."""
   hw = (x.shape[1] * stride, x.shape[2] * stride)
   padding = _same(hw, w.shape[:2], stride)
-  if jax.default_backend() != 'cpu':
+  if ops.plain():
     return _transpose_x(_lax_conv, x, w, stride, padding, hw)
   return _input_gradient(x, w, stride, padding, hw)
 
@@ -64,7 +70,7 @@ def upsampled_conv(x: jax.Array, w: jax.Array) -> jax.Array:
   """
   if w.shape[:2] != (3, 3):
     raise ValueError(f'a kernel of {w.shape[:2]} over repeated pixels: 3x3 is needed')
-  if jax.default_backend() != 'cpu':
+  if ops.plain():
     return conv(upsample(x), w)
 
   # Two of three neighbours are copies of the same pixel: the second and third for even outputs, the
@@ -105,14 +111,14 @@ def _same(hw, kernel, stride):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x, w, stride, padding):
   """y = x * w."""
-  form = _positions_conv_once if w.shape[2] == 1 else _form(x, w.shape, stride)
+  form = _positions_conv_once if w.shape[2] == 1 else _form(x, w.shape, stride, padding)
   return form(x, w, stride, padding)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _input_gradient(g, w, stride, padding, hw):
   """The gradient of <g, x * w> with respect to x [b, *hw, c]; also the transposed convolution."""
-  form = _form(g, w.shape, stride)
+  form = _form(g, w.shape, stride, padding)
   if form is _winograd_conv:
     return _winograd_input_gradient(g, w)
   return _transpose_x(form, g, w, stride, padding, hw)
@@ -122,7 +128,7 @@ def _input_gradient(g, w, stride, padding, hw):
 def _weight_gradient(x, g, stride, padding, kernel):
   """The gradient of <g, x * w> with respect to w [*kernel, c, d]."""
   shape = (*kernel, x.shape[3], g.shape[3])
-  form = _weight_form(x, shape, stride)
+  form = _weight_form(x, shape, stride, padding)
   # Without the barrier XLA would keep the patches or tiles of the forward pass for this one.
   x, g = jax.lax.optimization_barrier((x, g))
   return form(x, g, stride, padding, shape)
@@ -156,14 +162,15 @@ def _transpose_x(form, g, w, stride, padding, hw):
   return jax.linear_transpose(lambda x: form(x, w, stride, padding), x)(g)[0]
 
 
-def _form(x, kernel, stride):
+def _form(x, kernel, stride, padding):
   """The fast form on CPU for a kernel [k, k, c, d] over x, or over g for the input gradient
   (docs/performance_notebook.md).
   """
   _, h, w, _ = x.shape
   if kernel[0] > h or kernel[1] > w:  # XLA would treat the map as the kernel
     return _patches_conv
-  if stride == 1 and kernel[:2] == (3, 3) and min(kernel[2:]) >= WIDE and h % 2 == w % 2 == 0:
+  same = stride == 1 and kernel[:2] == (3, 3) and padding == ((1, 1), (1, 1))
+  if same and min(kernel[2:]) >= WIDE and h % 2 == w % 2 == 0:
     return _winograd_conv
   return _lax_conv
 
@@ -339,11 +346,11 @@ def _winograd_weight_gradient(x, g, stride, padding, shape):
   return (jnp.asarray(np.kron(_G, _G).T, u.dtype) @ u.reshape(16, -1)).reshape(shape)
 
 
-def _weight_form(x, kernel, stride):
+def _weight_form(x, kernel, stride, padding):
   """Like `_form` over x, for the weight gradient."""
   if kernel[0] > x.shape[1] or kernel[1] > x.shape[2]:
     return _patches_weight_gradient
-  form = _form(x, kernel, stride)
+  form = _form(x, kernel, stride, padding)
   if form is _winograd_conv:
     return _winograd_weight_gradient
   return _lax_weight_gradient

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from gen_jax import ops
 from gen_jax.ops.not_inlined import not_inlined
 
 
@@ -14,7 +15,7 @@ def group_norm(
   """x [b, h, w, c], normalised over the positions and channels of each of `groups` groups, times
   scale [b, c] plus bias [b, c], optionally followed by `swish`. Moments are float32.
   """
-  if jax.default_backend() != 'cpu':
+  if ops.plain():
     return _normalise(x, scale, bias, groups, epsilon, swish)
   return _normalise_on_cpu(x, scale, bias, groups, epsilon, swish)
 

@@ -87,12 +87,14 @@ CASES = [
 ]
 
 
-def form_of(x, w, stride):
-  return convolutions._form(x, w.shape, stride).__name__.strip('_').removesuffix('_conv')
+def form_of(x, w, stride, padding=None):
+  padding = padding or convolutions._same(x.shape[1:3], w.shape[:2], stride)
+  return convolutions._form(x, w.shape, stride, padding).__name__.strip('_').removesuffix('_conv')
 
 
 def weight_form_of(x, w, stride):
-  form = convolutions._weight_form(x, w.shape, stride)
+  padding = convolutions._same(x.shape[1:3], w.shape[:2], stride)
+  form = convolutions._weight_form(x, w.shape, stride, padding)
   return form.__name__.strip('_').removesuffix('_weight_gradient')
 
 
@@ -103,6 +105,23 @@ def test_conv_is_laxs_in_value_and_two_derivatives(form, b, height, width, kerne
   assert_same_derivatives(
     lambda x, w: convolutions.conv(x, w, stride), lambda x, w: lax_conv(x, w, stride), x, w
   )
+
+
+@pytest.mark.parametrize(
+  'height, stride, padding, c, d',
+  [(8, 2, 1, 3, 5), (7, 2, 1, 16, 17), (6, 1, 2, 1, 4), (4, 1, 2, 128, 128), (5, 1, 0, 16, 3)],
+)
+def test_a_padded_conv_is_laxs_in_value_and_two_derivatives(height, stride, padding, c, d):
+  x, w = draw(2, height, 6, c), draw(3, 3, c, d, seed=1) / (3 * c**0.5)
+  assert form_of(x, w, stride, ((padding, padding),) * 2) == 'lax'
+
+  def reference(x, w):
+    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    return jax.lax.conv_general_dilated(
+      x, w, (stride, stride), 'VALID', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+
+  assert_same_derivatives(lambda x, w: convolutions.conv(x, w, stride, padding), reference, x, w)
 
 
 @pytest.mark.parametrize('backend', ['cpu', 'gpu'])
