@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax import draws, fields
-from gen_jax.diffusion import guidance, ode, samplers
+from gen_jax.diffusion import encoding, guidance, ode, samplers
 from gen_jax.diffusion.paths import Denoise, Path, denoise_on
 from gen_jax.errors import UserError
 from gen_jax.state import (
@@ -210,3 +210,43 @@ def evaluations(config) -> int | None:
   interval = c.guidance.interval
   inside = len(t) if interval is None else int(guidance.is_inside(path, t, interval).sum())
   return len(t) + further * inside
+
+
+# --- Encodings and likelihoods --------------------------------------------------------------------
+
+
+def encode(state: State, batch, rng, *, config) -> dict:
+  """The noise that the deterministic sampler of config.sample turns into the images of a batch, by
+  running it backwards, and what it then makes of it.
+
+  Args:
+    state: the `State`.
+    batch: `image` float32 [b, ...] in [-1, 1]; `label` int32 [b] where the net is conditional.
+    rng: not used.
+    config: the run's.
+
+  Returns:
+    'z' float32 [b, ...], close to N(0, I), and 'reconstruction' [b, ...] in [-1, 1].
+
+  Raises:
+    UserError: the sampler is not deterministic.
+  """
+  del rng
+  denoise, path = trained(state, batch.get('label'), config), path_of(config)
+  z = encoding.encode(denoise, batch['image'], path, config.sample)
+  return {'z': z, 'reconstruction': decode(state, z, batch, config=config)['image']}
+
+
+def decode(state: State, z, given, *, config) -> dict:
+  """The images of encodings z [n, ...], given their labels, where the net is conditional."""
+  denoise, path = trained(state, given.get('label'), config), path_of(config)
+  return {'image': jnp.clip(encoding.decode(denoise, z, path, config.sample), -1, 1)}
+
+
+MEASURES = ode.MEASURES
+
+
+def evaluate(state: State, batch, rng, *, config) -> dict:
+  """The likelihood of each example of `batch` by the probability-flow ODE, see `ode.evaluate`."""
+  denoise = plain(state, batch.get('label'), config)
+  return ode.evaluate(denoise, batch['image'], rng, path_of(config), config)

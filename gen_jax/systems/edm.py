@@ -95,7 +95,9 @@ def loss_fn(params, rows, key, *, model, config):
   return loss, ({'net/loss': loss}, {})
 
 
-METRICS = {'net/loss': 'L (Eq. 2): the weighted squared error of the denoised data, over dimensions'}
+METRICS = {
+  'net/loss': 'L (Eq. 2): the weighted squared error of the denoised data, over dimensions'
+}
 
 
 # --- The contract -------------------------------------------------------------------------------

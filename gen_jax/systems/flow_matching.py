@@ -44,7 +44,9 @@ FIELDS = {
     when=('.times', ('logit_normal',)),
   ),
   'flow.time_scale': fields.number(
-    above=0, default=1.0, meaning='what the net is told is t times this (the sinusoids of DDPM: 1000)'
+    above=0,
+    default=1.0,
+    meaning='what the net is told is t times this (the sinusoids of DDPM: 1000)',
   ),
 }
 

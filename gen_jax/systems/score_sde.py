@@ -90,7 +90,9 @@ def loss_fn(params, rows, key, *, model, config):
   return loss, ({'net/loss': loss}, {})
 
 
-METRICS = {'net/loss': 'L (Eq. 7): the weighted squared error of the score, the mean over dimensions'}
+METRICS = {
+  'net/loss': 'L (Eq. 7): the weighted squared error of the score, the mean over dimensions'
+}
 
 
 # --- The contract -------------------------------------------------------------------------------
