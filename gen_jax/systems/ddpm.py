@@ -111,7 +111,7 @@ def loss_fn(params, rows, key, *, model, tables, config):
   x_0, label, t, eps = rows
   x_t = process.q_sample(tables, x_0, t, eps)
   output, v = predict(model, params, x_t, t, label, config, train=True, rngs={'dropout': key})
-  alpha, sigma = tables.signal[t], tables.noise[t]
+  alpha, sigma = (process.at(table, t, 1) for table in (tables.signal, tables.noise))
   kind = config.diffusion.prediction
   errors = (predictions.target(kind, x_0, eps, alpha, sigma) - output) ** 2
   if config.diffusion.weighting == 'min_snr':
@@ -132,7 +132,7 @@ def loss_fn(params, rows, key, *, model, tables, config):
 METRICS = {
   'net/loss': 'L_simple (Eq. 14), the mean squared error of the prediction, or L_hybrid',
   'net/simple': 'L_simple, where the variance is learned',
-  'net/vlb': 'L_vlb, bits/dim, estimated from one t for each example, where the variance is learned',
+  'net/vlb': 'L_vlb, bits/dim, by one t for each example, where the variance is learned',
 }
 
 

@@ -1,5 +1,5 @@
-r"""Flow matching (Lipman et al. 2023, arXiv 2210.02747) on the straight path, which is rectified flow
-(Liu et al. 2023, arXiv 2209.03003).
+r"""Flow matching (Lipman et al. 2023, arXiv 2210.02747) on the straight path, which is rectified
+flow (Liu et al. 2023, arXiv 2209.03003).
 
 Data x_0 and noise eps are joined by x_t = (1 - t) x_0 + t eps, t from 0 (data) to 1 (noise), whose
 velocity is eps - x_0. A net learns its mean given x_t, which is the velocity of a flow that carries
