@@ -1,29 +1,25 @@
 """DDPM's loss for nets whose error is known, its moving average, and the choices of its sampler."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict, FrozenConfigDict
+from denoisers import Constant, Scaled, assert_minimum, four_points
 
+from gen_jax import config as configs
+from gen_jax.diffusion import process
 from gen_jax.diffusion.bound import bound
+from gen_jax.diffusion.paths import Prediction
 from gen_jax.errors import UserError
 from gen_jax.systems import ddpm
+from gen_jax.systems._diffusion import build_process
 
-ADAM = dict(
-  name='adam',
-  lr=0.05,
-  b1=0.5,
-  b2=0.9,
-  eps=1e-8,
-  schedule='constant',
-  warmup_steps=0,
-  l2=0.0,
-  clip_norm=None,
-)
 BETAS = np.linspace(1e-3, 0.3, 12)
 BARS = np.cumprod(1 - BETAS)
+KINDS = pytest.mark.parametrize('kind', ['eps', 'x_0', 'v'])
 
 # Compiled once for all calls with equal configs.
 init_state = jax.jit(ddpm.init_state, static_argnames='config')
@@ -31,14 +27,8 @@ train_step = jax.jit(ddpm.train_step, static_argnames='config')
 draw_sample = jax.jit(ddpm.sample, static_argnames='config')
 
 
-class Constant(nn.Module):
-  """Predicts one number."""
-
-  start: float = 0.0
-
-  @nn.compact
-  def __call__(self, x, t, label=None, *, train):
-    return jnp.zeros_like(x) + self.param('a', lambda _: jnp.array(self.start))
+def at(table, t):
+  return jnp.float32(table)[t.astype(jnp.int32)][:, None]
 
 
 class Perfect(nn.Module):
@@ -47,7 +37,7 @@ class Perfect(nn.Module):
   @nn.compact
   def __call__(self, x, t, label=None, *, train):
     a = self.param('a', nn.initializers.ones, ())
-    return a * x / jnp.sqrt(1 - jnp.float32(BARS)[t])[:, None]
+    return a * x / at(np.sqrt(1 - BARS), t)
 
 
 class Ends(nn.Module):
@@ -70,31 +60,45 @@ class Noisy(nn.Module):
     return y if label is None else y + label.astype(jnp.float32)[:, None]
 
 
+class Expressed(nn.Module):
+  """An x_0, a constant or tanh(x), in terms of one of the predictions."""
+
+  kind: str
+  constant: bool = False
+
+  @nn.compact
+  def __call__(self, x, t, label=None, *, train):
+    a = self.param('a', nn.initializers.ones, ())
+    x_0 = jnp.zeros_like(x) + a if self.constant else jnp.tanh(a * x)
+    alpha, sigma = at(np.sqrt(BARS), t), at(np.sqrt(1 - BARS), t)
+    eps = (x - alpha * x_0) / sigma
+    return {'x_0': x_0, 'eps': eps, 'v': alpha * eps - sigma * x_0}[self.kind]
+
+
+class WithVariance(nn.Module):
+  """Predicts numbers for eps and for the variance."""
+
+  eps: float = 0.25
+  variance: float = 0.0
+
+  @nn.compact
+  def __call__(self, x, t, label=None, *, train):
+    a = self.param('a', lambda _: jnp.array(self.eps))
+    v = self.param('v', lambda _: jnp.array(self.variance))
+    return jnp.concatenate([jnp.zeros_like(x) + a, jnp.zeros_like(x) + v], axis=-1)
+
+
 def make_config(**changes):
-  config = ConfigDict(
-    dict(
-      precision='float32',
-      data=dict(shape=(3,), num_classes=None, dequantize='none'),
-      net=dict(name=Constant),
-      diffusion=dict(steps=12, schedule='linear', beta_min=1e-3, beta_max=0.3),
-      ema_decay=0.9,
-      optim=dict(ADAM),
-      train=dict(accumulate=1),
-      sample=dict(
-        sampler='ddim',
-        variance='large',
-        steps=4,
-        spacing='uniform',
-        eta=0.0,
-        clip=False,
-        intermediates=0,
-        weights='ema',
-      ),
-      eval=dict(every_steps=None, held_out_examples=None),
-    )
-  )
-  config.update_from_flattened_dict({k.replace('__', '.'): v for k, v in changes.items()})
-  return FrozenConfigDict(config)
+  values = {
+    'data.shape': (3,),
+    'net': {'name': Constant},
+    'diffusion': dict(steps=12, beta_min=1e-3, beta_max=0.3),
+    'ema_decay': 0.9,
+    'optim': dict(lr=0.05, b1=0.5, b2=0.9),
+    'sample': dict(sampler='ddim', steps=4, clip=False),
+  }
+  changes = {name.replace('__', '.'): value for name, value in changes.items()}
+  return configs.make('ddpm', values | changes)
 
 
 def draw(*shape, seed=0):
@@ -113,8 +117,8 @@ def step(state, batch, config, key=0):
 def loss_of(config, x_0, t, eps, label=None, key=0):
   @jax.jit
   def run(params, key):
-    model = ddpm.build(config)
-    return ddpm.loss_fn(params, (x_0, label, t, eps), key, model=model)[0]
+    how = dict(model=ddpm.build(config), tables=build_process(config), config=config)
+    return ddpm.loss_fn(params, (x_0, label, t, eps), key, **how)[0]
 
   return run(init(config).net.params, jax.random.key(key))
 
@@ -290,13 +294,16 @@ def test_the_bound_uses_the_weights_and_the_variance_of_the_config():
 
   ema, raw = bits(), bits(sample__weights='raw')
   assert (ema != raw).all() and (bits(sample__variance='small') != ema).all()
-  model = ddpm.build(make_config())
-  nats = bound(lambda x, t: jnp.zeros_like(x), x, jax.random.key(0), model.process)
+  tables = build_process(make_config())
+
+  def denoise(x_t, t):  # eps = 0
+    return Prediction(x_t / at(np.sqrt(BARS), t), jnp.zeros_like(x_t))
+
+  nats = bound(denoise, x, jax.random.key(0), tables)
   np.testing.assert_allclose(raw, nats.sum(0) / np.log(2), rtol=1e-5)
   # Only the decoder depends on the width of a bin.
   narrower = bits(data__dequantize='uniform', sample__weights='raw')
-  args = lambda x, t: jnp.zeros_like(x), x, jax.random.key(0), model.process
-  nats = bound(*args, bin_width=2 / 256)
+  nats = bound(denoise, x, jax.random.key(0), tables, bin_width=2 / 256)
   np.testing.assert_allclose(narrower, nats.sum(0) / np.log(2), rtol=1e-5)
   assert (narrower > raw).all()
 
