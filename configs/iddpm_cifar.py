@@ -26,7 +26,7 @@ def get_config():
       heads=4,
       dropout=0.3,
     ),
-    diffusion=dict(steps=4000, schedule='cosine', learned_variance=True, rescale_time=True),
+    diffusion=dict(steps=4000, schedule='cosine', learned_variance=True, time_scale=0.25),
     ema_decay=0.9999,
     optim=dict(name='adam', lr=1e-4, b1=0.9, b2=0.999),
     train=dict(steps=500_000, batch_size=128, sample_steps=10_000, checkpoint_steps=5000),

@@ -39,11 +39,13 @@ FIELDS = {
     steps=None,
   ),
   **process.FIELDS,
-  'diffusion.rescale_time': fields.one_of(
-    False, True, default=False, meaning='the net is told 1000 t / T, as by Improved DDPM, not t'
-  ),
   'diffusion.prediction': fields.one_of(
     'eps', 'x_0', 'v', default='eps', meaning='what the net predicts'
+  ),
+  'diffusion.time_scale': fields.number(
+    above=0,
+    default=1.0,
+    meaning='what the net is told is t times this (Improved DDPM: 1000 / T)',
   ),
   'diffusion.weighting': fields.one_of(
     'simple',
@@ -93,7 +95,7 @@ def predict(model, params, x_t, t, label, config, **how) -> tuple:
   (None where it is not learned), both [b, ...].
   """
   channels = x_t.shape[-1] * (2 if config.diffusion.learned_variance else 1)
-  told = t * (1000 / config.diffusion.steps) if config.diffusion.rescale_time else t
+  told = config.diffusion.time_scale * t
   output = _denoising.apply(model, params, x_t, told, label, channels, **how)
   return jnp.split(output, 2, axis=-1) if config.diffusion.learned_variance else (output, None)
 
