@@ -32,8 +32,7 @@ def get_config():
     ema_decay=0.9999,
     optim=dict(name='adam', lr=2e-4, b1=0.9, b2=0.999, warmup_steps=5000, clip_norm=1.0),
     train=dict(steps=800_000, batch_size=128, sample_steps=10_000, checkpoint_steps=5000),
-    # Steps and spacing apply to sampler='ddim'.
-    sample=dict(sampler='ancestral', variance='large', steps=50, spacing='quadratic'),
+    sample=dict(sampler='ancestral', variance='large'),
     eval=dict(held_out_examples=1000, num_samples=50_000, quick_samples=2500),
   )
   return ConfigDict(config)

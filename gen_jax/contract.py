@@ -14,13 +14,16 @@ and optionally
 
 `sample` returns one image (or point) for each row of `given` as 'image', in [-1, 1], and under
 other names additional images of each sample: one, or a sequence of m. Every name is written as an
-image grid of its own. A system without `sample`, such as a classifier, is trained and evaluated
-like any other. Where images are generated for people to look at, `given` also holds the leaves of
-held-out examples that `CONDITIONS` of the module names, such as ('image',), by row number.
+image grid of its own; but 'evaluations', int32 [n], are the passes of a net for each sample, where
+an adaptive solver decides on them (`evaluations(config)` is None then). A system without `sample`,
+such as a classifier, is trained and evaluated like any other. Where images are generated for people
+to look at, `given` also holds the leaves of held-out examples that `CONDITIONS` of the module
+names, such as ('image',), by row number.
 
 `evaluate` returns values of each example of a held-out batch. `MEASURES`, {name: fields.Measure} of
-the module, describes each; the first one represents the system in comparisons. Values [b] become
-a row with mean and standard error; values [b, k] a file and a plot of their means against k.
+the module, describes each that it may return; the first one represents the system in comparisons.
+Values [b] become a row with mean and standard error; values [b, k] a file and a plot of their means
+against k.
 
 `METRICS`, {'player/name': meaning} of the module, describes the metrics of `train_step` that the
 system computes, without those that `state.update` adds.
@@ -29,7 +32,7 @@ Where needed:
 
     minibatches(config, step) -> int      minibatches of a step: leaves of the batch are [k, b, ...]
     check(config)                         raises a UserError for fields that are inconsistent
-    evaluations(config) -> int            forward passes per sample, if not one
+    evaluations(config) -> int or None    forward passes per sample, if not one
     conditional(state, *, config) -> bool whether `sample` depends on the labels, if ever
     runs(config) -> {field of the state: path}    finished runs that sampling needs, {} for none
 
@@ -382,7 +385,7 @@ class Sampling(NamedTuple):
   """How a system samples: part of the protocol of every number about its samples."""
 
   text: str  # the sampler and its settings
-  evaluations: int  # of a net, per example
+  evaluations: int | None  # of a net, per example; None: the sampler decides
   weights: str  # 'raw', or 'ema' for their moving average
 
 

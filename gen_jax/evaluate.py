@@ -76,11 +76,14 @@ class Samples(NamedTuple):
   seen: Features
   pictures: np.ndarray  # the first samples, in the data's dtype, [at most SHOWN, ...]
   per_second: float  # samples generated per second when nothing else runs
+  evaluations: int | None  # of a net in the first batch, where the sampler decides
   machine: str  # the machine that generated them
 
 
-def batches(config, system, state) -> Callable[[int], jax.Array]:
-  """Returns `draw(i)`, the samples of batch i, [config.sample.batch_size, ...]; compiled."""
+def batches(config, system, state) -> Callable[[int], dict]:
+  """Returns `draw(i)`, batch i of what `system.sample` returns, arrays
+  [config.sample.batch_size, ...]; compiled.
+  """
   size = config.sample.batch_size
   rng = jax.random.fold_in(jax.random.key(config.eval.seed), SAMPLES)
 
@@ -88,7 +91,7 @@ def batches(config, system, state) -> Callable[[int], jax.Array]:
     return state, contract.conditions(config, size, i * size), jax.random.fold_in(rng, i)
 
   sample = sampling.compile_sampler(config, system).compile(*inputs(0))
-  return lambda i: sample(*inputs(i))['image']
+  return lambda i: sample(*inputs(i))
 
 
 def drawn_features(config, draw, network, number: int, folder, stop=None) -> Samples | None:
@@ -104,7 +107,7 @@ def drawn_features(config, draw, network, number: int, folder, stop=None) -> Sam
       started = time.monotonic()
       following = draw(missing[0])
       for i, after in zip(missing, [*missing[1:], None], strict=True):
-        images = following
+        drawn, images = following, following['image']
         if stop is not None and not stop.wait_ready(images):
           return
         if i == 0:  # nothing else runs yet
@@ -116,9 +119,9 @@ def drawn_features(config, draw, network, number: int, folder, stop=None) -> Sam
           per_second = times * size / (time.monotonic() - started)
           first = sampling.as_data(images[: min(SHOWN, number)], config)
           where = records.machine(checkpoint.environment())
-          scores.write_part(
-            folder / 'first.npz', dict(pictures=first, per_second=per_second, machine=where)
-          )
+          count = drawn.get('evaluations', [-1])[0]  # -1: the sampler does not decide
+          about = dict(per_second=per_second, evaluations=count, machine=where)
+          scores.write_part(folder / 'first.npz', dict(pictures=first, **about))
         if after is not None:  # sampled while the features of this batch are computed
           following = draw(after)
         yield sampling.as_data(images, config)
@@ -130,7 +133,9 @@ def drawn_features(config, draw, network, number: int, folder, stop=None) -> Sam
     return None
   first = scores.read_part(folder / 'first.npz')
   seen = Features(**{name: value[:number] for name, value in arrays.items()})
-  return Samples(seen, first['pictures'], float(first['per_second']), str(first['machine']))
+  count = int(first['evaluations'])
+  rate, where = float(first['per_second']), str(first['machine'])
+  return Samples(seen, first['pictures'], rate, None if count < 0 else count, where)
 
 
 # --- What the system measures of real examples ---------------------------------------------------
@@ -174,6 +179,8 @@ def measured(config, system, state, source, folder, stop) -> tuple[list[Row], di
   )
   made = []
   for name, measure in about.items():  # in the system's order
+    if name not in found:
+      continue
     if (values := found[name].astype(np.float64)).ndim == 1:
       spread = float(values.std(ddof=1) / math.sqrt(number))
       how = measure.how and measure.how(config)
@@ -364,7 +371,7 @@ def _score_samples(config, folder, opened, parts, out, stop) -> list[Row] | None
   drawing = dict(
     weights=how.weights,
     sampler=how.text,
-    evaluations=how.evaluations,
+    evaluations=drawn.evaluations if how.evaluations is None else how.evaluations,
     seed=config.eval.seed,
     runs=', '.join(f'{field} sha256 {checksum[:16]}' for field, checksum in runs.items()) or None,
   )
@@ -517,11 +524,13 @@ class Quick:
     made = self.draw(state, rng, self.config.eval.quick_samples, stop)
     if made is None:
       return None
-    pictures = made['image']
+    pictures, protocol = made['image'], self.protocol
+    if 'evaluations' in made:
+      protocol = protocol | dict(evaluations=int(made['evaluations'][0]))
     starts = range(0, len(pictures), QUICK_BLOCK)
     blocks = (pictures[start : start + QUICK_BLOCK] for start in starts if stop.requested is None)
     parts = [Features(*seen) for seen in networks.features(self.scorer.network, blocks)]
     if stop.requested is not None:
       return None
     seen = Features(*(np.concatenate(field) for field in zip(*parts, strict=True)))
-    return scores.rows(self.scorer, self.reference, seen, **self.protocol)
+    return scores.rows(self.scorer, self.reference, seen, **protocol)

@@ -87,7 +87,10 @@ def make_sampler(config, system, conditions=None):
         return None
       parts.append(jax.device_get(made))
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return {name: as_data(value[:n], config) for name, value in joined.items()}
+    return {
+      name: value[:n] if name == 'evaluations' else as_data(value[:n], config)
+      for name, value in joined.items()
+    }
 
   return draw
 

@@ -77,7 +77,7 @@ class Path:
 
   def ratio(self, t):
     """sigma / alpha, the noise of x / alpha."""
-    return self.sigma(t) / self.alpha(t)
+    return _lib(t).divide(self.sigma(t), self.alpha(t))
 
   def drift(self, t):
     """f of the SDE."""
@@ -146,9 +146,8 @@ class SubVP(VP):
     d_alpha, _ = super().derivatives(t)
     return d_alpha, -2 * self.alpha(t) * d_alpha
 
-  def time_of(self, ratio):  # alpha^2 + ratio alpha - 1 = 0
-    lib = _lib(ratio)
-    return self._time_of_log_alpha(lib.log(2 / (ratio + lib.sqrt(ratio**2 + 4))))
+  def time_of(self, ratio):  # 1 / alpha - alpha = ratio
+    return self._time_of_log_alpha(-_lib(ratio).arcsinh(ratio / 2))
 
   def prior_std(self, t):
     return self.sigma(t)
@@ -254,9 +253,9 @@ class Discrete(Path):
   def sigma(self, t):
     return _lib(t).sqrt(-_lib(t).expm1(2 * self._log_alpha(t)))
 
-  def derivatives(self, t):
+  def derivatives(self, t):  # at an index, of the step back from it
     lib, slopes = _lib(t), np.diff(0.5 * np.log(self.alpha_bars))
-    index = lib.clip(lib.floor(t), 0, self.steps - 2).astype('int32')
+    index = lib.clip(lib.ceil(t) - 1, 0, self.steps - 2).astype('int32')
     slope, alpha = lib.asarray(slopes)[index], self.alpha(t)
     return slope * alpha, -slope * alpha**2 / self.sigma(t)
 
@@ -273,15 +272,19 @@ class Discrete(Path):
 
 def denoise_on(path: Path, denoise: Denoise, trained_on: Path) -> Denoise:
   """A net trained on one path as a function of x and t of another one, `path`: the same ratio
-  sigma / alpha, and x scaled by the ratio of the alphas.
+  sigma / alpha, and x scaled by the ratio of the alphas. Beyond the times of training it is told
+  the first or last of them, and x has the spread that data of variance 1 would have there.
   """
   if path == trained_on:
     return denoise
 
   def on_path(x, t):
-    other = trained_on.time_of(path.ratio(t))
-    scale = trained_on.alpha(other) / path.alpha(t)
-    x_0, eps, variance = denoise(x * per_row(scale, x.ndim), other)
-    return Prediction(x_0, eps, variance)
+    alpha, sigma = path.alpha(t), path.sigma(t)
+    ratio = sigma / jnp.where(alpha > 0, alpha, 1.0)
+    other = jnp.where(alpha > 0, trained_on.time_of(ratio), trained_on.t_max)
+    other = jnp.clip(other, trained_on.t_min, trained_on.t_max)
+    # For equal ratios this is the ratio of the alphas; it is finite where alpha is 0.
+    scale = jnp.hypot(trained_on.alpha(other), trained_on.sigma(other)) / jnp.hypot(alpha, sigma)
+    return denoise(x * per_row(scale, x.ndim), other)
 
   return on_path

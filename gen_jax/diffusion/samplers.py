@@ -234,8 +234,10 @@ def make_grid(path: Path, steps: int | None, spacing: str, sigma_max: float = 80
     t = np.linspace(path.t_max**0.5, path.t_last**0.5, steps) ** 2
   else:
     n, last, first = steps or path.steps, path.ratio(path.t_last), sigma_max
+    if spacing == 'karras':  # the paper's sigma_min; also that of flow matching's released code
+      last = max(last, 0.002)
     with np.errstate(divide='ignore'):
-      most = path.ratio(path.t_max)
+      most = path.ratio(np.float64(path.t_max))
     first = min(first, most) if spacing == 'karras' or np.isinf(most) else most
     if spacing == 'karras':
       ratio = np.linspace(first ** (1 / 7), last ** (1 / 7), n) ** 7
@@ -376,14 +378,14 @@ def dpm_solver_pp(grid: Grid, *, stochastic: bool = False, order: int = 2) -> Me
   """
   c = steps_of(grid)
   with np.errstate(divide='ignore', invalid='ignore'):
-    e_h = (c.s / c.a) * (c.alpha / c.sigma)  # e^{-h}
-    h = -np.log(e_h)
+    h = np.diff(np.log(grid.alpha) - np.log(grid.sigma))  # exactly 0 between equal times
     w = np.append(0.0, h[1:] / (2 * h[:-1])) * (order == 2)
-  w = np.where(np.isfinite(w) & (e_h > 0), w, 0.0)
+  w = np.where(np.isfinite(w), w, 0.0)
   if stochastic:
-    x, x_0, std = c.s / c.sigma * e_h, c.a * (1 - e_h**2), c.s * np.sqrt(1 - e_h**2)
+    gain = -np.expm1(-2 * h)
+    x, x_0, std = c.s / c.sigma * np.exp(-h), c.a * gain, c.s * np.sqrt(gain)
   else:
-    x, x_0, std = c.s / c.sigma, c.a * (1 - e_h), np.zeros_like(e_h)
+    x, x_0, std = c.s / c.sigma, c.a * -np.expm1(-h), np.zeros_like(h)
   rows = {'t': grid.t, 'x': x, 'x_0': x_0, 'w': w, 'noise': std}
 
   def step(x, last, row, prediction, noise):
@@ -409,6 +411,8 @@ def heun(
   gamma = np.where(inside, min(churn / n, np.sqrt(2) - 1), 0.0)
   raised = np.where(np.isfinite(ratio), ratio * (1 + gamma), 0.0)
   t = np.where(gamma > 0, grid.path.time_of(raised), grid.t)
+  with np.errstate(divide='ignore'):  # a discrete process has a last time
+    raised = np.where(gamma > 0, grid.path.ratio(t), raised)
   alpha = np.where(gamma > 0, grid.path.alpha(t), c.alpha)
   safe = np.where(c.alpha > 0, c.alpha, 1.0)
   scale = np.where(gamma > 0, alpha / safe, 1.0)
@@ -530,7 +534,7 @@ def run(method: Method, denoise: Denoise, x, rng, keep: int = 0):
   slots = np.full(total, keep, np.int32)
   slots[kept_rows(total, keep)] = np.arange(keep)
   rows = {
-    name: jnp.asarray(value if value.dtype == bool else np.float32(value))
+    name: jnp.asarray(value, bool if value.dtype == bool else jnp.float32)
     for name, value in method.rows.items()
   }
 

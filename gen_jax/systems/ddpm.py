@@ -42,6 +42,11 @@ FIELDS = {
   'diffusion.prediction': fields.one_of(
     'eps', 'x_0', 'v', default='eps', meaning='what the net predicts'
   ),
+  'diffusion.time_scale': fields.number(
+    above=0,
+    default=1.0,
+    meaning='what the net is told is t times this (Improved DDPM: 1000 / T)',
+  ),
   'diffusion.weighting': fields.one_of(
     'simple',
     'min_snr',
@@ -90,7 +95,8 @@ def predict(model, params, x_t, t, label, config, **how) -> tuple:
   (None where it is not learned), both [b, ...].
   """
   channels = x_t.shape[-1] * (2 if config.diffusion.learned_variance else 1)
-  output = _denoising.apply(model, params, x_t, t, label, channels, **how)
+  told = config.diffusion.time_scale * t
+  output = _denoising.apply(model, params, x_t, told, label, channels, **how)
   return jnp.split(output, 2, axis=-1) if config.diffusion.learned_variance else (output, None)
 
 

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from gen_jax.nets import layers
 from gen_jax.ops import convolutions
@@ -103,6 +104,46 @@ def test_the_time_embedding_has_the_published_values():
   )
   np.testing.assert_array_equal(e[0], [0] * 64 + [1] * 64)
   np.testing.assert_allclose(e[2, 0], np.sin(999), atol=1e-4)
+
+
+def test_the_time_embedding_of_improved_ddpm_has_the_published_values():
+  e = layers.adm_time_embedding(jnp.array([0, 1]), 128)
+  assert e.shape == (2, 128) and e.dtype == jnp.float32
+  np.testing.assert_allclose(
+    e[1, jnp.array([0, 1, 64, 65])], [0.5403023, 0.6479059, 0.8414710, 0.7617204], rtol=2e-6
+  )
+  np.testing.assert_array_equal(e[0], [1] * 64 + [0] * 64)
+
+
+def test_fourier_features_are_fixed_sinusoids_of_random_frequencies():
+  t = jnp.float32([0, 1e-4, -1e-4])
+  e = layers.fourier_embedding(t, 4000)
+  np.testing.assert_array_equal(e[0], [0] * 2000 + [1] * 2000)
+  np.testing.assert_allclose(e[2], np.append(-e[1, :2000], e[1, 2000:]), rtol=1e-5)
+  # sin(2 pi f t) = 2 pi f t for small t, with f from N(0, 16^2).
+  np.testing.assert_allclose(e[1, :2000].std() / 2e-4 / np.pi, 16, rtol=0.05)
+  np.testing.assert_array_equal(e, layers.fourier_embedding(t, 4000))
+
+
+@pytest.mark.parametrize('taps', [(1, 1), (1, 3, 3, 1), (1, 2, 5, 3, 2, 1)])
+def test_fir_resampling_is_that_of_its_definition(taps):
+  x = draw(2, 6, 8, 3)
+  k, pad = len(taps), len(taps) // 2 - 1
+  f = np.outer(taps, taps) / sum(taps) ** 2
+  padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+  down = np.zeros((2, 3, 4, 3))
+  for i, j in itertools.product(range(3), range(4)):
+    patch = padded[:, 2 * i : 2 * i + k, 2 * j : 2 * j + k]
+    down[:, i, j] = (patch * f[:, :, None]).sum((1, 2))
+  np.testing.assert_allclose(layers.fir_downsample(x, taps), down, rtol=1e-4, atol=1e-5)
+  # Every pixel spreads over k x k of twice as many, with sum 4.
+  up = np.zeros((2, 12 + 2 * pad, 16 + 2 * pad, 3))
+  for i, j in itertools.product(range(6), range(8)):
+    up[:, 2 * i : 2 * i + k, 2 * j : 2 * j + k] += (
+      4 * f[:, :, None] * np.asarray(x)[:, i, j, None, None]
+    )
+  up = up[:, pad : pad + 12, pad : pad + 16]
+  np.testing.assert_allclose(layers.fir_upsample(x, taps), up, rtol=1e-4, atol=1e-5)
 
 
 def test_flatten():

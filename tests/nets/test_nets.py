@@ -313,6 +313,46 @@ def test_a_denoiser_of_points_sees_the_point_the_time_and_the_class_of_each_row(
     assert np.all(np.any(eps(*other) != out, axis=-1))
 
 
+@pytest.mark.parametrize(
+  'module, classes',
+  [
+    (unet.UNet(**TINY, num_classes=3, drop_labels=True, out_channels=4), 'class'),
+    (
+      mlp.Denoiser((16,), time_features=8, num_classes=3, drop_labels=True, out_channels=4),
+      'Embed_0',
+    ),
+  ],
+  ids=['unet', 'mlp'],
+)
+def test_a_null_label_a_variance_and_a_second_time(module, classes):
+  x, t, label = draw(2, 4, 4, 2), np.float32([0.3, 700]), np.array([3, 3])
+  shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, t, label, t, train=False))
+  assert shapes['params'][classes]['embedding'].shape[0] == 4
+  awake = jax.tree.map(lambda p: 0.2 * draw(*p.shape), shapes)
+  out = module.apply(awake, x, t, label, t, train=False)
+  assert out.shape == (2, 4, 4, 4)
+  other = module.apply(awake, x, t, label, t + np.float32([0.1, 0]), train=False)
+  assert np.abs(other[0] - out[0]).max() > 1e-4
+  np.testing.assert_allclose(other[1], out[1], rtol=1e-6)
+
+
+def test_times_stay_float32_in_a_net_that_computes_in_bfloat16():
+  seen = []
+
+  class Spy(nn.Module):
+    @nn.compact
+    def __call__(self, x, t, label, *, train):
+      seen.extend(
+        [x.dtype, t.dtype, label is None, self.param('p', nn.initializers.ones, ()).dtype]
+      )
+      return x
+
+  net = nets.Net(Spy(), 'bfloat16')
+  x, t = draw(2, 3), np.float32([998.3, 998.4])
+  out = net.apply({'params': {'p': jnp.ones(())}}, x, t, None, train=False)
+  assert seen == [jnp.bfloat16, jnp.float32, True, jnp.bfloat16] and out.dtype == jnp.float32
+
+
 def test_attention_pooling_is_what_the_mean_token_attends_to():
   module = unet.AttentionPool(features=3, head_channels=2)
   x = draw(2, 2, 3, 4)
