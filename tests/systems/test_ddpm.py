@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from denoisers import Constant, Scaled, assert_minimum, four_points
+from denoisers import Constant, Scaled, Told, assert_minimum, four_points
 
 from gen_jax import config as configs
 from gen_jax.diffusion import process
@@ -123,6 +123,16 @@ def loss_of(config, x_0, t, eps, label=None, key=0):
   return run(init(config).net.params, jax.random.key(key))
 
 
+def both_losses(config, rows, params=None):
+  params = init(config).net.params if params is None else params
+  how = dict(model=ddpm.build(config), tables=build_process(config), config=config)
+  return ddpm.loss_fn(params, rows, jax.random.key(0), **how)
+
+
+def loss_at(config, rows, a):
+  return both_losses(config, rows, {'a': jnp.float32(a)})[0]
+
+
 class Grey(nn.Module):
   """Predicts one value for all entries of an example."""
 
@@ -206,6 +216,134 @@ def test_the_first_average_is_the_first_step_and_the_rest_follow_the_recurrence(
   assert abs(average - new) > 0.01
 
 
+# --- Other predictions and weights, the learned variance ------------------------------------------
+
+SNR = BARS / (1 - BARS)
+
+
+@KINDS
+@pytest.mark.parametrize('weighting', ['simple', 'min_snr'])
+def test_an_error_of_x_0_weighs_as_published(kind, weighting):
+  """The data are 0, and the net says that x_0 is a number."""
+  config = make_config(
+    net=dict(name=Expressed, kind=kind, constant=True),
+    diffusion__prediction=kind,
+    diffusion__weighting=weighting,
+    diffusion__gamma=3.0,
+  )
+  assert SNR.min() < 3 < SNR.max()
+  weights = {'x_0': np.ones(12), 'eps': SNR, 'v': SNR + 1}[kind]
+  if weighting == 'min_snr':  # Hang et al.: the same for all predictions
+    weights = np.minimum(SNR, 3.0)
+  eps, t = draw(12, 3), np.arange(12)
+  loss = functools.partial(loss_at, config, (np.zeros((12, 3), np.float32), None, t, eps))
+  np.testing.assert_allclose(loss(0.5), weights.mean() * 0.25, rtol=1e-4)
+  np.testing.assert_allclose(jax.grad(loss)(0.5), weights.mean(), rtol=1e-4)
+
+
+@KINDS
+def test_the_best_linear_net_on_a_gaussian_knows_its_score(kind):
+  s, t = 0.7, 5
+  alpha, sigma = np.sqrt(BARS[t]), np.sqrt(1 - BARS[t])
+  total = alpha**2 * s**2 + sigma**2
+  best = {
+    'eps': sigma / total,
+    'x_0': alpha * s**2 / total,
+    'v': alpha * sigma * (1 - s**2) / total,
+  }[kind]
+  config = make_config(data__shape=(1,), net=dict(name=Scaled), diffusion__prediction=kind)
+  x_0, eps = four_points(s)
+  rows = (x_0, None, np.full(4, t), eps)
+  assert_minimum(lambda params: loss_at(config, rows, params['a']), best)
+  x = draw(5, 1)
+  denoise = ddpm.denoiser({'a': jnp.float32(best)}, None, config=config)
+  found = denoise(x, jnp.full(5, float(t)))
+  np.testing.assert_allclose(-found.eps / sigma, -x / total, rtol=1e-4)
+  np.testing.assert_allclose(found.x_0, alpha * s**2 / total * x, rtol=1e-4)
+  assert found.variance is None
+
+
+def test_all_predictions_of_one_x_0_have_the_same_samples():
+  for sampler in ('ancestral', 'ddim'):
+    images = [
+      sample(init(config), config, n=20)['image']
+      for kind in ('eps', 'x_0', 'v')
+      for config in [
+        make_config(
+          net=dict(name=Expressed, kind=kind),
+          diffusion__prediction=kind,
+          sample__sampler=sampler,
+          sample__steps=6,
+        )
+      ]
+    ]
+    assert np.ptp(images[0]) > 0.5
+    np.testing.assert_allclose(images[1], images[0], atol=1e-5)
+    np.testing.assert_allclose(images[2], images[0], atol=1e-5)
+
+
+def test_what_the_net_is_told_is_scaled():
+  config = make_config(net=dict(name=Told), diffusion__time_scale=0.25)
+  eps, t = np.zeros((12, 3), np.float32), np.arange(12)
+  np.testing.assert_allclose(loss_of(config, eps, t, eps), np.mean((t / 4) ** 2), rtol=1e-5)
+
+
+def with_variance(eps=0.25, variance=0.0, **changes):
+  net = dict(name=WithVariance, eps=eps, variance=variance)
+  return make_config(net=net, diffusion__learned_variance=True, **changes)
+
+
+@pytest.mark.parametrize('variance', [-1.0, 0.0, 1.0])
+def test_the_learned_variance_lies_between_its_bounds(variance):
+  """At v = 1 the steps have the variance beta_t, at -1 beta tilde_t."""
+  config = with_variance(variance=variance)
+  state = init(config)
+  prediction = ddpm.denoiser(state.net.params, None, config=config)(draw(12, 3), jnp.arange(12.0))
+  np.testing.assert_array_equal(prediction.variance, np.full((12, 3), variance))
+  tables = build_process(config)
+  how = dict(variance='learned', clip=False)
+  _, found = process.p_mean_variance(prediction, draw(12, 3), jnp.arange(12), tables, **how)
+  tilde = BETAS[1:] * (1 - BARS[:-1]) / (1 - BARS[1:])
+  tilde = np.append(tilde[0], tilde)  # as published: the first is replaced by the second
+  expected = (1 + variance) / 2 * np.log(BETAS) + (1 - variance) / 2 * np.log(tilde)
+  np.testing.assert_allclose(found, np.tile(expected[:, None], 3), rtol=1e-5)
+  if variance:
+    drawing = dict(sample__sampler='ancestral', sample__steps=None)
+    fixed = with_variance(sample__variance='large' if variance > 0 else 'small', **drawing)
+    images = sample(init(fixed), fixed, n=50)['image']
+    learned = with_variance(variance=variance, sample__variance='learned', **drawing)
+    np.testing.assert_allclose(sample(init(learned), learned, n=50)['image'], images, atol=1e-5)
+    other = with_variance(variance=-variance, sample__variance='learned', **drawing)
+    assert np.abs(sample(init(other), other, n=50)['image'] - images).max() > 0.05
+
+
+def test_l_hybrid_is_l_simple_and_the_bound_in_bits():
+  """With eps = 0 known, the means agree, and each term is the KL of two variances."""
+  config = with_variance(eps=0.0, variance=1.0, diffusion__vlb_weight=0.02)
+  x_0, t = np.float32(np.tile([[0.5, -0.25, 0.0]], (11, 1))), np.arange(1, 12)
+  eps = np.zeros((11, 3), np.float32)
+  _, (metrics, _) = both_losses(config, (x_0, None, t, eps))
+  ratio = (1 - BARS[:-1]) / (1 - BARS[1:])  # beta tilde / beta
+  kl = 0.5 * (ratio - 1 - np.log(ratio))
+  vlb = 12 * kl.mean() / np.log(2)
+  np.testing.assert_allclose(metrics['net/vlb'], vlb, rtol=1e-3)
+  np.testing.assert_allclose(metrics['net/simple'], 0, atol=1e-12)
+  np.testing.assert_allclose(metrics['net/loss'], 0.02 * vlb, rtol=1e-3)
+
+
+def test_the_bound_of_l_hybrid_trains_the_variance_and_nothing_else():
+  rows = (draw(12, 3, seed=1), None, np.arange(12), draw(12, 3))
+  light, heavy = (
+    jax.grad(lambda params, c=config: both_losses(c, rows, params)[0])
+    for config in (with_variance(), with_variance(diffusion__vlb_weight=10.0))
+  )
+  params = {'a': jnp.float32(0.25), 'v': jnp.float32(0.3)}
+  np.testing.assert_allclose(light(params)['a'], heavy(params)['a'], rtol=1e-6)
+  np.testing.assert_allclose(light(params)['a'], 2 * (0.25 - draw(12, 3).mean()), rtol=1e-4)
+  np.testing.assert_allclose(heavy(params)['v'], 1e4 * light(params)['v'], rtol=1e-4)
+  assert abs(light(params)['v']) > 1e-6
+
+
 # --- Sampling -------------------------------------------------------------------------------------
 
 
@@ -255,8 +393,8 @@ def test_the_options_of_the_samplers_arrive():
     {'sample__eta': 1.0, 'sample__clip': True},
     {'sample__steps': 12},
     {'sample__spacing': 'quadratic'},
-    {'sample__sampler': 'ancestral'},
-    {'sample__sampler': 'ancestral', 'sample__variance': 'small'},
+    {'sample__sampler': 'ancestral', 'sample__steps': None},
+    {'sample__sampler': 'ancestral', 'sample__steps': None, 'sample__variance': 'small'},
   ]
   # Little noise, so that the pictures are seldom cut to [-1, 1].
   tame = dict(diffusion__beta_max=0.02, sample__steps=6)
@@ -348,8 +486,12 @@ def test_a_class_conditional_unet():
     # There are only so many pictures of the way.
     ({'sample__intermediates': 5}, 'config.sample.intermediates=5.*4'),
     (
-      {'sample__sampler': 'ancestral', 'sample__intermediates': 13},
+      {'sample__sampler': 'ancestral', 'sample__steps': None, 'sample__intermediates': 13},
       'config.sample.intermediates=13.*12',
+    ),
+    (
+      {'sample__sampler': 'ancestral', 'sample__variance': 'learned'},
+      "config.sample.variance='learned': config.diffusion.learned_variance=False",
     ),
   ],
   ids=str,
