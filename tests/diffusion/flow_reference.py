@@ -13,8 +13,9 @@ flow_matching, in the authors' time, where t = 1 is data:
   `velocity_net` of authors.py, told our time 1 - t. flow_sample and flow_heun [4, 3, 2, 2]: their
   solver from e on edm_grid_18, with the methods euler and heun2.
 MeanFlow, where t = 1 is noise:
-  v0_t, v0_r, v1_t, v1_r [8]: times of the two samplers from `draws` (t), `draws_r` (r) and `uniform`,
-  of which the share 0.75 has r != t; v0: mean -2, sd 2 for both; v1: -0.6, 1.6 and -4, 1.6.
+  v0_t, v0_r, v1_t, v1_r [8]: times of the two samplers from `draws` (t), `draws_r` (r) and
+  `uniform`, of which the share 0.75 has r != t; v0: mean -2, sd 2 for both; v1: -0.6, 1.6 and
+  -4, 1.6.
   u, dudt [4, 3, 2, 2], of `mean_velocity_net` at `t`, `r` [4]; loss, the mean over the batch of
   squared errors' sums with the adaptive weight, norm_p 0.75 and norm_eps 1e-3, and loss_p1 with
   norm_p 1, norm_eps 0.01. gradient: of the loss with respect to a factor of u, at 1.

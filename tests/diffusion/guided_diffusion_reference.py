@@ -9,7 +9,8 @@ all but the split of the net's output is elementwise. The process has the linear
 0.02 in 1000 steps, unless said otherwise.
 
 variance: log_variance_learned, mean_clipped, mean (unclipped) of p(x_{t-1} | x_t) at x_t.
-bound: terms `vb_clipped`, `vb` [6] in bits per dimension, at q_sample(x_0, t, noise).
+bound: terms `vb_clipped`, `vb` [6] in bits per dimension, at q_sample(x_0, t, noise); with the
+  fixed variance beta_t `vb_large_clipped`, `vb_large`; `prior` [6], the KL of q(x_T | x_0).
 losses [6]: mse, vb as scaled in the hybrid loss (rescaled MSE), their sum `hybrid`; the pure bound
   times T (rescaled KL) `rescaled_vb`. With 4000 steps, linear betas 2.5e-5 to 0.005, and labels
   of 0 to 1000 (rescale_timesteps): `hybrid_4000` at the times 4 t.
@@ -67,7 +68,7 @@ def main(clone):
   out = dict(x_0=x_0, x_t=x_t, noise=noise, t=T)
   x_0, x_t, noise, t = (torch.as_tensor(o) for o in (x_0, x_t, noise, T))
 
-  d = process()
+  d, large = process(), process(variance='FIXED_LARGE')
   p = d.p_mean_variance(learned, x_t, t)
   out |= dict(mean_clipped=p['mean'], log_variance_learned=p['log_variance'])
   out['mean'] = d.p_mean_variance(learned, x_t, t, clip_denoised=False)['mean']
@@ -75,6 +76,9 @@ def main(clone):
   q = d.q_sample(x_0, t, noise)
   for name, clip in dict(vb_clipped=True, vb=False).items():
     out[name] = d._vb_terms_bpd(learned, x_0, q, t, clip_denoised=clip)['output']
+    name = name.replace('vb', 'vb_large')
+    out[name] = large._vb_terms_bpd(fixed, x_0, q, t, clip_denoised=clip)['output']
+  out['prior'] = d._prior_bpd(x_0)
 
   losses = d.training_losses(learned, x_0, t, noise=noise)
   out |= dict(mse=losses['mse'], hybrid_vb=losses['vb'], hybrid=losses['loss'])
@@ -87,7 +91,6 @@ def main(clone):
     torch.randn_like = Queue(noise)
     out[name] = method(*args, **kwargs)['sample']
 
-  large = process(variance='FIXED_LARGE')
   for suffix, clip in {'_clipped': True, '': False}.items():
     step(f'p_sample{suffix}', d.p_sample, learned, x_t, t, clip_denoised=clip)
     step(f'p_sample_large{suffix}', large.p_sample, fixed, x_t, t, clip_denoised=clip)
