@@ -234,6 +234,8 @@ def make_grid(path: Path, steps: int | None, spacing: str, sigma_max: float = 80
     t = np.linspace(path.t_max**0.5, path.t_last**0.5, steps) ** 2
   else:
     n, last, first = steps or path.steps, path.ratio(path.t_last), sigma_max
+    if spacing == 'karras':  # the paper's sigma_min; also that of flow matching's released code
+      last = max(last, 0.002)
     with np.errstate(divide='ignore'):
       most = path.ratio(np.float64(path.t_max))
     first = min(first, most) if spacing == 'karras' or np.isinf(most) else most

@@ -15,9 +15,8 @@ steps at x, t with noise z, and the same without it (_mean), 1000 steps: reverse
   euler_maruyama_ode: the step of the probability-flow ODE.
 PC: ve_pc, the corrector and then the predictor (langevin, reverse_diffusion) at N = 10 times from
   1 to 1e-5, snr 0.16, from 50 * `pc_start` [4, 3, 2, 2] with `pc_noise` [20, 4, 3, 2, 2] in that
-  order (corrector, predictor, corrector, ...). vp_pc, subvp_pc: euler_maruyama alone, N = 10 times
-  from 1 to 1e-3 (but steps of 1 / N), from `pc_start` with the noises `pc_noise`[:10]. The last
-  step is without noise. pc_path [N, 4, 3, 2, 2]: after each predictor, the last one with noise.
+  order (corrector, predictor, corrector, ...); the last step is without noise. ve_pc_path
+  [10, 4, 3, 2, 2]: after each predictor, the last one with noise.
 prior_logp at x, of each SDE.
 likelihood: `likelihood_x` [4, 1, 1, 2] under N(0.3, 0.5^2) in each of 2 dimensions, whose exact eps
   is the net: vp_bpd [4] with inverse_scaler (x + 1) / 2, i.e. plus 7 bits, vp_latent [4, 1, 1, 2],
@@ -114,37 +113,30 @@ def main(clone):
       step('ancestral', sampling.AncestralSamplingPredictor(sde, score))
       step('langevin', sampling.LangevinCorrector(sde, score, snr=0.16, n_steps=1))
 
-    few = kind(N=10)
-    feed(start, *noise)
-    path = []
-    predictor, corrector, eps = sampling.EulerMaruyamaPredictor, sampling.NoneCorrector, 1e-3
-    if name == 've':
-      predictor, corrector, eps = (
-        sampling.ReverseDiffusionPredictor,
-        sampling.LangevinCorrector,
-        1e-5,
-      )
-
-    class Recorded(predictor):
-      def update_fn(self, x, t, path=path):
-        x, mean = super().update_fn(x, t)
-        path.append(x)
-        return x, mean
-
-    sampler = sampling.get_pc_sampler(
-      few,
-      SHAPE,
-      Recorded,
-      corrector,
-      inverse_scaler=lambda x: x,
-      snr=0.16,
-      continuous=True,
-      eps=eps,
-      device='cpu',
-    )
-    found['pc'] = sampler(net)[0]
-    found['pc_path'] = torch.stack(path)
     out |= {f'{name}_{key}': value for key, value in found.items()}
+
+  path = []
+
+  class Recorded(sampling.ReverseDiffusionPredictor):
+    def update_fn(self, x, t):
+      x, mean = super().update_fn(x, t)
+      path.append(x)
+      return x, mean
+
+  feed(start, *noise)
+  sampler = sampling.get_pc_sampler(
+    sde_lib.VESDE(N=10),
+    SHAPE,
+    Recorded,
+    sampling.LangevinCorrector,
+    inverse_scaler=lambda x: x,
+    snr=0.16,
+    continuous=True,
+    eps=1e-5,
+    device='cpu',
+  )
+  out['ve_pc'], _ = sampler(Net(score_net))
+  out['ve_pc_path'] = torch.stack(path)
 
   sde = sde_lib.VPSDE()
 

@@ -1,0 +1,317 @@
+"""Paths, grids and samplers against the numbers of the authors' code (authors.py says how)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from authors import eps_net, load, raw_net, score_net, sigma_net, velocity_net
+
+from gen_jax.diffusion import paths, predictions, process, samplers
+from gen_jax.diffusion.paths import Prediction, per_row
+
+LINEAR = paths.Discrete(np.cumprod(1 - process.linear_betas(1000, 1e-4, 0.02)))
+SDES = {'vp': paths.VP(), 'subvp': paths.SubVP(), 've': paths.VE(0.01, 50.0)}
+
+
+def close(found, expected, rtol=1e-5):
+  """Within rtol of the largest value."""
+  np.testing.assert_allclose(found, expected, rtol=0, atol=rtol * np.abs(expected).max())
+
+
+def denoise_of(path, net, label=lambda t: t, kind='eps'):
+  """A net of authors.py as a `Denoise` on a path."""
+
+  def denoise(x, t):
+    output = net(x, per_row(label(t), x.ndim), jnp)
+    return predictions.to_prediction(kind, output, x, path.alpha(t), path.sigma(t))
+
+  return denoise
+
+
+def one_step(method, denoise, x, noise, clip_on=None):
+  """The first step of a sampler, from x [...] with given noise."""
+  row = {name: jnp.asarray(value[0], jnp.float32) for name, value in method.rows.items()}
+  x, noise = jnp.float32(x)[None], jnp.float32(noise)[None]
+  t = row['t'][None]
+  prediction = (samplers.clipped(denoise, clip_on) if clip_on else denoise)(x, t)
+  return method.step(x, jnp.zeros_like(x), row, prediction, noise)[0][0]
+
+
+def step_grid(path, t, following):
+  """The grid of a step from t to the next time, or to the end where that is negative."""
+  t = np.array([t, following], np.float64)[: 1 + (following >= 0)]
+  return samplers.Grid(path, t, np.append(path.alpha(t), 1.0), np.append(path.sigma(t), 0.0))
+
+
+@pytest.fixture
+def run(monkeypatch):
+  """`samplers.run` with given noises, one for each evaluation: returns x after each."""
+
+  def run(method, denoise, x, noises=None):
+    total = len(method.rows['t'])
+    if noises is not None:
+      noises = jnp.asarray(noises, jnp.float32)
+      monkeypatch.setattr(jax.random, 'fold_in', lambda rng, left: total - 1 - left)
+      monkeypatch.setattr(jax.random, 'normal', lambda i, shape: noises[i])
+    x, kept = samplers.run(method, denoise, jnp.float32(x), jax.random.key(0), keep=total)
+    np.testing.assert_array_equal(x, kept[-1])
+    return np.asarray(kept)
+
+  return run
+
+
+# --- guided-diffusion -----------------------------------------------------------------------------
+
+GUIDED = load('guided_diffusion')
+
+
+def test_the_cosine_schedule():
+  close(process.cosine_betas(1000), GUIDED.cosine_1000, 1e-12)
+  close(process.cosine_betas(4000)[::40], GUIDED.cosine_4000, 1e-12)
+
+
+def learned(x, t):
+  found = denoise_of(LINEAR, eps_net)(x, t)
+  return found._replace(variance=sigma_net(x, per_row(t, x.ndim), jnp))
+
+
+@pytest.mark.parametrize('clip', [True, False])
+@pytest.mark.parametrize('variance', ['large', 'learned'])
+def test_ancestral_steps_of_guided_diffusion(variance, clip):
+  name = 'p_sample' + '_large' * (variance == 'large') + '_clipped' * clip
+  for i, t in enumerate(GUIDED.t):
+    method = samplers.ancestral(step_grid(LINEAR, t, t - 1), variance=variance)
+    found = one_step(method, learned, GUIDED.x_t[i], GUIDED.noise[i], LINEAR if clip else None)
+    close(found, getattr(GUIDED, name)[i], 2e-5)
+
+
+@pytest.mark.parametrize('clip', [True, False])
+@pytest.mark.parametrize('eta', [0, 0.7])
+def test_ddim_steps_of_guided_diffusion(eta, clip):
+  expected = getattr(GUIDED, f'ddim_{eta}' + '_clipped' * clip)
+  for i, t in enumerate(GUIDED.t):
+    method = samplers.ddim(step_grid(LINEAR, t, t - 1), eta=eta)
+    found = one_step(method, learned, GUIDED.x_t[i], GUIDED.noise[i], LINEAR if clip else None)
+    close(found, expected[i], 2e-5)
+
+
+def test_a_respaced_step_of_guided_diffusion():
+  """Its process of fewer steps is a grid of ours; the net is told the original times."""
+  kept = GUIDED.times_1000_50
+  for i, t in enumerate(GUIDED.spaced_t):
+    grid = step_grid(LINEAR, kept[t], kept[t - 1] if t else -1)
+    np.testing.assert_allclose(samplers.steps_of(grid).variance[0], GUIDED.spaced_betas[t], 1e-9)
+    method = samplers.ancestral(grid, variance='learned')
+    found = one_step(method, learned, GUIDED.x_t[i], GUIDED.noise[i], LINEAR)
+    close(found, GUIDED.spaced_p_sample[i], 2e-5)
+
+
+# --- score_sde ------------------------------------------------------------------------------------
+
+SDE = load('score_sde')
+
+
+def of(name, key):
+  return getattr(SDE, f'{name}_{key}')
+
+
+def sde_net(name):
+  """The net as the authors call it: told t * 999, or sigma."""
+  path = SDES[name]
+  if name == 've':
+    return denoise_of(path, score_net, path.sigma, 'score')
+  return denoise_of(path, eps_net, lambda t: t * 999)
+
+
+@pytest.mark.parametrize('name', SDES)
+def test_the_sdes_of_score_sde(name):
+  path, t = SDES[name], SDE.t
+  close(path.alpha(t), of(name, 'mean_coef'), 1e-12)
+  np.testing.assert_allclose(path.sigma(t), of(name, 'std'), rtol=1e-9)
+  np.testing.assert_allclose(path.drift(t), of(name, 'drift_coef'), rtol=1e-9)
+  np.testing.assert_allclose(path.diffusion_squared(t) ** 0.5, of(name, 'diffusion'), rtol=1e-9)
+  single = jnp.float32(t)
+  np.testing.assert_allclose(path.sigma(single), of(name, 'std'), rtol=2e-6)
+  eps = sde_net(name)(jnp.float32(SDE.x), single).eps
+  close(-eps / per_row(path.sigma(single), 4), of(name, 'score'))
+
+
+@pytest.mark.parametrize('name', SDES)
+def test_a_step_of_euler_and_maruyama(name):
+  path, denoise = SDES[name], sde_net(name)
+  for i, t in enumerate(SDE.t):
+    # Their step of 1 / 1000 from t = 1e-3 ends at 0, where ours has other rules.
+    method = samplers.euler_maruyama(step_grid(path, t, max(t - 1e-3, 1e-12)))
+    found = one_step(method, denoise, SDE.x[i], SDE.z[i])
+    close(found, of(name, 'euler_maruyama')[i], 2e-5)
+
+
+def discrete(name):
+  """The process of 1000 steps in which the authors discretise an SDE: alpha and sigma [1001], from
+  no noise on, but for a trace of it.
+  """
+  if name == 'vp':
+    alpha_bar = np.cumprod(1 - np.append(1e-20, np.linspace(0.1, 20, 1000) / 1000))
+    return alpha_bar**0.5, np.maximum(1 - alpha_bar, 1e-20) ** 0.5
+  return np.ones(1001), np.append(1e-10, np.geomspace(0.01, 50, 1000))
+
+
+def discretised_step(name, i, make):
+  """A step from the authors' time i of their process of 1000 steps; the score is that of time t."""
+  t, path = SDE.t[i], SDES[name]
+  index = int(t * 999)
+  alpha, sigma = (o[[index + 1, index]] for o in discrete(name))
+  grid = samplers.Grid(path, np.array([t, 0.5]), np.append(alpha, 1.0), np.append(sigma, 0.0))
+
+  def denoise(x, t):  # the same score, as eps of this sigma
+    eps = sde_net(name)(x, t).eps / per_row(path.sigma(t), x.ndim) * np.float32(sigma[0])
+    return Prediction((x - np.float32(sigma[0]) * eps) / np.float32(alpha[0]), eps)
+
+  return make(grid), denoise
+
+
+@pytest.mark.parametrize('name', ['vp', 've'])
+def test_ancestral_and_reverse_diffusion_steps(name):
+  variance = {'vp': 'large', 've': 'small'}[name]
+  makers = {
+    'ancestral': lambda grid: samplers.ancestral(grid, variance=variance),
+    'reverse_diffusion': lambda grid: samplers.predictor_corrector(grid, corrector_steps=0),
+  }
+  for key, make in makers.items():
+    for i in range(4):
+      method, denoise = discretised_step(name, i, make)
+      close(one_step(method, denoise, SDE.x[i], SDE.z[i]), of(name, key)[i], 2e-5)
+
+
+@pytest.mark.parametrize('name', ['vp', 've'])
+def test_a_langevin_step(name):
+  """Its norms are means over the batch, in which each example has its own time."""
+  index, (alpha, _) = (SDE.t * 999).astype(int), discrete(name)
+  ratio = alpha[index + 1] / alpha[index]
+  x, z, t = (jnp.float32(o) for o in (SDE.x, SDE.z, SDE.t))
+  eps, sigmas = sde_net(name)(x, t).eps, per_row(SDES[name].sigma(t), 4)
+  row = dict(
+    sigma=sigmas,
+    step=per_row(2 * (0.16 * ratio) ** 2, 4),
+    correct=True,
+    **dict.fromkeys(('x', 'x_0', 'eps', 'noise'), 0.0),
+  )
+  method = samplers.predictor_corrector(step_grid(SDES[name], 0.5, 0.4))
+  found, _ = method.step(x, None, row, Prediction(x, eps), z)
+  close(found, of(name, 'langevin'), 2e-5)
+
+
+def test_the_predictor_and_corrector_of_score_sde(run):
+  t = np.linspace(1, 1e-5, 10)
+  # Coefficients are those of the sigmas of a process of 10 steps, labels and scores those of t.
+  sigma = np.geomspace(50, 0.01, 10)
+  grid = samplers.Grid(SDES['ve'], t, np.ones(11), np.append(sigma, 0.0))
+  method = samplers.predictor_corrector(grid, snr=0.16, corrector_steps=1)
+
+  def denoise(x, t):
+    own = per_row(jnp.interp(t, np.linspace(1e-5, 1, 10), jnp.float32(sigma[::-1])), 4)
+    score = score_net(x, per_row(SDES['ve'].sigma(t), 4), jnp)
+    return Prediction(x + own**2 * score, -own * score)
+
+  found = run(method, denoise, 50 * SDE.pc_start, SDE.pc_noise)
+  for i in range(9):
+    close(found[2 * i + 1], SDE.ve_pc_path[i], 2e-5)
+  close(found[-1], SDE.ve_pc, 2e-5)
+
+
+# --- EDM ------------------------------------------------------------------------------------------
+
+HEUN = load('edm')
+
+
+def edm_denoise(x, sigma):
+  """EDM's preconditioning of `raw_net` (Karras et al. 2022, table 1)."""
+  sigma = per_row(sigma, x.ndim)
+  c_skip, c_out = 0.25 / (sigma**2 + 0.25), 0.5 * sigma / (sigma**2 + 0.25) ** 0.5
+  x_0 = c_skip * x + c_out * raw_net(x / (sigma**2 + 0.25) ** 0.5, jnp.log(sigma) / 4, jnp)
+  return Prediction(x_0, (x - x_0) / sigma)
+
+
+def test_the_deterministic_heun_sampler_of_edm(run):
+  grid = samplers.make_grid(paths.EDM(), 18, 'karras')
+  np.testing.assert_allclose(np.append(grid.t, 0), HEUN.heun_sigmas, rtol=1e-9)
+  method = samplers.heun(grid)
+  np.testing.assert_allclose(method.rows['t'], HEUN.heun_levels, rtol=1e-9)
+  found = run(method, edm_denoise, 80 * HEUN.start)
+  for i in range(34):  # what one evaluation leads to is where the next one is
+    close(found[i], HEUN.heun_at[i + 1])
+  close(found[-1], HEUN.heun)
+
+
+def test_the_stochastic_heun_sampler_of_edm(run):
+  grid = samplers.make_grid(paths.EDM(), 5, 'karras')
+  method = samplers.heun(grid, churn=4, churn_range=(0.05, 50), churn_noise=1.003)
+  np.testing.assert_allclose(method.rows['t'], HEUN.churn_levels, rtol=1e-9)
+  noises = np.zeros((9, *HEUN.start.shape))
+  noises[::2] = HEUN.churn_noise  # the second evaluation of a step has none
+  close(run(method, edm_denoise, 80 * HEUN.start, noises)[-1], HEUN.churn)
+
+
+# --- DPM-Solver++ ---------------------------------------------------------------------------------
+
+DPM = load('dpm_solver')
+dpm_denoise = denoise_of(LINEAR, eps_net)
+
+
+@pytest.mark.parametrize('steps', [10, 20])
+@pytest.mark.parametrize('stochastic', [False, True])
+def test_dpm_solver_pp_of_diffusers(run, stochastic, steps):
+  times, alphas, sigmas = (
+    getattr(DPM, f'{name}_{steps}') for name in ('times', 'alphas', 'sigmas')
+  )
+  close(LINEAR.alpha(np.float64(times)), alphas[:-1], 1e-9)
+  grid = samplers.Grid(LINEAR, np.float64(times), alphas, sigmas)
+  found = run(
+    samplers.dpm_solver_pp(grid, stochastic=stochastic), dpm_denoise, DPM.start, DPM.noise[:steps]
+  )
+  expected = getattr(DPM, f'{"sde_" * stochastic}path_{steps}')
+  # float32, where alpha = 0.006 divides the noise.
+  close(found, expected, 1e-4)
+
+
+@pytest.mark.parametrize('steps', [10, 20])
+def test_dpm_solver_pp_on_the_grid_of_its_authors(run, steps):
+  """Their steps, and the last evaluation that they call denoise_to_zero."""
+  grid = samplers.make_grid(LINEAR, steps + 1, 'logsnr')
+  np.testing.assert_allclose((grid.t + 1) / 1000, getattr(DPM, f'snr_times_{steps}'), rtol=1e-6)
+  np.testing.assert_allclose(grid.alpha[:-1], getattr(DPM, f'snr_alphas_{steps}'), rtol=1e-6)
+  np.testing.assert_allclose(grid.sigma[:-1], getattr(DPM, f'snr_sigmas_{steps}'), rtol=1e-6)
+  found = run(samplers.dpm_solver_pp(grid), dpm_denoise, DPM.start)
+  close(found[:-1], getattr(DPM, f'snr_path_{steps}'), 1e-4)
+  close(found[-1], getattr(DPM, f'snr_denoised_{steps}'), 1e-4)
+
+
+def test_the_log_snr_grid_of_a_continuous_process():
+  path = paths.VP()
+  np.testing.assert_allclose(samplers.make_grid(path, 11, 'logsnr').t, DPM.vp_times_10, rtol=1e-6)
+
+
+@pytest.mark.parametrize('steps', [10, 30, 50])
+def test_trailing_times(steps):
+  expected = getattr(DPM, f'trailing_{steps}')
+  np.testing.assert_array_equal(samplers.discrete_times(1000, steps, 'trailing')[::-1], expected)
+
+
+# --- Flow matching --------------------------------------------------------------------------------
+
+FLOW = load('flow')
+
+
+def test_the_linear_path():
+  close(paths.add_noise(paths.Linear(), FLOW.x, 1 - FLOW.path_t, FLOW.e), FLOW.path_x, 1e-6)
+  close(predictions.target('velocity', FLOW.x, FLOW.e, 1.0, 0.0), -FLOW.path_dx, 1e-6)
+
+
+def test_eulers_method_of_flow_matching_is_ddim_on_its_grid(run):
+  path = paths.Linear()
+  for steps in (18, 50):
+    grid = samplers.make_grid(path, steps, 'karras')
+    close(np.append(grid.t, 0), 1 - getattr(FLOW, f'edm_grid_{steps}'), 1e-9)
+  grid = samplers.make_grid(path, 18, 'karras')
+  denoise = denoise_of(path, velocity_net, kind='velocity')
+  close(run(samplers.ddim(grid), denoise, FLOW.e)[-1], FLOW.flow_sample)
