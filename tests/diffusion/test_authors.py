@@ -1,13 +1,27 @@
-"""Paths, grids and samplers against the numbers of the authors' code (authors.py says how)."""
+"""Paths, samplers, bounds and losses against the numbers of the authors' code, see authors.py.
+
+A system's net is replaced by a function of what the net would be told.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from authors import eps_net, load, raw_net, score_net, sigma_net, velocity_net
+from authors import (
+  eps_net,
+  load,
+  mean_velocity_net,
+  raw_net,
+  score_net,
+  sigma_net,
+  velocity_net,
+)
+from ml_collections import ConfigDict
 
-from gen_jax.diffusion import paths, predictions, process, samplers
+from gen_jax import draws
+from gen_jax.diffusion import bound, paths, predictions, process, samplers
 from gen_jax.diffusion.paths import Prediction, per_row
+from gen_jax.systems import _denoising, ddpm, edm, flow_matching, mean_flow, score_sde
 
 LINEAR = paths.Discrete(np.cumprod(1 - process.linear_betas(1000, 1e-4, 0.02)))
 SDES = {'vp': paths.VP(), 'subvp': paths.SubVP(), 've': paths.VE(0.01, 50.0)}
@@ -60,6 +74,26 @@ def run(monkeypatch):
   return run
 
 
+@pytest.fixture
+def loss_of(monkeypatch):
+  """The loss of a system whose net is a function of x, of what it is told of t, and of h."""
+
+  def loss_of(system, net, config, rows, **how):
+    def apply(model, params, x, told, label, *channels, **more):
+      assert more.pop('train')
+      times = {'label': told, **{name: more[name] for name in more if name == 'h'}}
+      return net(x, **{name: per_row(time, x.ndim) for name, time in times.items()})
+
+    monkeypatch.setattr(_denoising, 'apply', apply)
+    rows = [None if row is None else jnp.asarray(np.asarray(row, np.float32)) for row in rows]
+    config = ConfigDict(config)
+    loss, (metrics, _) = system.loss_fn(None, rows, None, model=None, config=config, **how)
+    assert metrics['net/loss'] == loss
+    return loss, metrics
+
+  return loss_of
+
+
 # --- guided-diffusion -----------------------------------------------------------------------------
 
 GUIDED = load('guided_diffusion')
@@ -104,6 +138,69 @@ def test_a_respaced_step_of_guided_diffusion():
     method = samplers.ancestral(grid, variance='learned')
     found = one_step(method, learned, GUIDED.x_t[i], GUIDED.noise[i], LINEAR)
     close(found, GUIDED.spaced_p_sample[i], 2e-5)
+
+
+TABLES = process.make_process(process.linear_betas(1000, 1e-4, 0.02))
+
+
+@pytest.mark.parametrize('clip', [True, False])
+@pytest.mark.parametrize('variance', ['large', 'learned'])
+def test_the_terms_of_the_bound(variance, clip):
+  name = 'vb' + '_large' * (variance == 'large') + '_clipped' * clip
+  t, x_0, noise = jnp.asarray(GUIDED.t), jnp.float32(GUIDED.x_0), jnp.float32(GUIDED.noise)
+  x_t = process.q_sample(TABLES, x_0, t, noise)
+  how = dict(variance=variance, clip=clip, bin_width=bound.BIN_WIDTH['none'])
+  found = bound.term(learned(x_t, jnp.float32(t)), x_0, x_t, t, TABLES, **how) / np.log(2)
+  # Near t = 0 the mean's float32 error is compared with beta_tilde.
+  np.testing.assert_allclose(found, getattr(GUIDED, name), rtol=2e-4)
+
+
+def test_the_moments_of_a_learned_variance():
+  x_t, t = jnp.float32(GUIDED.x_t), jnp.asarray(GUIDED.t)
+  prediction = learned(x_t, jnp.float32(t))
+  for name, clip in (('mean', False), ('mean_clipped', True)):
+    mean, log_variance = process.p_mean_variance(
+      prediction, x_t, t, TABLES, variance='learned', clip=clip
+    )
+    for i in range(6):
+      close(mean[i], getattr(GUIDED, name)[i], 2e-5)
+    close(log_variance, GUIDED.log_variance_learned, 1e-6)
+
+
+def test_the_prior_term():
+  found = bound.prior_kl(TABLES, jnp.float32(GUIDED.x_0)).mean((1, 2, 3)) / np.log(2)
+  np.testing.assert_allclose(found, GUIDED.prior, rtol=1e-3)  # 1e-5 as the difference of two ones
+
+
+def hybrid(x, label):
+  return jnp.concatenate([eps_net(x, label, jnp), sigma_net(x, label, jnp)], axis=-1)
+
+
+@pytest.mark.parametrize('steps', [1000, 4000])
+def test_the_hybrid_loss_of_improved_ddpm(loss_of, steps):
+  """Of one example at a time; by 4000 steps the net is told times of 0 to 1000."""
+  config = dict(
+    data=dict(dequantize='none'),
+    diffusion=dict(
+      steps=steps,
+      prediction='eps',
+      weighting='simple',
+      learned_variance=True,
+      vlb_weight=0.001,
+      rescale_time=True,
+    ),
+  )
+  tables = process.make_process(process.linear_betas(steps, 0.1 / steps, 20 / steps))
+  for i, t in enumerate(GUIDED.t):
+    rows = GUIDED.x_0[i : i + 1], None, [t * steps // 1000], GUIDED.noise[i : i + 1]
+    config_i = ConfigDict(config)
+    loss, metrics = loss_of(ddpm, hybrid, config_i, rows, tables=tables)
+    expected = GUIDED.hybrid if steps == 1000 else GUIDED.hybrid_4000
+    np.testing.assert_allclose(loss, expected[i], rtol=2e-4)
+    if steps == 1000:
+      np.testing.assert_allclose(metrics['net/simple'], GUIDED.mse[i], rtol=1e-5)
+      np.testing.assert_allclose(metrics['net/vlb'] / 1000, GUIDED.hybrid_vb[i], rtol=2e-4)
+      np.testing.assert_allclose(metrics['net/vlb'], GUIDED.rescaled_vb[i], rtol=2e-4)
 
 
 # --- score_sde ------------------------------------------------------------------------------------
@@ -216,6 +313,23 @@ def test_the_predictor_and_corrector_of_score_sde(run):
   close(found[-1], SDE.ve_pc, 2e-5)
 
 
+@pytest.mark.parametrize('weighting', ['sigma', 'likelihood'])
+@pytest.mark.parametrize('name', SDES)
+def test_the_losses_of_score_sde(loss_of, name, weighting):
+  def net(x, label):
+    if name != 've':
+      return eps_net(x, label, jnp)
+    sigma = 2 * jnp.exp(label)  # told log(sigma / 2)
+    return -sigma * score_net(x, sigma, jnp)
+
+  sde = dict(name={'subvp': 'sub_vp'}.get(name, name), weighting=weighting)
+  sde |= dict(beta_min=0.1, beta_max=20.0, sigma_min=0.01, sigma_max=50.0)
+  rows = SDE.x_0, None, SDE.t, SDE.z
+  loss, _ = loss_of(score_sde, net, dict(sde=sde), rows)
+  suffix = '_likelihood' * (weighting == 'likelihood')
+  np.testing.assert_allclose(loss, of(name, f'loss_mean{suffix}'), rtol=1e-5)
+
+
 # --- EDM ------------------------------------------------------------------------------------------
 
 HEUN = load('edm')
@@ -247,6 +361,19 @@ def test_the_stochastic_heun_sampler_of_edm(run):
   noises = np.zeros((9, *HEUN.start.shape))
   noises[::2] = HEUN.churn_noise  # the second evaluation of a step has none
   close(run(method, edm_denoise, 80 * HEUN.start, noises)[-1], HEUN.churn)
+
+
+def test_the_preconditioning_and_the_loss_of_edm(loss_of):
+  found = edm.coefficients(jnp.float32(HEUN.sigma), 0.5)
+  for name, c in zip(('c_skip', 'c_out', 'c_in', 'c_noise'), found, strict=True):
+    np.testing.assert_allclose(c, getattr(HEUN, f'edm_{name}'), rtol=1e-6)
+  close(edm_denoise(jnp.float32(HEUN.at), jnp.float32(HEUN.sigma)).x_0, HEUN.edm_denoised)
+  sigma = np.exp(-1.2 + 1.2 * HEUN.draw_normal)
+  np.testing.assert_allclose(sigma, HEUN.edm_loss_sigma, rtol=1e-9)
+  rows = HEUN.x_0, None, sigma, HEUN.z, None
+  config = dict(edm=dict(sigma_data=0.5))
+  loss, _ = loss_of(edm, lambda x, label: raw_net(x, label, jnp), config, rows)
+  np.testing.assert_allclose(loss, HEUN.edm_loss.sum() / 4, rtol=1e-5)
 
 
 # --- DPM-Solver++ ---------------------------------------------------------------------------------
@@ -312,3 +439,38 @@ def test_eulers_method_of_flow_matching_is_ddim_on_its_grid(run):
   grid = samplers.make_grid(path, 18, 'karras')
   denoise = denoise_of(path, velocity_net, kind='velocity')
   close(run(samplers.ddim(grid), denoise, FLOW.e)[-1], FLOW.flow_sample)
+
+
+def test_the_loss_and_the_times_of_flow_matching(loss_of, monkeypatch):
+  rows = FLOW.x, None, 1 - FLOW.path_t, FLOW.e
+  net = lambda x, label: velocity_net(x, label / 10, jnp)  # noqa: E731
+  loss, _ = loss_of(flow_matching, net, dict(flow=dict(time_scale=10.0)), rows)
+  np.testing.assert_allclose(loss, FLOW.flow_loss, rtol=1e-5)
+  monkeypatch.setattr(draws, 'normal', lambda key, *args: key)
+  config = ConfigDict(dict(flow=dict(times='logit_normal', mean=-1.2, std=1.2)))
+  t = flow_matching.draw_times(FLOW.draws, (8,), config)
+  np.testing.assert_allclose(1 - t, FLOW.skewed_times, rtol=1e-5)
+
+
+# --- MeanFlow -------------------------------------------------------------------------------------
+
+
+def test_the_times_of_mean_flow(monkeypatch):
+  for name in ('normal', 'uniform'):
+    monkeypatch.setattr(draws, name, lambda key, *args: key)
+  flow = dict(t_mean=-0.6, t_std=1.6, r_mean=-4.0, r_std=1.6, equal=0.25)
+  keys = dict(t=FLOW.draws, r=FLOW.draws_r, equal=FLOW.uniform)
+  t, r = mean_flow.draw_times(keys, (8,), ConfigDict(dict(flow=flow)))
+  np.testing.assert_allclose(t, FLOW.v1_t, rtol=1e-5)
+  np.testing.assert_allclose(r, FLOW.v1_r, rtol=1e-5)
+  assert 0 < (t == r).sum() < 8
+
+
+@pytest.mark.parametrize('key, p, c', [('loss', 0.75, 1e-3), ('loss_p1', 1.0, 0.01)])
+def test_the_loss_of_mean_flow(loss_of, key, p, c):
+  def loss(factor):
+    net = lambda x, label, h: factor * mean_velocity_net(x, label, h, jnp)  # noqa: E731
+    rows = FLOW.x, None, FLOW.t, FLOW.r, FLOW.e
+    return loss_of(mean_flow, net, dict(flow=dict(p=p, c=c, time_scale=1.0)), rows)[0]
+
+  np.testing.assert_allclose(loss(1.0), getattr(FLOW, key), rtol=1e-5)
