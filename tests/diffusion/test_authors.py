@@ -42,13 +42,13 @@ def denoise_of(path, net, label=lambda t: t, kind='eps'):
   return denoise
 
 
-def one_step(method, denoise, x, noise, clip_on=None):
-  """The first step of a sampler, from x [...] with given noise."""
-  row = {name: jnp.asarray(value[0], jnp.float32) for name, value in method.rows.items()}
-  x, noise = jnp.float32(x)[None], jnp.float32(noise)[None]
-  t = row['t'][None]
-  prediction = (samplers.clipped(denoise, clip_on) if clip_on else denoise)(x, t)
-  return method.step(x, jnp.zeros_like(x), row, prediction, noise)[0][0]
+def first_steps(methods, denoise, x, noise):
+  """The first step of each of the samplers, with one example and its noise for each."""
+  rows = [method.rows for method in methods]
+  stacked = {name: np.array([row[name][0] for row in rows]) for name in rows[0]}
+  row = {k: per_row(v if v.dtype == bool else np.float32(v), x.ndim) for k, v in stacked.items()}
+  x, noise, t = (jnp.float32(o) for o in (x, noise, stacked['t']))
+  return methods[-1].step(x, jnp.zeros_like(x), row, denoise(x, t), noise)[0]
 
 
 def step_grid(path, t, following):
@@ -85,7 +85,8 @@ def loss_of(monkeypatch):
       return net(x, **{name: per_row(time, x.ndim) for name, time in times.items()})
 
     monkeypatch.setattr(_denoising, 'apply', apply)
-    rows = [None if row is None else jnp.asarray(np.asarray(row, np.float32)) for row in rows]
+    as_jax = lambda o: jnp.asarray(o, jnp.float32 if o.dtype == np.float64 else None)  # noqa: E731
+    rows = [None if row is None else as_jax(np.asarray(row)) for row in rows]
     config = ConfigDict(config)
     loss, (metrics, _) = system.loss_fn(None, rows, None, model=None, config=config, **how)
     assert metrics['net/loss'] == loss
@@ -109,35 +110,34 @@ def learned(x, t):
   return found._replace(variance=sigma_net(x, per_row(t, x.ndim), jnp))
 
 
-@pytest.mark.parametrize('clip', [True, False])
-@pytest.mark.parametrize('variance', ['large', 'learned'])
-def test_ancestral_steps_of_guided_diffusion(variance, clip):
-  name = 'p_sample' + '_large' * (variance == 'large') + '_clipped' * clip
-  for i, t in enumerate(GUIDED.t):
-    method = samplers.ancestral(step_grid(LINEAR, t, t - 1), variance=variance)
-    found = one_step(method, learned, GUIDED.x_t[i], GUIDED.noise[i], LINEAR if clip else None)
-    close(found, getattr(GUIDED, name)[i], 2e-5)
+def guided_step(grids, make, clip):
+  denoise = samplers.clipped(learned, LINEAR) if clip else learned
+  return first_steps([make(grid) for grid in grids], denoise, GUIDED.x_t, GUIDED.noise)
 
 
 @pytest.mark.parametrize('clip', [True, False])
-@pytest.mark.parametrize('eta', [0, 0.7])
-def test_ddim_steps_of_guided_diffusion(eta, clip):
-  expected = getattr(GUIDED, f'ddim_{eta}' + '_clipped' * clip)
-  for i, t in enumerate(GUIDED.t):
-    method = samplers.ddim(step_grid(LINEAR, t, t - 1), eta=eta)
-    found = one_step(method, learned, GUIDED.x_t[i], GUIDED.noise[i], LINEAR if clip else None)
-    close(found, expected[i], 2e-5)
+def test_steps_of_guided_diffusion(clip):
+  grids = [step_grid(LINEAR, t, t - 1) for t in GUIDED.t]
+  makers = {
+    'p_sample': lambda grid: samplers.ancestral(grid, variance='learned'),
+    'p_sample_large': samplers.ancestral,
+    'ddim_0': samplers.ddim,
+    'ddim_0.7': lambda grid: samplers.ddim(grid, eta=0.7),
+  }
+  for name, make in makers.items():
+    found, expected = guided_step(grids, make, clip), getattr(GUIDED, name + '_clipped' * clip)
+    for i in range(6):
+      close(found[i], expected[i], 2e-5)
 
 
 def test_a_respaced_step_of_guided_diffusion():
   """Its process of fewer steps is a grid of ours; the net is told the original times."""
-  kept = GUIDED.times_1000_50
-  for i, t in enumerate(GUIDED.spaced_t):
-    grid = step_grid(LINEAR, kept[t], kept[t - 1] if t else -1)
-    np.testing.assert_allclose(samplers.steps_of(grid).variance[0], GUIDED.spaced_betas[t], 1e-9)
-    method = samplers.ancestral(grid, variance='learned')
-    found = one_step(method, learned, GUIDED.x_t[i], GUIDED.noise[i], LINEAR)
-    close(found, GUIDED.spaced_p_sample[i], 2e-5)
+  kept, t = GUIDED.times_1000_50, GUIDED.spaced_t
+  grids = [step_grid(LINEAR, kept[i], kept[i - 1] if i else -1) for i in t]
+  betas = [samplers.steps_of(grid).variance[0] for grid in grids]
+  np.testing.assert_allclose(betas, GUIDED.spaced_betas[t], 1e-9)
+  found = guided_step(grids, lambda grid: samplers.ancestral(grid, variance='learned'), clip=True)
+  close(found, GUIDED.spaced_p_sample, 2e-5)
 
 
 TABLES = process.make_process(process.linear_betas(1000, 1e-4, 0.02))
@@ -178,7 +178,7 @@ def hybrid(x, label):
 
 @pytest.mark.parametrize('steps', [1000, 4000])
 def test_the_hybrid_loss_of_improved_ddpm(loss_of, steps):
-  """Of one example at a time; by 4000 steps the net is told times of 0 to 1000."""
+  """By 4000 steps the net is told times of 0 to 1000."""
   config = dict(
     data=dict(dequantize='none'),
     diffusion=dict(
@@ -191,16 +191,15 @@ def test_the_hybrid_loss_of_improved_ddpm(loss_of, steps):
     ),
   )
   tables = process.make_process(process.linear_betas(steps, 0.1 / steps, 20 / steps))
-  for i, t in enumerate(GUIDED.t):
-    rows = GUIDED.x_0[i : i + 1], None, [t * steps // 1000], GUIDED.noise[i : i + 1]
-    config_i = ConfigDict(config)
-    loss, metrics = loss_of(ddpm, hybrid, config_i, rows, tables=tables)
-    expected = GUIDED.hybrid if steps == 1000 else GUIDED.hybrid_4000
-    np.testing.assert_allclose(loss, expected[i], rtol=2e-4)
-    if steps == 1000:
-      np.testing.assert_allclose(metrics['net/simple'], GUIDED.mse[i], rtol=1e-5)
-      np.testing.assert_allclose(metrics['net/vlb'] / 1000, GUIDED.hybrid_vb[i], rtol=2e-4)
-      np.testing.assert_allclose(metrics['net/vlb'], GUIDED.rescaled_vb[i], rtol=2e-4)
+  rows = GUIDED.x_0, None, GUIDED.t * (steps // 1000), GUIDED.noise
+  loss, metrics = loss_of(ddpm, hybrid, config, rows, tables=tables)
+  if steps == 4000:
+    np.testing.assert_allclose(loss, GUIDED.hybrid_4000.mean(), rtol=1e-5)
+    return
+  np.testing.assert_allclose(loss, GUIDED.hybrid.mean(), rtol=1e-5)
+  np.testing.assert_allclose(metrics['net/simple'], GUIDED.mse.mean(), rtol=1e-5)
+  np.testing.assert_allclose(metrics['net/vlb'] / 1000, GUIDED.hybrid_vb.mean(), rtol=1e-5)
+  np.testing.assert_allclose(metrics['net/vlb'], GUIDED.rescaled_vb.mean(), rtol=1e-5)
 
 
 # --- score_sde ------------------------------------------------------------------------------------
@@ -235,12 +234,12 @@ def test_the_sdes_of_score_sde(name):
 
 @pytest.mark.parametrize('name', SDES)
 def test_a_step_of_euler_and_maruyama(name):
-  path, denoise = SDES[name], sde_net(name)
-  for i, t in enumerate(SDE.t):
-    # Their step of 1 / 1000 from t = 1e-3 ends at 0, where ours has other rules.
-    method = samplers.euler_maruyama(step_grid(path, t, max(t - 1e-3, 1e-12)))
-    found = one_step(method, denoise, SDE.x[i], SDE.z[i])
-    close(found, of(name, 'euler_maruyama')[i], 2e-5)
+  # Their step of 1 / 1000 from t = 1e-3 ends at 0, where ours has other rules.
+  grids = [step_grid(SDES[name], t, max(t - 1e-3, 1e-12)) for t in SDE.t]
+  methods = [samplers.euler_maruyama(grid) for grid in grids]
+  found = first_steps(methods, sde_net(name), SDE.x, SDE.z)
+  for i in range(4):
+    close(found[i], of(name, 'euler_maruyama')[i], 2e-5)
 
 
 def discrete(name):
@@ -253,46 +252,37 @@ def discrete(name):
   return np.ones(1001), np.append(1e-10, np.geomspace(0.01, 50, 1000))
 
 
-def discretised_step(name, i, make):
-  """A step from the authors' time i of their process of 1000 steps; the score is that of time t."""
-  t, path = SDE.t[i], SDES[name]
-  index = int(t * 999)
-  alpha, sigma = (o[[index + 1, index]] for o in discrete(name))
-  grid = samplers.Grid(path, np.array([t, 0.5]), np.append(alpha, 1.0), np.append(sigma, 0.0))
+def discretised(name):
+  """Grids of the authors' steps from `SDE.t` in their process of 1000 steps, and the net: its score
+  is that of the time t, its eps that score by the sigma of the process.
+  """
+  alphas, sigmas = discrete(name)
+  indices, grids = (SDE.t * 999).astype(int), []
+  for t, i in zip(SDE.t, indices, strict=True):
+    alpha, sigma = (np.append(o[[i + 1, i]], end) for o, end in ((alphas, 1.0), (sigmas, 0.0)))
+    grids.append(samplers.Grid(SDES[name], np.array([t, 0.5]), alpha, sigma))
+  alpha, sigma = (per_row(np.float32(o[indices + 1]), 4) for o in (alphas, sigmas))
 
-  def denoise(x, t):  # the same score, as eps of this sigma
-    eps = sde_net(name)(x, t).eps / per_row(path.sigma(t), x.ndim) * np.float32(sigma[0])
-    return Prediction((x - np.float32(sigma[0]) * eps) / np.float32(alpha[0]), eps)
+  def denoise(x, t):
+    eps = sde_net(name)(x, t).eps / per_row(SDES[name].sigma(t), x.ndim) * sigma
+    return Prediction((x - sigma * eps) / alpha, eps)
 
-  return make(grid), denoise
+  return grids, denoise
 
 
 @pytest.mark.parametrize('name', ['vp', 've'])
-def test_ancestral_and_reverse_diffusion_steps(name):
+def test_ancestral_reverse_diffusion_and_langevin_steps(name):
+  grids, denoise = discretised(name)
   variance = {'vp': 'large', 've': 'small'}[name]
   makers = {
     'ancestral': lambda grid: samplers.ancestral(grid, variance=variance),
     'reverse_diffusion': lambda grid: samplers.predictor_corrector(grid, corrector_steps=0),
+    'langevin': samplers.predictor_corrector,  # its first row; norms are means over the batch
   }
   for key, make in makers.items():
+    found = first_steps([make(grid) for grid in grids], denoise, SDE.x, SDE.z)
     for i in range(4):
-      method, denoise = discretised_step(name, i, make)
-      close(one_step(method, denoise, SDE.x[i], SDE.z[i]), of(name, key)[i], 2e-5)
-
-
-@pytest.mark.parametrize('name', ['vp', 've'])
-def test_a_langevin_step(name):
-  """Its norms are means over the batch, in which each example has its own time."""
-  methods = [discretised_step(name, i, samplers.predictor_corrector)[0] for i in range(4)]
-  x, z, t = (jnp.float32(o) for o in (SDE.x, SDE.z, SDE.t))
-  row = dict(
-    sigma=per_row(SDES[name].sigma(t), 4),
-    step=per_row(np.float32([method.rows['step'][0] for method in methods]), 4),
-    correct=True,
-    **dict.fromkeys(('x', 'x_0', 'eps', 'noise'), 0.0),
-  )
-  found, _ = methods[0].step(x, None, row, sde_net(name)(x, t), z)
-  close(found, of(name, 'langevin'), 2e-5)
+      close(found[i], of(name, key)[i], 2e-5)
 
 
 def test_the_predictor_and_corrector_of_score_sde(run):
