@@ -140,6 +140,12 @@ def test_a_respaced_step_of_guided_diffusion():
   close(found, GUIDED.spaced_p_sample, 2e-5)
 
 
+@pytest.mark.parametrize('total, steps', [(1000, 250), (1000, 50), (4000, 100)])
+def test_even_times_are_those_of_respacing(total, steps):
+  found = samplers.discrete_times(total, steps, 'even')
+  np.testing.assert_array_equal(found, getattr(GUIDED, f'times_{total}_{steps}'))
+
+
 TABLES = process.make_process(process.linear_betas(1000, 1e-4, 0.02))
 
 
@@ -187,7 +193,7 @@ def test_the_hybrid_loss_of_improved_ddpm(loss_of, steps):
       weighting='simple',
       learned_variance=True,
       vlb_weight=0.001,
-      time_scale=1000 / steps,
+      rescale_time=True,
     ),
   )
   tables = process.make_process(process.linear_betas(steps, 0.1 / steps, 20 / steps))
