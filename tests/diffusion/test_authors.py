@@ -193,7 +193,7 @@ def test_the_hybrid_loss_of_improved_ddpm(loss_of, steps):
       weighting='simple',
       learned_variance=True,
       vlb_weight=0.001,
-      rescale_time=True,
+      time_scale=1000 / steps,
     ),
   )
   tables = process.make_process(process.linear_betas(steps, 0.1 / steps, 20 / steps))
