@@ -129,15 +129,14 @@ def program(name):
   return jax.jit(draw, compiler_options={'xla_backend_optimization_level': 2})
 
 
-def moments(name, path, kind, n):
+def moments(name, path, kind, n, steps):
   """Mean and covariance of n samples, from starts whose moments are exact."""
-  # The errors of these at 60 steps are below 0.01; the others need the steps.
-  steps = 60 if name in ('dpm', 'heun') else 150
+  steps = 60 if name in ('dpm', 'heun') else steps
   spacing = 'auto'
   if isinstance(path, Linear) and kind in ('eps', 'score'):  # not from alpha = 0
     spacing = 'karras'
   elif isinstance(path, Discrete) and name == 'euler_maruyama':
-    spacing, steps = 'uniform', 500
+    steps = 500  # the last betas of cosine are large
   method = method_of(name, path, steps, spacing)
   t = method.rows['t']
   start = np.random.default_rng(0).standard_normal((n, 2))
@@ -157,9 +156,10 @@ def moments(name, path, kind, n):
   return x.mean(0), np.cov(x.T)
 
 
-def hits(name, path, kind, n=4000, tolerance=0.06):
-  mean, covariance = moments(name, PATHS[path], kind, n)
-  # Standard errors of the variances are 0.011 for 4,000 samples, and those of the means as much.
+def hits(name, path, kind, n=4000, steps=150, tolerance=0.06):
+  if name in DETERMINISTIC:  # no sampling error
+    tolerance = 0.035 if name.startswith(('ddim', 'dpm_order_1')) else 0.01
+  mean, covariance = moments(name, PATHS[path], kind, n, steps)
   np.testing.assert_allclose(mean, MEAN, atol=tolerance)
   np.testing.assert_allclose(covariance, COVARIANCE, atol=tolerance)
 
@@ -175,6 +175,7 @@ QUICK = [
 @pytest.mark.parametrize('name', METHODS)
 def test_a_sampler_hits_a_gaussian_on_every_path(name):
   for path, _, kind in (triple for triple in QUICK if triple[1] == name):
+    # Standard errors are 0.011; ancestral steps with the small variance are off by 0.04.
     hits(name, path, kind)
 
 
@@ -183,7 +184,7 @@ def test_a_sampler_hits_a_gaussian_on_every_path(name):
 @pytest.mark.parametrize('name', METHODS)
 def test_every_triple_hits_a_gaussian(name, kind):
   for path in PATHS:
-    hits(name, path, kind, n=40_000, tolerance=0.03)
+    hits(name, path, kind, n=10_000, steps=400, tolerance=0.035)
 
 
 # --- A mixture of three Gaussians in the plane ----------------------------------------------------
@@ -222,14 +223,14 @@ def mixture(path):
   ],
 )
 def test_the_modes_of_a_mixture(path, name):
-  path, n = PATHS[path], 4000
-  method = method_of(name, path, 50 if name in ('dpm', 'heun') else 150)
+  path, n = PATHS[path], 3000
+  method = method_of(name, path, 50 if name in ('dpm', 'heun') else 250)
   start = path.prior_std(method.rows['t'][0]) * np.random.default_rng(0).standard_normal((n, 2))
   x, _ = run(method, mixture(path), start)
   nearest = np.argmin(((x[:, None] - MODES) ** 2 / SPREADS**2).sum(2), axis=1)
   for mode in range(3):
     inside = x[nearest == mode]
-    # Standard errors: of the shares 0.008, of a mean and a deviation below 0.008 and 0.006.
+    # Standard errors: of the shares below 0.01, of means 0.006, of deviations at most 0.03 of them.
     assert len(inside) / n == pytest.approx(WEIGHTS[mode], abs=0.035)
     np.testing.assert_allclose(inside.mean(0), MODES[mode], atol=0.03)
     np.testing.assert_allclose(inside.std(0), SPREADS[mode], rtol=0.12)
@@ -869,15 +870,14 @@ def test_intermediate_images(name):
     np.testing.assert_allclose(image.mean(0), np.sqrt(BARS[t]) * MEAN, atol=0.08)
     spread = BARS[t] * np.diag(COVARIANCE) + 1 - BARS[t]
     np.testing.assert_allclose(image.var(0), spread, rtol=0.15)
-  alone, none = run(method, denoise, start)
-  assert none.shape == (0, 2000, 2)
-  # Keeping images is another program, so the last bits may differ.
-  np.testing.assert_allclose(alone, x, atol=1e-4)
 
 
 def test_a_number_of_images_that_does_not_divide_the_steps():
   x, kept = run(method_of('ddim', SHORT, 8), of_eps(SHORT, zero_eps), np.ones((1, 1)), keep=3)
   bars = np.append(1, SHORT.alpha_bars)
+  alone, none = run(method_of('ddim', SHORT, 8), of_eps(SHORT, zero_eps), np.ones((1, 1)))
+  assert none.shape == (0, 1, 1)
+  np.testing.assert_allclose(alone, x, rtol=1e-6)
   # After 3, 5 and 8 steps; with eps = 0 only the scale changes.
   np.testing.assert_allclose(kept[:, 0, 0], np.sqrt(bars[[5, 3, 0]] / bars[8]), rtol=1e-5)
 
