@@ -30,7 +30,8 @@ SAMPLERS = (
 )
 # Those that can run backwards, from data to noise.
 DETERMINISTIC = ('ddim', 'heun', 'ode')
-SPACINGS = ('uniform', 'quadratic', 'trailing', 'karras', 'logsnr')
+_BY_INDEX = ('uniform', 'even', 'quadratic', 'trailing')  # of the times of a discrete process
+SPACINGS = (*_BY_INDEX, 'karras', 'logsnr')
 _FIXED_STEPS = SAMPLERS[:-1]
 
 
@@ -60,9 +61,10 @@ def make_fields(sampler: str, steps: int | None, more: tuple[str, ...] = ()) -> 
       'auto',
       *SPACINGS,
       default='auto',
-      meaning='of the times: uniform (discrete: floor(i T / N)), quadratic, trailing (uniform, '
-      'ending one step before 0), karras (sigma / alpha to the power 1/7) or logsnr; auto: karras '
-      'for heun, logsnr for dpm_solver_pp, otherwise that of the path: karras for edm, trailing '
+      meaning='of the times: uniform (discrete: floor(i T / N)), even (from the last time to the '
+      'first, as Improved DDPM), quadratic, trailing (uniform, ending one step before 0), karras '
+      '(sigma / alpha to the power 1/7) or logsnr; auto: karras for heun, logsnr for '
+      'dpm_solver_pp, otherwise that of the path: karras for edm, trailing '
       'for linear, uniform for all others',
       **_only(*_FIXED_STEPS),
     ),
@@ -173,7 +175,7 @@ def check(config, path: Path) -> None:
       continue
     if isinstance(path, Discrete):
       spacing = spacing_of(c.sampler, config.sample.spacing, path)
-      if c.steps is not None and c.steps > path.steps and spacing in SPACINGS[:3]:
+      if c.steps is not None and c.steps > path.steps and spacing in _BY_INDEX:
         raise UserError(
           f'{name}.steps={c.steps}: at most config.diffusion.steps={path.steps} is possible'
         )
@@ -224,11 +226,11 @@ def make_grid(path: Path, steps: int | None, spacing: str, sigma_max: float = 80
   al. 2022 (Eq. 5, rho = 7), `logsnr` as Lu et al. 2022. A single step takes the last time, as its
   input is pure noise.
   """
-  if isinstance(path, Discrete) and spacing in ('uniform', 'quadratic', 'trailing'):
+  if isinstance(path, Discrete) and spacing in _BY_INDEX:
     t = discrete_times(path.steps, steps or path.steps, spacing)[::-1].astype(np.float64)
   elif spacing == 'trailing':
     t = path.t_max * (1 - np.arange(steps) / steps)
-  elif spacing == 'uniform':
+  elif spacing in ('uniform', 'even'):
     t = np.linspace(path.t_max, path.t_last, steps)
   elif spacing == 'quadratic':
     t = np.linspace(path.t_max**0.5, path.t_last**0.5, steps) ** 2
@@ -252,12 +254,15 @@ def discrete_times(total: int, steps: int, spacing: str) -> np.ndarray:
 
   'uniform' takes floor(i total / steps) for i = 0, 1, ...; 'quadratic' squares an even grid up to
   sqrt(0.8 total), as the released code of DDIM does, and repeats small indices for many steps;
+  'even' has the first and the last index, as the released code of Improved DDPM;
   'trailing' counts back from the last index. With any, a single step takes the last time.
   """
   if steps == 1:
     return np.array([total - 1], np.int32)
   if spacing == 'uniform':
     return (np.arange(steps) * total // steps).astype(np.int32)
+  if spacing == 'even':
+    return np.round(np.linspace(0, total - 1, steps)).astype(np.int32)
   if spacing == 'trailing':
     return (np.round(np.arange(total, 0, -total / steps))[:steps][::-1] - 1).astype(np.int32)
   return (np.linspace(0, np.sqrt(total * 0.8), steps) ** 2).astype(np.int32)
