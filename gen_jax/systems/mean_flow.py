@@ -26,7 +26,7 @@ from gen_jax import draws, fields, ops
 from gen_jax.diffusion import guidance, paths, predictions, samplers
 from gen_jax.diffusion.paths import per_row
 from gen_jax.errors import UserError
-from gen_jax.state import batch_size, step_keys, update
+from gen_jax.state import batch_size, step_keys
 from gen_jax.systems import _denoising, _diffusion
 from gen_jax.systems._denoising import State, drop_labels
 
@@ -142,19 +142,9 @@ def train_step(state, batch, rng, *, config, axis_name=None):
   t, r = draw_times(keys, (len(x),), config, axis_name)
   eps = draws.normal(keys['eps'], x.shape, axis_name)
   label = drop_labels(batch.get('label'), keys['label'], config, axis_name)
-  net, metrics = update(
-    state.net,
-    functools.partial(loss_fn, model=model, config=config),
-    (x, label, t, r, eps),
-    keys['dropout'],
-    name='net',
-    optimizer=model.optimizer,
-    step=state.step,
-    accumulate=config.train.accumulate,
-    ema_decay=config.ema_decay,
-    axis_name=axis_name,
-  )
-  return state.replace(step=state.step + 1, net=net), metrics
+  loss = functools.partial(loss_fn, model=model, config=config)
+  rows = x, label, t, r, eps
+  return _denoising.update(state, loss, rows, keys['dropout'], model, config, axis_name)
 
 
 def denoiser(params, label, *, config):
