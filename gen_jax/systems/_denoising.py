@@ -243,7 +243,7 @@ def decode(state: State, z, given, *, config) -> dict:
   return {'image': jnp.clip(encoding.decode(denoise, z, path, config.sample), -1, 1)}
 
 
-MEASURES = ode.MEASURES
+MEASURES = ode.measures(path_of)
 
 
 def evaluate(state: State, batch, rng, *, config) -> dict:
