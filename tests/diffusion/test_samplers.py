@@ -486,6 +486,19 @@ def test_two_forms_of_one_step(path):
       np.testing.assert_array_equal(rows[:, -1], [1, 0, 0])
 
 
+def test_from_alpha_0_solvers_of_the_sde_do_a_step_of_ddim():
+  grid = samplers.make_grid(Linear(), 4, 'trailing')
+  expected = in_predictions(samplers.ddim(grid).rows, grid)[:, 0]
+  np.testing.assert_allclose(expected, [0.25, 0.75, 0])
+  euler = in_predictions(samplers.euler_maruyama(grid).rows, grid)
+  np.testing.assert_allclose(euler[:, 0], expected)
+  assert (euler[2, 1:-1] > 0).all()
+  rows = samplers.predictor_corrector(grid).rows
+  assert rows['step'][0] == 0 and rows['step'][2] > 0
+  predictor = {name: rows[name][1::2] for name in ('x', 'x_0', 'eps', 'noise')}
+  np.testing.assert_allclose(in_predictions(predictor, grid)[:, 0], expected)
+
+
 def test_heun_without_its_corrections_is_ddim():
   grid = samplers.make_grid(VP(), 9, 'uniform')
   rows, ddim = samplers.heun(grid).rows, samplers.ddim(grid).rows
