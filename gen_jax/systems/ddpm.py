@@ -8,13 +8,10 @@ the variational bound, without its weights, into (Eq. 14, Algorithm 1)
     L_simple = E || eps - eps_theta(sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps, t) ||^2
 
 The net may instead predict x_0 or v, and the terms may be weighted by the signal-to-noise ratio
-(Hang et al. 2023, arXiv 2303.09556). It may learn the variance of the steps as well, by the bound
-(Nichol and Dhariwal 2021, Eq. 15 and 16), whose gradient does not reach the mean:
-
-    L_hybrid = L_simple + lambda L_vlb
-
-Sampling runs the learned steps from pure noise (Algorithm 2), or is any other of the samplers of
-gen_jax.diffusion, which has the process, the bound and guidance, too.
+(Hang et al. 2023, arXiv 2303.09556). It may learn the variance of the steps, too, by the bound,
+whose gradient does not reach the mean: L_hybrid = L_simple + lambda L_vlb (Nichol and Dhariwal,
+Eq. 15 and 16). Sampling runs the learned steps from pure noise (Algorithm 2), or is any other of
+the samplers of gen_jax.diffusion, which has the process, the bound and guidance, too.
 """
 
 import functools
@@ -43,15 +40,10 @@ FIELDS = {
     'eps', 'x_0', 'v', default='eps', meaning='what the net predicts'
   ),
   'diffusion.time_scale': fields.number(
-    above=0,
-    default=1.0,
-    meaning='what the net is told is t times this (Improved DDPM: 1000 / T)',
+    above=0, default=1.0, meaning='the net is told t times this (Improved DDPM: 1000 / T)'
   ),
   'diffusion.weighting': fields.one_of(
-    'simple',
-    'min_snr',
-    default='simple',
-    meaning='of the loss over t: equal, or by min(SNR, gamma) as Hang et al. 2023',
+    'simple', 'min_snr', default='simple', meaning='of t: all alike, or by min(SNR, gamma)'
   ),
   'diffusion.gamma': fields.number(
     above=0, default=5.0, meaning='gamma of min_snr', when=('.weighting', ('min_snr',))
@@ -77,15 +69,13 @@ def check(config) -> None:
   _denoising.check(config)
   bound.check(config)
   if config.sample.variance == 'learned' and not config.diffusion.learned_variance:
-    raise UserError(
-      "config.sample.variance='learned': config.diffusion.learned_variance=False, so 'large' or "
-      "'small' is needed"
-    )
+    what = "config.sample.variance='learned': config.diffusion.learned_variance=False"
+    raise UserError(f"{what}, so 'large' or 'small' is needed")
 
 
 def build(config, axis_name=None) -> _diffusion.Model:
   """Module and optimiser; cheap, so every trace builds its own."""
-  channels = config.data.shape[-1] * (2 if config.diffusion.learned_variance else 1)
+  channels = config.data.shape[-1] * (1 + config.diffusion.learned_variance)
   offered = dict(out_channels=channels, drop_labels=config.label_drop > 0)
   return _diffusion.build(config, axis_name, **offered)
 
@@ -94,7 +84,7 @@ def predict(model, params, x_t, t, label, config, **how) -> tuple:
   """The net's prediction for x_t [b, ...] and t [b], and what it says of the variance, in [-1, 1]
   (None where it is not learned), both [b, ...].
   """
-  channels = x_t.shape[-1] * (2 if config.diffusion.learned_variance else 1)
+  channels = x_t.shape[-1] * (1 + config.diffusion.learned_variance)
   told = config.diffusion.time_scale * t
   output = _denoising.apply(model, params, x_t, told, label, channels, **how)
   return jnp.split(output, 2, axis=-1) if config.diffusion.learned_variance else (output, None)
@@ -104,10 +94,8 @@ def weights(snr, config) -> jax.Array:
   """Of the squared error of the prediction, for signal-to-noise ratios [b]: those of the error of
   x_0, min(SNR, gamma), in terms of what the net predicts.
   """
-  clipped = jnp.minimum(snr, config.diffusion.gamma)
-  return {'x_0': clipped, 'eps': clipped / snr, 'v': clipped / (snr + 1)}[
-    config.diffusion.prediction
-  ]
+  clipped, kind = jnp.minimum(snr, config.diffusion.gamma), config.diffusion.prediction
+  return clipped / {'x_0': 1.0, 'eps': snr, 'v': snr + 1}[kind]
 
 
 def loss_fn(params, rows, key, *, model, tables, config):
@@ -138,7 +126,7 @@ def loss_fn(params, rows, key, *, model, tables, config):
 METRICS = {
   'net/loss': 'L_simple (Eq. 14), the mean squared error of the prediction, or L_hybrid',
   'net/simple': 'L_simple, where the variance is learned',
-  'net/vlb': 'L_vlb, bits/dim, by one t for each example, where the variance is learned',
+  'net/vlb': 'L_vlb, bits/dim, where the variance is learned',
 }
 
 

@@ -45,12 +45,6 @@ def mean_velocity_net(z, t, h, xp=np):
   return 0.5 * z * t + 0.2 * h * xp.sin(3 * z + 2 * t) - 0.1 * h**2
 
 
-def mean_velocity_slope(z, v, t, h, xp=np):
-  """Derivative of `mean_velocity_net` along (v, 1, 1) of (z, t, h): (v, 1, 0) of (z, t, r)."""
-  sine, cosine = xp.sin(3 * z + 2 * t), xp.cos(3 * z + 2 * t)
-  return 0.5 * (v * t + z) + 0.2 * (sine + h * cosine * (3 * v + 2)) - 0.2 * h
-
-
 def inputs(seed, *shapes):
   """Standard normal arrays of the shapes, float32 numbers as float64."""
   rng = np.random.default_rng(seed)

@@ -12,7 +12,8 @@ variance: log_variance_learned, mean_clipped, mean (unclipped) of p(x_{t-1} | x_
 bound: terms `vb_clipped`, `vb` [6] in bits per dimension, at q_sample(x_0, t, noise); with the
   fixed variance beta_t `vb_large_clipped`, `vb_large`; `prior` [6], the KL of q(x_T | x_0).
 losses [6]: mse, vb as scaled in the hybrid loss (rescaled MSE), their sum `hybrid`; the pure bound
-  times T (rescaled KL) `rescaled_vb`. With 4000 steps, linear betas 2.5e-5 to 0.005, and labels
+  times T (rescaled KL) `rescaled_vb`; hybrid_gradient [2], of the hybrid loss's mean with respect
+  to factors of eps and v, at 1. With 4000 steps, linear betas 2.5e-5 to 0.005, and labels
   of 0 to 1000 (rescale_timesteps): `hybrid_4000` at the times 4 t.
 steps [6, ...]: p_sample with learned variance, and with clipping or without; ddim_sample with eta
   0 and 0.7, clipped or not; ddim_reverse_sample, clipped or not (t < 999).
@@ -82,6 +83,14 @@ def main(clone):
 
   losses = d.training_losses(learned, x_0, t, noise=noise)
   out |= dict(mse=losses['mse'], hybrid_vb=losses['vb'], hybrid=losses['loss'])
+  factors = torch.ones(2, requires_grad=True)
+
+  def scaled(x, label):
+    eps, v = learned(x, label).chunk(2, 1)
+    return torch.cat([factors[0] * eps, factors[1] * v], 1)
+
+  loss = d.training_losses(scaled, x_0, t, noise=noise)['loss'].mean()
+  (out['hybrid_gradient'],) = torch.autograd.grad(loss, factors)
   kl = process(loss='RESCALED_KL')
   out['rescaled_vb'] = kl.training_losses(learned, x_0, t, noise=noise)['loss']
   fine = process(4000, rescale_timesteps=True)

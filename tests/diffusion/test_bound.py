@@ -7,6 +7,7 @@ import pytest
 
 from gen_jax.data import from_pixels, to_pixels
 from gen_jax.diffusion import bound, process
+from gen_jax.diffusion.predictions import to_prediction
 
 
 @pytest.mark.parametrize('x_0, bits', [(0.5, 7.2787e-6), (1.0, 2.9113e-5)])
@@ -58,8 +59,22 @@ def test_the_bins_of_the_decoder_are_those_of_the_pixels(dequantize):
 PAPER = process.make_process(process.linear_betas(1000, 1e-4, 0.02))
 
 
+def tables(t):
+  """sqrt(alpha_bar) and sqrt(1 - alpha_bar) at times that are whole numbers."""
+  return (jnp.asarray(table)[t.astype(jnp.int32)] for table in (PAPER.signal, PAPER.noise))
+
+
 def terms(eps, x_0, **options):
-  run = jax.jit(lambda x, key: bound.bound(eps, x, key, PAPER, **options))
+  """The terms of the bound for a function that predicts eps from x, alpha and sigma."""
+
+  def denoise(x, t):
+    assert t.dtype == jnp.float32
+    alpha, sigma = tables(t)
+    output = eps(x, *(a.reshape(-1, *[1] * (x.ndim - 1)) for a in (alpha, sigma)))
+    return to_prediction('eps', output, x, alpha, sigma)._replace(variance=options.get('v'))
+
+  how = {name: value for name, value in options.items() if name != 'v'}
+  run = jax.jit(lambda x, key: bound.bound(denoise, x, key, PAPER, **how))
   found = run(jnp.float32(x_0), jax.random.key(0))
   assert found.shape == (1001, len(x_0))
   return np.asarray(found, np.float64)
@@ -70,8 +85,7 @@ def test_the_bound_of_a_net_that_knows_the_data(variance):
   # The means agree, so that what is left are the decoder, the variances and the prior.
   levels = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 1)) / 127.5 - 1
 
-  def eps(x, t):
-    signal, noise = (process.at(table, t, x.ndim) for table in (PAPER.signal, PAPER.noise))
+  def eps(x, signal, noise):
     return (x - signal * jnp.float32(levels)) / noise
 
   found = terms(eps, levels, variance=variance)
@@ -84,15 +98,31 @@ def test_the_bound_of_a_net_that_knows_the_data(variance):
   np.testing.assert_allclose(found[-1], bound.prior_kl(PAPER, levels).mean((1, 2, 3)), rtol=1e-4)
 
 
+@pytest.mark.parametrize('v', [-1.0, 0.0, 1.0])
+def test_the_bound_with_a_learned_variance(v):
+  levels = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 1)) / 127.5 - 1
+  found = terms(
+    lambda x, signal, noise: (x - signal * jnp.float32(levels)) / noise,
+    levels,
+    variance='learned',
+    v=v,
+  )
+  # log sigma^2 is that far from log beta tilde to log beta (Nichol and Dhariwal 2021, Eq. 15).
+  log_ratio = np.log(PAPER.posterior_variance[1:].astype(np.float64) / PAPER.betas[1:])
+  log_ratio *= (v + 1) / 2
+  expected = 0.5 * (np.exp(log_ratio) - 1 - log_ratio)
+  np.testing.assert_allclose(found[1:-1], np.tile(expected[:, None], 2), atol=2e-4)
+
+
 def test_a_wrong_prediction_costs_what_equation_12_says():
   # Off by d in eps at all times: beta^2 / (2 sigma^2 alpha (1 - alpha_bar)) d^2 more.
   d = 0.1
 
-  def eps(x, t):
-    return x / process.at(PAPER.noise, t, x.ndim) + d  # right for x_0 = 0, but for d
+  def eps(x, signal, noise):
+    return x / noise + d  # right for x_0 = 0, but for d
 
   zero = np.zeros((2, 5))
-  exact = terms(lambda x, t: eps(x, t) - d, zero, clip=False)
+  exact = terms(lambda *of: eps(*of) - d, zero, clip=False)
   found = terms(eps, zero, clip=False)
   sigma2 = np.exp(PAPER.log_variance_large.astype(np.float64))
   weight = PAPER.betas**2 / (2 * sigma2 * PAPER.alphas * (1 - PAPER.alpha_bars))
@@ -107,8 +137,7 @@ def test_the_bound_of_gaussian_data(variance):
   s = 0.2
   x_0 = np.clip(np.rint((s * np.random.default_rng(1).normal(size=(4000, 4)) + 1) * 127.5), 0, 255)
 
-  def eps(x, t):  # E[eps | x_t]
-    signal, noise = (process.at(table, t, x.ndim) for table in (PAPER.signal, PAPER.noise))
+  def eps(x, signal, noise):  # E[eps | x_t]
     return x * noise / (signal**2 * s**2 + noise**2)
 
   found = terms(eps, x_0 / 127.5 - 1, variance=variance).mean(1)

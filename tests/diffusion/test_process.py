@@ -6,7 +6,15 @@ import pytest
 from ml_collections import ConfigDict
 
 from gen_jax.diffusion import process as diffusion
-from gen_jax.diffusion.process import eps_to_x0, make_betas, make_process, posterior_mean, q_sample
+from gen_jax.diffusion.paths import add_noise
+from gen_jax.diffusion.predictions import to_prediction
+from gen_jax.diffusion.process import (
+  make_betas,
+  make_path,
+  make_process,
+  posterior_mean,
+  q_sample,
+)
 
 LINEAR = diffusion.linear_betas(1000, 1e-4, 0.02)
 COSINE = diffusion.cosine_betas(1000)
@@ -122,7 +130,7 @@ def test_the_last_step_back_is_x0_itself():
 
 
 @SCHEDULES
-def test_eps_to_x0_inverts_q_sample_row_by_row(betas):
+def test_the_prediction_of_eps_inverts_q_sample_row_by_row(betas):
   p = make_process(betas)
   draw = np.random.default_rng(1).standard_normal
   x_0, eps = jnp.float32(draw((5, 4, 4, 2))), jnp.float32(draw((5, 4, 4, 2)))
@@ -132,4 +140,7 @@ def test_eps_to_x0_inverts_q_sample_row_by_row(betas):
   np.testing.assert_allclose(
     x_t[3], np.sqrt(bars[600]) * x_0[3] + np.sqrt(1 - bars[600]) * eps[3], rtol=1e-4, atol=1e-6
   )
-  np.testing.assert_allclose(eps_to_x0(p, x_t, t, eps), x_0, atol=5e-5)
+  path, times = make_path(betas), jnp.float32(t)
+  found = to_prediction('eps', eps, x_t, path.alpha(times), path.sigma(times))
+  np.testing.assert_allclose(found.x_0, x_0, atol=5e-5)
+  np.testing.assert_allclose(add_noise(path, x_0, times, eps), x_t, atol=2e-6)

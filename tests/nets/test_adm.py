@@ -31,7 +31,6 @@ def abstract(module, x, t, label=None, h=None):
   [
     ({}, 3, 52_542_979),
     (dict(out_channels=6), 6, 52_546_438),
-    (dict(num_classes=10), 3, 52_542_979 + 10 * 512),
     (dict(num_classes=10, drop_labels=True), 3, 52_542_979 + 11 * 512),
     (FLOW, 3, 55_676_419),
   ],

@@ -38,18 +38,14 @@ def awake(module, *inputs, **more):
     (dict(augment_dim=9), False, False, 55_733_891),
     (dict(augment_dim=9, num_classes=10), True, False, 55_735_299),
     (dict(augment_dim=9, **NCSNPP), False, False, 56_397_827),
-    (dict(augment_dim=9, num_classes=10, **NCSNPP), True, False, 56_400_643),
     (dict(multipliers=(1, 2, 2, 2)), False, False, 61_804_419),
-    (dict(multipliers=(1, 2, 2, 2), blocks=8), False, False, 106_632_579),
     (dict(noise_width=2, taps=(1, 3, 3, 1), augment_dim=6), False, True, 55_932_419),  # MeanFlow
   ],
   ids=[
     'ddpmpp',
     'ddpmpp_10',
     'ncsnpp',
-    'ncsnpp_10',
     'song_ddpmpp',
-    'song_ddpmpp_deep',
     'mean_flow',
   ],
 )

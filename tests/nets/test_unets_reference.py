@@ -138,7 +138,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize('name', CASES)
+QUICK = ('ddpmpp', 'ncsnpp', 'improved_ddpm')
+
+
+@pytest.mark.parametrize(
+  'name', [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in CASES]
+)
 def test_predictions_are_the_authors(name):
   module, more, *mapping = CASES[name]
   given = reference.inputs()

@@ -1,29 +1,25 @@
 """DDPM's loss for nets whose error is known, its moving average, and the choices of its sampler."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict, FrozenConfigDict
+from denoisers import Constant, Scaled, Told, assert_minimum, four_points
 
+from gen_jax import config as configs
+from gen_jax.diffusion import process
 from gen_jax.diffusion.bound import bound
+from gen_jax.diffusion.paths import Prediction
 from gen_jax.errors import UserError
 from gen_jax.systems import ddpm
+from gen_jax.systems._diffusion import build_process
 
-ADAM = dict(
-  name='adam',
-  lr=0.05,
-  b1=0.5,
-  b2=0.9,
-  eps=1e-8,
-  schedule='constant',
-  warmup_steps=0,
-  l2=0.0,
-  clip_norm=None,
-)
 BETAS = np.linspace(1e-3, 0.3, 12)
 BARS = np.cumprod(1 - BETAS)
+KINDS = pytest.mark.parametrize('kind', ['eps', 'x_0', 'v'])
 
 # Compiled once for all calls with equal configs.
 init_state = jax.jit(ddpm.init_state, static_argnames='config')
@@ -31,14 +27,8 @@ train_step = jax.jit(ddpm.train_step, static_argnames='config')
 draw_sample = jax.jit(ddpm.sample, static_argnames='config')
 
 
-class Constant(nn.Module):
-  """Predicts one number."""
-
-  start: float = 0.0
-
-  @nn.compact
-  def __call__(self, x, t, label=None, *, train):
-    return jnp.zeros_like(x) + self.param('a', lambda _: jnp.array(self.start))
+def at(table, t):
+  return jnp.float32(table)[t.astype(jnp.int32)][:, None]
 
 
 class Perfect(nn.Module):
@@ -47,7 +37,7 @@ class Perfect(nn.Module):
   @nn.compact
   def __call__(self, x, t, label=None, *, train):
     a = self.param('a', nn.initializers.ones, ())
-    return a * x / jnp.sqrt(1 - jnp.float32(BARS)[t])[:, None]
+    return a * x / at(np.sqrt(1 - BARS), t)
 
 
 class Ends(nn.Module):
@@ -70,31 +60,45 @@ class Noisy(nn.Module):
     return y if label is None else y + label.astype(jnp.float32)[:, None]
 
 
+class Expressed(nn.Module):
+  """An x_0, a constant or tanh(x), in terms of one of the predictions."""
+
+  kind: str
+  constant: bool = False
+
+  @nn.compact
+  def __call__(self, x, t, label=None, *, train):
+    a = self.param('a', nn.initializers.ones, ())
+    x_0 = jnp.zeros_like(x) + a if self.constant else jnp.tanh(a * x)
+    alpha, sigma = at(np.sqrt(BARS), t), at(np.sqrt(1 - BARS), t)
+    eps = (x - alpha * x_0) / sigma
+    return {'x_0': x_0, 'eps': eps, 'v': alpha * eps - sigma * x_0}[self.kind]
+
+
+class WithVariance(nn.Module):
+  """Predicts numbers for eps and for the variance."""
+
+  eps: float = 0.25
+  variance: float = 0.0
+
+  @nn.compact
+  def __call__(self, x, t, label=None, *, train):
+    a = self.param('a', lambda _: jnp.array(self.eps))
+    v = self.param('v', lambda _: jnp.array(self.variance))
+    return jnp.concatenate([jnp.zeros_like(x) + a, jnp.zeros_like(x) + v], axis=-1)
+
+
 def make_config(**changes):
-  config = ConfigDict(
-    dict(
-      precision='float32',
-      data=dict(shape=(3,), num_classes=None, dequantize='none'),
-      net=dict(name=Constant),
-      diffusion=dict(steps=12, schedule='linear', beta_min=1e-3, beta_max=0.3),
-      ema_decay=0.9,
-      optim=dict(ADAM),
-      train=dict(accumulate=1),
-      sample=dict(
-        sampler='ddim',
-        variance='large',
-        steps=4,
-        spacing='uniform',
-        eta=0.0,
-        clip=False,
-        intermediates=0,
-        weights='ema',
-      ),
-      eval=dict(every_steps=None, held_out_examples=None),
-    )
-  )
-  config.update_from_flattened_dict({k.replace('__', '.'): v for k, v in changes.items()})
-  return FrozenConfigDict(config)
+  values = {
+    'data.shape': (3,),
+    'net': {'name': Constant},
+    'diffusion': dict(steps=12, beta_min=1e-3, beta_max=0.3),
+    'ema_decay': 0.9,
+    'optim': dict(lr=0.05, b1=0.5, b2=0.9),
+    'sample': dict(sampler='ddim', steps=4, clip=False),
+  }
+  changes = {name.replace('__', '.'): value for name, value in changes.items()}
+  return configs.make('ddpm', values | changes)
 
 
 def draw(*shape, seed=0):
@@ -113,10 +117,20 @@ def step(state, batch, config, key=0):
 def loss_of(config, x_0, t, eps, label=None, key=0):
   @jax.jit
   def run(params, key):
-    model = ddpm.build(config)
-    return ddpm.loss_fn(params, (x_0, label, t, eps), key, model=model)[0]
+    how = dict(model=ddpm.build(config), tables=build_process(config), config=config)
+    return ddpm.loss_fn(params, (x_0, label, t, eps), key, **how)[0]
 
   return run(init(config).net.params, jax.random.key(key))
+
+
+def both_losses(config, rows, params=None):
+  params = init(config).net.params if params is None else params
+  how = dict(model=ddpm.build(config), tables=build_process(config), config=config)
+  return ddpm.loss_fn(params, rows, jax.random.key(0), **how)
+
+
+def loss_at(config, rows, a):
+  return both_losses(config, rows, {'a': jnp.float32(a)})[0]
 
 
 class Grey(nn.Module):
@@ -202,6 +216,134 @@ def test_the_first_average_is_the_first_step_and_the_rest_follow_the_recurrence(
   assert abs(average - new) > 0.01
 
 
+# --- Other predictions and weights, the learned variance ------------------------------------------
+
+SNR = BARS / (1 - BARS)
+
+
+@KINDS
+@pytest.mark.parametrize('weighting', ['simple', 'min_snr'])
+def test_an_error_of_x_0_weighs_as_published(kind, weighting):
+  """The data are 0, and the net says that x_0 is a number."""
+  config = make_config(
+    net=dict(name=Expressed, kind=kind, constant=True),
+    diffusion__prediction=kind,
+    diffusion__weighting=weighting,
+    diffusion__gamma=3.0,
+  )
+  assert SNR.min() < 3 < SNR.max()
+  weights = {'x_0': np.ones(12), 'eps': SNR, 'v': SNR + 1}[kind]
+  if weighting == 'min_snr':  # Hang et al.: the same for all predictions
+    weights = np.minimum(SNR, 3.0)
+  eps, t = draw(12, 3), np.arange(12)
+  loss = functools.partial(loss_at, config, (np.zeros((12, 3), np.float32), None, t, eps))
+  np.testing.assert_allclose(loss(0.5), weights.mean() * 0.25, rtol=1e-4)
+  np.testing.assert_allclose(jax.grad(loss)(0.5), weights.mean(), rtol=1e-4)
+
+
+@KINDS
+def test_the_best_linear_net_on_a_gaussian_knows_its_score(kind):
+  s, t = 0.7, 5
+  alpha, sigma = np.sqrt(BARS[t]), np.sqrt(1 - BARS[t])
+  total = alpha**2 * s**2 + sigma**2
+  best = {
+    'eps': sigma / total,
+    'x_0': alpha * s**2 / total,
+    'v': alpha * sigma * (1 - s**2) / total,
+  }[kind]
+  config = make_config(data__shape=(1,), net=dict(name=Scaled), diffusion__prediction=kind)
+  x_0, eps = four_points(s)
+  rows = (x_0, None, np.full(4, t), eps)
+  assert_minimum(lambda params: loss_at(config, rows, params['a']), best)
+  x = draw(5, 1)
+  denoise = ddpm.denoiser({'a': jnp.float32(best)}, None, config=config)
+  found = denoise(x, jnp.full(5, float(t)))
+  np.testing.assert_allclose(-found.eps / sigma, -x / total, rtol=1e-4)
+  np.testing.assert_allclose(found.x_0, alpha * s**2 / total * x, rtol=1e-4)
+  assert found.variance is None
+
+
+def test_all_predictions_of_one_x_0_have_the_same_samples():
+  for sampler in ('ancestral', 'ddim'):
+    images = [
+      sample(init(config), config, n=20)['image']
+      for kind in ('eps', 'x_0', 'v')
+      for config in [
+        make_config(
+          net=dict(name=Expressed, kind=kind),
+          diffusion__prediction=kind,
+          sample__sampler=sampler,
+          sample__steps=6,
+        )
+      ]
+    ]
+    assert np.ptp(images[0]) > 0.5
+    np.testing.assert_allclose(images[1], images[0], atol=1e-5)
+    np.testing.assert_allclose(images[2], images[0], atol=1e-5)
+
+
+def test_what_the_net_is_told_is_scaled():
+  config = make_config(net=dict(name=Told), diffusion__time_scale=0.25)
+  eps, t = np.zeros((12, 3), np.float32), np.arange(12)
+  np.testing.assert_allclose(loss_of(config, eps, t, eps), np.mean((t / 4) ** 2), rtol=1e-5)
+
+
+def with_variance(eps=0.25, variance=0.0, **changes):
+  net = dict(name=WithVariance, eps=eps, variance=variance)
+  return make_config(net=net, diffusion__learned_variance=True, **changes)
+
+
+@pytest.mark.parametrize('variance', [-1.0, 0.0, 1.0])
+def test_the_learned_variance_lies_between_its_bounds(variance):
+  """At v = 1 the steps have the variance beta_t, at -1 beta tilde_t."""
+  config = with_variance(variance=variance)
+  state = init(config)
+  prediction = ddpm.denoiser(state.net.params, None, config=config)(draw(12, 3), jnp.arange(12.0))
+  np.testing.assert_array_equal(prediction.variance, np.full((12, 3), variance))
+  tables = build_process(config)
+  how = dict(variance='learned', clip=False)
+  _, found = process.p_mean_variance(prediction, draw(12, 3), jnp.arange(12), tables, **how)
+  tilde = BETAS[1:] * (1 - BARS[:-1]) / (1 - BARS[1:])
+  tilde = np.append(tilde[0], tilde)  # as published: the first is replaced by the second
+  expected = (1 + variance) / 2 * np.log(BETAS) + (1 - variance) / 2 * np.log(tilde)
+  np.testing.assert_allclose(found, np.tile(expected[:, None], 3), rtol=1e-5)
+  if variance:
+    drawing = dict(sample__sampler='ancestral', sample__steps=None)
+    fixed = with_variance(sample__variance='large' if variance > 0 else 'small', **drawing)
+    images = sample(init(fixed), fixed, n=50)['image']
+    learned = with_variance(variance=variance, sample__variance='learned', **drawing)
+    np.testing.assert_allclose(sample(init(learned), learned, n=50)['image'], images, atol=1e-5)
+    other = with_variance(variance=-variance, sample__variance='learned', **drawing)
+    assert np.abs(sample(init(other), other, n=50)['image'] - images).max() > 0.05
+
+
+def test_l_hybrid_is_l_simple_and_the_bound_in_bits():
+  """With eps = 0 known, the means agree, and each term is the KL of two variances."""
+  config = with_variance(eps=0.0, variance=1.0, diffusion__vlb_weight=0.02)
+  x_0, t = np.float32(np.tile([[0.5, -0.25, 0.0]], (11, 1))), np.arange(1, 12)
+  eps = np.zeros((11, 3), np.float32)
+  _, (metrics, _) = both_losses(config, (x_0, None, t, eps))
+  ratio = (1 - BARS[:-1]) / (1 - BARS[1:])  # beta tilde / beta
+  kl = 0.5 * (ratio - 1 - np.log(ratio))
+  vlb = 12 * kl.mean() / np.log(2)
+  np.testing.assert_allclose(metrics['net/vlb'], vlb, rtol=1e-3)
+  np.testing.assert_allclose(metrics['net/simple'], 0, atol=1e-12)
+  np.testing.assert_allclose(metrics['net/loss'], 0.02 * vlb, rtol=1e-3)
+
+
+def test_the_bound_of_l_hybrid_trains_the_variance_and_nothing_else():
+  rows = (draw(12, 3, seed=1), None, np.arange(12), draw(12, 3))
+  light, heavy = (
+    jax.grad(lambda params, c=config: both_losses(c, rows, params)[0])
+    for config in (with_variance(), with_variance(diffusion__vlb_weight=10.0))
+  )
+  params = {'a': jnp.float32(0.25), 'v': jnp.float32(0.3)}
+  np.testing.assert_allclose(light(params)['a'], heavy(params)['a'], rtol=1e-6)
+  np.testing.assert_allclose(light(params)['a'], 2 * (0.25 - draw(12, 3).mean()), rtol=1e-4)
+  np.testing.assert_allclose(heavy(params)['v'], 1e4 * light(params)['v'], rtol=1e-4)
+  assert abs(light(params)['v']) > 1e-6
+
+
 # --- Sampling -------------------------------------------------------------------------------------
 
 
@@ -251,8 +393,8 @@ def test_the_options_of_the_samplers_arrive():
     {'sample__eta': 1.0, 'sample__clip': True},
     {'sample__steps': 12},
     {'sample__spacing': 'quadratic'},
-    {'sample__sampler': 'ancestral'},
-    {'sample__sampler': 'ancestral', 'sample__variance': 'small'},
+    {'sample__sampler': 'ancestral', 'sample__steps': None},
+    {'sample__sampler': 'ancestral', 'sample__steps': None, 'sample__variance': 'small'},
   ]
   # Little noise, so that the pictures are seldom cut to [-1, 1].
   tame = dict(diffusion__beta_max=0.02, sample__steps=6)
@@ -290,13 +432,16 @@ def test_the_bound_uses_the_weights_and_the_variance_of_the_config():
 
   ema, raw = bits(), bits(sample__weights='raw')
   assert (ema != raw).all() and (bits(sample__variance='small') != ema).all()
-  model = ddpm.build(make_config())
-  nats = bound(lambda x, t: jnp.zeros_like(x), x, jax.random.key(0), model.process)
+  tables = build_process(make_config())
+
+  def denoise(x_t, t):  # eps = 0
+    return Prediction(x_t / at(np.sqrt(BARS), t), jnp.zeros_like(x_t))
+
+  nats = bound(denoise, x, jax.random.key(0), tables)
   np.testing.assert_allclose(raw, nats.sum(0) / np.log(2), rtol=1e-5)
   # Only the decoder depends on the width of a bin.
   narrower = bits(data__dequantize='uniform', sample__weights='raw')
-  args = lambda x, t: jnp.zeros_like(x), x, jax.random.key(0), model.process
-  nats = bound(*args, bin_width=2 / 256)
+  nats = bound(denoise, x, jax.random.key(0), tables, bin_width=2 / 256)
   np.testing.assert_allclose(narrower, nats.sum(0) / np.log(2), rtol=1e-5)
   assert (narrower > raw).all()
 
@@ -341,8 +486,12 @@ def test_a_class_conditional_unet():
     # There are only so many pictures of the way.
     ({'sample__intermediates': 5}, 'config.sample.intermediates=5.*4'),
     (
-      {'sample__sampler': 'ancestral', 'sample__intermediates': 13},
+      {'sample__sampler': 'ancestral', 'sample__steps': None, 'sample__intermediates': 13},
       'config.sample.intermediates=13.*12',
+    ),
+    (
+      {'sample__sampler': 'ancestral', 'sample__variance': 'learned'},
+      "config.sample.variance='learned': config.diffusion.learned_variance=False",
     ),
   ],
   ids=str,
