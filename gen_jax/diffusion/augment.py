@@ -103,34 +103,22 @@ def label_dim(kinds: Sequence[str] = tuple(KINDS)) -> int:
 
 def draw_transforms(key, b: int, p: float, kinds, axis_name=None) -> Transforms:
   """Transforms of `kinds` for b images, each with probability p; arguments as in `augment`."""
-
-  def drawn(kind, draw, shape=(b,), p=p):
-    """Draws of this shape, zeros but for a share p of the images and where the kind is not used."""
-    if kind not in kinds:
-      return jnp.zeros(shape)
-    amount, gate = jax.random.split(jax.random.fold_in(key, list(KINDS).index(kind)))
-    keep = draws.uniform(gate, (b,), axis_name) < p
-    return jnp.where(keep.reshape(b, *[1] * (len(shape) - 1)), draw(amount, shape), 0)
-
-  def normal(key, shape):
-    return draws.normal(key, shape, axis_name)
-
-  def coin(key, shape):
-    return jnp.float32(draws.uniform(key, shape, axis_name) < 0.5)
-
-  def angle(key, shape):
-    return draws.uniform(key, shape, axis_name, low=-math.pi, high=math.pi)
-
-  axis_gate, axis = jax.random.split(jax.random.fold_in(key, len(KINDS)))
-  turned = draws.uniform(axis_gate, (b,), axis_name) < 0.5
+  normal, uniform = jax.random.split(key)
+  n = draws.normal(normal, (b, 4), axis_name)
+  gates, coins, angles = jnp.split(draws.uniform(uniform, (b, 11), axis_name), (6, 9), axis=1)
+  # Horizontal flips pass whenever p is positive.
+  passed = jnp.concatenate([jnp.full((b, 1), p > 0), gates[:, 1:] < p], axis=1)
+  used = jnp.array([kind in kinds for kind in KINDS])
+  x, y, scale, rotation, anisotropy, translation = jnp.float32(passed & used[None]).T
+  heads, angles = jnp.float32(coins < 0.5), math.pi * (2 * angles - 1)
   return Transforms(
-    x_flip=drawn('x_flip', coin, p=float(p > 0)),
-    y_flip=drawn('y_flip', coin),
-    scale=drawn('scale', normal),
-    rotation=drawn('rotation', angle),
-    anisotropy=drawn('anisotropy', normal),
-    axis=jnp.where(turned, angle(axis, (b,)), 0),
-    translation=drawn('translation', normal, (b, 2)),
+    x_flip=x * heads[:, 0],
+    y_flip=y * heads[:, 1],
+    scale=scale * n[:, 0],
+    rotation=rotation * angles[:, 0],
+    anisotropy=anisotropy * n[:, 1],
+    axis=heads[:, 2] * angles[:, 1],
+    translation=translation[:, None] * n[:, 2:],
   )
 
 

@@ -262,7 +262,8 @@ def discrete_times(total: int, steps: int, spacing: str) -> np.ndarray:
   if spacing == 'uniform':
     return (np.arange(steps) * total // steps).astype(np.int32)
   if spacing == 'even':
-    return np.round(np.linspace(0, total - 1, steps)).astype(np.int32)
+    strides = np.full(steps - 1, (total - 1) / (steps - 1))
+    return np.round(np.cumsum(np.append(0, strides))).astype(np.int32)  # which rounds as theirs
   if spacing == 'trailing':
     return (np.round(np.arange(total, 0, -total / steps))[:steps][::-1] - 1).astype(np.int32)
   return (np.linspace(0, np.sqrt(total * 0.8), steps) ** 2).astype(np.int32)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax import draws, fields
+from gen_jax import state as players
 from gen_jax.diffusion import encoding, guidance, ode, samplers
 from gen_jax.diffusion.paths import Denoise, Path, denoise_on
 from gen_jax.errors import UserError
@@ -48,6 +49,7 @@ def make_fields(meaning: str, ema_decay: float, **sampling) -> dict:
     **{f'optim.{name}': field for name, field in OPTIMIZER.items()},
     **samplers.make_fields(**sampling),
     **guidance.FIELDS,
+    **ode.FIELDS,
     'sample.weights': fields.one_of('ema', 'raw', default='ema', meaning='averaged or raw weights'),
   }
 
@@ -97,6 +99,25 @@ def init_state(rng, batch, *, model: Model, config, **times) -> State:
   label = jnp.zeros((1,), jnp.int32) if 'label' in batch else None
   variables = model.net.init(rng, x, jnp.zeros((1,)), label, train=False, **times)
   return State(step=jnp.zeros((), jnp.int32), net=init_player(variables, model.optimizer, ema=True))
+
+
+def update(state: State, loss, rows, keys, model: Model, config, axis_name, ema_decay=None):
+  """One update of the net, see `state.update`: the next state, and metrics. `ema_decay` None: that
+  of the config.
+  """
+  net, metrics = players.update(
+    state.net,
+    loss,
+    rows,
+    keys,
+    name='net',
+    optimizer=model.optimizer,
+    step=state.step,
+    accumulate=config.train.accumulate,
+    ema_decay=config.ema_decay if ema_decay is None else ema_decay,
+    axis_name=axis_name,
+  )
+  return state.replace(step=state.step + 1, net=net), metrics
 
 
 def apply(model: Model, params, x, time, label, channels: int | None = None, **how) -> jax.Array:
@@ -243,7 +264,7 @@ def decode(state: State, z, given, *, config) -> dict:
   return {'image': jnp.clip(encoding.decode(denoise, z, path, config.sample), -1, 1)}
 
 
-MEASURES = ode.MEASURES
+MEASURES = ode.measures(path_of)
 
 
 def evaluate(state: State, batch, rng, *, config) -> dict:

@@ -23,7 +23,7 @@ from gen_jax import draws, fields
 from gen_jax.diffusion import bound, guidance, predictions, process
 from gen_jax.diffusion.paths import per_row
 from gen_jax.errors import UserError
-from gen_jax.state import step_keys, update
+from gen_jax.state import step_keys
 from gen_jax.systems import _denoising, _diffusion
 from gen_jax.systems._denoising import State, drop_labels
 from gen_jax.systems._diffusion import build_process
@@ -36,6 +36,12 @@ FIELDS = {
     steps=None,
   ),
   **process.FIELDS,
+  'eval.likelihood': fields.one_of(
+    'bound',
+    'ode',
+    default='bound',
+    meaning='the bound of the T steps, or the likelihood of the ODE',
+  ),
   'diffusion.prediction': fields.one_of(
     'eps', 'x_0', 'v', default='eps', meaning='what the net predicts'
   ),
@@ -61,13 +67,10 @@ FIELDS = {
 
 
 def check(config) -> None:
-  """Checks constraints between fields.
-
-  Raises:
-    UserError: as `_denoising.check` and `bound.check`; or the variance is not learned.
-  """
+  """Checks constraints between fields; raises a UserError as `_denoising.check`, `bound.check`."""
   _denoising.check(config)
-  bound.check(config)
+  if config.eval.likelihood == 'bound':
+    bound.check(config)
   if config.sample.variance == 'learned' and not config.diffusion.learned_variance:
     what = "config.sample.variance='learned': config.diffusion.learned_variance=False"
     raise UserError(f"{what}, so 'large' or 'small' is needed")
@@ -85,8 +88,8 @@ def predict(model, params, x_t, t, label, config, **how) -> tuple:
   (None where it is not learned), both [b, ...].
   """
   channels = x_t.shape[-1] * (1 + config.diffusion.learned_variance)
-  told = config.diffusion.time_scale * t
-  output = _denoising.apply(model, params, x_t, told, label, channels, **how)
+  t = config.diffusion.time_scale * t
+  output = _denoising.apply(model, params, x_t, t, label, channels, **how)
   return jnp.split(output, 2, axis=-1) if config.diffusion.learned_variance else (output, None)
 
 
@@ -115,8 +118,7 @@ def loss_fn(params, rows, key, *, model, tables, config):
     return loss, ({'net/loss': loss}, {})
   mean = jax.lax.stop_gradient(output)
   prediction = predictions.to_prediction(kind, mean, x_t, alpha, sigma)._replace(variance=v)
-  width = bound.BIN_WIDTH[config.data.dequantize]
-  how = dict(variance='learned', clip=False, bin_width=width)
+  how = dict(variance='learned', clip=False, bin_width=bound.BIN_WIDTH[config.data.dequantize])
   term = bound.term(prediction, x_0, x_t, t, tables, **how).mean() / jnp.log(2)
   vlb = term * config.diffusion.steps  # t is uniform, the bound a sum over T terms
   hybrid = loss + config.diffusion.vlb_weight * vlb
@@ -156,19 +158,9 @@ def train_step(state, batch, rng, *, config, axis_name=None):
   label = drop_labels(batch.get('label'), keys['label'], config, axis_name)
   # The average starts at the parameters after the first step, as in the released code.
   decay = jnp.where(state.step == 0, 0.0, config.ema_decay)
-  net, metrics = update(
-    state.net,
-    functools.partial(loss_fn, model=model, tables=tables, config=config),
-    (x_0, label, t, eps),
-    keys['dropout'],
-    name='net',
-    optimizer=model.optimizer,
-    step=state.step,
-    accumulate=config.train.accumulate,
-    ema_decay=decay,
-    axis_name=axis_name,
-  )
-  return state.replace(step=state.step + 1, net=net), metrics
+  loss = functools.partial(loss_fn, model=model, tables=tables, config=config)
+  rows = x_0, label, t, eps
+  return _denoising.update(state, loss, rows, keys['dropout'], model, config, axis_name, decay)
 
 
 def path(config):
@@ -190,11 +182,17 @@ def denoiser(params, label, *, config):
 
 
 sample, conditional = _denoising.sample, _denoising.conditional
+encode, decode = _denoising.encode, _denoising.decode
 evaluations, runs = _denoising.evaluations, guidance.runs
-MEASURES = bound.MEASURES
+MEASURES = bound.MEASURES | {f'ode_{name}': about for name, about in _denoising.MEASURES.items()}
 
 
 def evaluate(state, batch, rng, *, config) -> dict:
-  """The variational bound of each example of `batch` (Eq. 5), see `bound.evaluate`."""
+  """The variational bound of each example of `batch` (Eq. 5), see `bound.evaluate`, or its
+  likelihood by the ODE, as config.eval.likelihood says.
+  """
+  if config.eval.likelihood == 'ode':
+    made = _denoising.evaluate(state, batch, rng, config=config)
+    return {f'ode_{name}': value for name, value in made.items()}
   denoise = _denoising.plain(state, batch.get('label'), config)
   return bound.evaluate(denoise, batch['image'], rng, build_process(config), config)

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from gen_jax import draws, fields
 from gen_jax.diffusion import augment, guidance, paths, predictions
 from gen_jax.diffusion.paths import per_row
-from gen_jax.state import step_keys, update
+from gen_jax.state import step_keys
 from gen_jax.systems import _denoising, _diffusion
 from gen_jax.systems._denoising import State, drop_labels
 
@@ -130,19 +130,10 @@ def train_step(state, batch, rng, *, config, axis_name=None):
   sigma = jnp.exp(c.P_mean + c.P_std * draws.normal(keys['sigma'], (len(y),), axis_name))
   eps = draws.normal(keys['eps'], y.shape, axis_name)
   label = drop_labels(batch.get('label'), keys['label'], config, axis_name)
-  net, metrics = update(
-    state.net,
-    functools.partial(loss_fn, model=model, config=config),
-    (y, label, sigma, eps, augmentation),
-    keys['dropout'],
-    name='net',
-    optimizer=model.optimizer,
-    step=state.step,
-    accumulate=config.train.accumulate,
-    ema_decay=ema_decay(state.step, config),
-    axis_name=axis_name,
-  )
-  return state.replace(step=state.step + 1, net=net), metrics
+  loss = functools.partial(loss_fn, model=model, config=config)
+  rows = y, label, sigma, eps, augmentation
+  decay = ema_decay(state.step, config)
+  return _denoising.update(state, loss, rows, keys['dropout'], model, config, axis_name, decay)
 
 
 def ema_decay(step, config):

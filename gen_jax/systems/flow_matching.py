@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from gen_jax import draws, fields
 from gen_jax.diffusion import guidance, paths, predictions
-from gen_jax.state import step_keys, update
+from gen_jax.state import step_keys
 from gen_jax.systems import _denoising, _diffusion
 from gen_jax.systems._denoising import State, drop_labels
 
@@ -113,19 +113,9 @@ def train_step(state, batch, rng, *, config, axis_name=None):
   t = draw_times(keys['t'], (len(x_0),), config, axis_name)
   eps = draws.normal(keys['eps'], x_0.shape, axis_name)
   label = drop_labels(batch.get('label'), keys['label'], config, axis_name)
-  net, metrics = update(
-    state.net,
-    functools.partial(loss_fn, model=model, config=config),
-    (x_0, label, t, eps),
-    keys['dropout'],
-    name='net',
-    optimizer=model.optimizer,
-    step=state.step,
-    accumulate=config.train.accumulate,
-    ema_decay=config.ema_decay,
-    axis_name=axis_name,
-  )
-  return state.replace(step=state.step + 1, net=net), metrics
+  loss = functools.partial(loss_fn, model=model, config=config)
+  rows = x_0, label, t, eps
+  return _denoising.update(state, loss, rows, keys['dropout'], model, config, axis_name)
 
 
 def denoiser(params, label, *, config):

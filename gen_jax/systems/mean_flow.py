@@ -25,7 +25,8 @@ import jax.numpy as jnp
 from gen_jax import draws, fields, ops
 from gen_jax.diffusion import guidance, paths, predictions, samplers
 from gen_jax.diffusion.paths import per_row
-from gen_jax.state import batch_size, step_keys, update
+from gen_jax.errors import UserError
+from gen_jax.state import batch_size, step_keys
 from gen_jax.systems import _denoising, _diffusion
 from gen_jax.systems._denoising import State, drop_labels
 
@@ -51,7 +52,17 @@ FIELDS = {
   ),
 }
 
-check = _denoising.check
+
+def check(config) -> None:
+  """Raises a UserError as `_denoising.check`, and for guidance of the own sampler."""
+  _denoising.check(config)
+  c = config.sample
+  for name in ('w', 'run', 'weak_run'):
+    if c.sampler == 'mean_flow' and c.guidance[name]:
+      raise UserError(
+        f'config.sample.guidance.{name}={c.guidance[name]!r}: the average velocity of '
+        "config.sample.sampler='mean_flow' is not guided; another sampler is needed"
+      )
 
 
 def path(config) -> paths.Linear:
@@ -83,11 +94,8 @@ def loss_fn(params, rows, key, *, model, config):
   """
   x, label, t, r, eps = rows
   z, v = paths.add_noise(path(config), x, t, eps), eps - x
-
-  def u_of(z, r, t):
-    how = dict(train=True, rngs={'dropout': key})
-    return average_velocity(model, params, z, r, t, label, config, **how)
-
+  how = dict(label=label, config=config, train=True, rngs={'dropout': key})
+  u_of = functools.partial(average_velocity, model, params, **how)
   with ops.forward_mode():
     along = v, jnp.zeros_like(r), jnp.ones_like(t)
     u, du_dt = jax.jvp(u_of, (z, r, t), along)
@@ -134,19 +142,9 @@ def train_step(state, batch, rng, *, config, axis_name=None):
   t, r = draw_times(keys, (len(x),), config, axis_name)
   eps = draws.normal(keys['eps'], x.shape, axis_name)
   label = drop_labels(batch.get('label'), keys['label'], config, axis_name)
-  net, metrics = update(
-    state.net,
-    functools.partial(loss_fn, model=model, config=config),
-    (x, label, t, r, eps),
-    keys['dropout'],
-    name='net',
-    optimizer=model.optimizer,
-    step=state.step,
-    accumulate=config.train.accumulate,
-    ema_decay=config.ema_decay,
-    axis_name=axis_name,
-  )
-  return state.replace(step=state.step + 1, net=net), metrics
+  loss = functools.partial(loss_fn, model=model, config=config)
+  rows = x, label, t, r, eps
+  return _denoising.update(state, loss, rows, keys['dropout'], model, config, axis_name)
 
 
 def denoiser(params, label, *, config):

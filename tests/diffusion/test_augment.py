@@ -81,7 +81,7 @@ def test_kinds_can_be_left_out_and_the_others_keep_their_draws():
 
 def test_the_draws_do_not_depend_on_the_number_of_devices():
   key = jax.random.key(1)
-  kinds = ('y_flip', 'translation')
+  kinds = ('y_flip', 'rotation', 'translation')
   draw = lambda b, axis_name=None: augment.draw_transforms(key, b, 0.5, kinds, axis_name)
   parts = jax.pmap(lambda _: draw(4, 'batch'), axis_name='batch')(jnp.zeros(2))
   for a, b in zip(parts, draw(8), strict=True):

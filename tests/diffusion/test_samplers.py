@@ -705,6 +705,19 @@ def test_the_published_sub_sequences():
   assert times(1000, 50, 'quadratic')[:3].tolist() == [0, 0, 1]
   assert (np.diff(times(1000, 50, 'quadratic')) == 0).sum() == 1
   assert (np.diff(times(1000, 100, 'quadratic')) == 0).sum() == 4
+  # The released code of Improved DDPM.
+  even = times(1000, 250, 'even').tolist()
+  assert even[:4] == [0, 4, 8, 12] and even[-3:] == [991, 995, 999]
+  even = times(1000, 50, 'even').tolist()
+  assert even[:4] == [0, 20, 41, 61] and even[-3:] == [958, 979, 999]
+  even = times(4000, 100, 'even').tolist()
+  assert even[:3] == [0, 40, 81] and even[-3:] == [3918, 3959, 3999]
+  for steps in range(2, 1001):  # which adds up a stride in float64 and rounds, halves to even
+    index, indices = 0.0, []
+    for _ in range(steps):
+      indices.append(round(index))
+      index += 999 / (steps - 1)
+    assert times(1000, steps, 'even').tolist() == indices
   # Lin et al. 2023, table 2.
   assert times(1000, 10, 'trailing').tolist() == list(range(99, 1000, 100))
   assert times(1000, 7, 'trailing').tolist() == [142, 285, 428, 570, 713, 856, 999]
