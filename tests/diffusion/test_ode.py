@@ -23,8 +23,11 @@ PATHS = {
 }
 # One path that starts at alpha = 0 and one that does not; the others with the slow tests.
 EACH = pytest.mark.parametrize(
-  'name', [name if name in ('vp', 'linear') else pytest.param(name, marks=pytest.mark.slow)
-           for name in PATHS]
+  'name',
+  [
+    name if name in ('vp', 'linear') else pytest.param(name, marks=pytest.mark.slow)
+    for name in PATHS
+  ],
 )
 
 # Mixtures of Gaussians in the plane: weights [k], means [k, 2], covariances [k, 2, 2].
@@ -112,6 +115,18 @@ def test_samples_and_likelihoods_of_a_mixture(name):
   # Of the density at t_min, which on some of the paths is not yet that of the data.
   alpha, sigma = path.alpha(path.t_min), path.sigma(path.t_min)
   wanted = log_density(x, data, alpha, sigma)
-  print(name, counts[0][0], counts[1][0], np.abs(log_p - wanted).max() * bits, np.abs(log_p - log_density(x, data)).max() * bits,
-    np.abs(log_p - log_density(x, data)).mean() * bits,np.abs((log_p - log_density(x, data)).mean() )* bits,
-    np.abs(again-x).max(), made.mean(0)-moments(data)[0], np.cov(made.T)-moments(data)[1], np.abs(z.mean(0)), z.std(0), std)
+  print(
+    name,
+    counts[0][0],
+    counts[1][0],
+    np.abs(log_p - wanted).max() * bits,
+    np.abs(log_p - log_density(x, data)).max() * bits,
+    np.abs(log_p - log_density(x, data)).mean() * bits,
+    np.abs((log_p - log_density(x, data)).mean()) * bits,
+    np.abs(again - x).max(),
+    made.mean(0) - moments(data)[0],
+    np.cov(made.T) - moments(data)[1],
+    np.abs(z.mean(0)),
+    z.std(0),
+    std,
+  )
