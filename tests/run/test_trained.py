@@ -227,7 +227,7 @@ def test_encode_gives_latents_and_reconstructions(tmp_path, binarize):
     (lambda run: run.params('G'), "player='G': "),
     (lambda run: run.export(player='D'), "player='D': "),
     (lambda run: run.export(dtype='int8'), "dtype='int8': float32 or float16 is needed"),
-    (lambda run: run.encode(np.zeros((2, 8, 8, 1))), "encode: system 'ddpm' of "),
+    (lambda run: run.encode(np.zeros((2, 8, 8, 1))), 'encode: images are float64 (2, 8, 8, 1); '),
   ],
 )
 def test_a_user_error_is_one_line(run, call, message):
@@ -250,6 +250,8 @@ def test_errors_of_loading_are_one_line(digits, points, tmp_path, copy):
   assert f'no checkpoint of step 3 in {digits}/checkpoints; steps: [7]' == said(digits, 3)
   with pytest.raises(UserError, match='labels=0: samples of .* do not depend on labels'):
     gen_jax.load(points).sample(2, labels=0)
+  with pytest.raises(UserError, match="encode: system 'gan' of .* has no encoder"):
+    gen_jax.load(points).encode(np.zeros((2, 2), np.float32))
   broken = copy(digits)
   file = next((broken / 'checkpoints').glob('*/manifest.json'))
   file.write_bytes(file.read_bytes().replace(b'"step": 7', b'"step": 8'))
