@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax import config as configs
+from gen_jax import state as players
 from gen_jax.systems import find_system
 
 
@@ -61,7 +62,7 @@ def drawn_rows(monkeypatch, config, batch, key=0):
     return player, {}
 
   with monkeypatch.context() as patched:
-    patched.setattr(system, 'update', update)
+    patched.setattr(players, 'update', update)
     system.train_step(init(config, batch), batch, jax.random.key(key), config=config)
   return seen[0]
 

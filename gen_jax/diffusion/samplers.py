@@ -39,9 +39,9 @@ def _only(*names):
   return dict(when=('.sampler', names))
 
 
-def make_fields(sampler: str, steps: int | None, more: tuple[str, ...] = ()) -> dict:
+def make_fields(sampler: str, steps: int | str, more: tuple[str, ...] = ()) -> dict:
   """The rules of config.sample for a system whose defaults these are; `more`: samplers of its own,
-  with a number of steps.
+  with a number of steps. `steps` may be the path of a field with that number.
   """
   choice = functools.partial(fields.one_of, *more, *SAMPLERS)
   return {
@@ -50,11 +50,11 @@ def make_fields(sampler: str, steps: int | None, more: tuple[str, ...] = ()) -> 
     ),
     'sample.steps': fields.integer(
       1,
-      optional=True,
       default=steps,
+      same_as=steps if isinstance(steps, str) else None,
       smoke=5,
       meaning='N, times at which the net is evaluated (twice by heun, but for the last; 1 + '
-      'corrector steps times by predictor_corrector); None: all T of a discrete process',
+      'corrector steps times by predictor_corrector)',
       **_only(*more, *_FIXED_STEPS),
     ),
     'sample.spacing': fields.one_of(
@@ -145,7 +145,7 @@ def make_fields(sampler: str, steps: int | None, more: tuple[str, ...] = ()) -> 
     ),
     'eval.quick.steps': fields.integer(
       1,
-      default=min(steps or 20, 20),
+      default=20 if isinstance(steps, str) else min(steps, 20),
       smoke=5,
       meaning='sample.steps in quick evaluations',
       **_only(*more, *_FIXED_STEPS),
@@ -161,7 +161,7 @@ def check(config, path: Path) -> None:
 
   Raises:
     UserError: more steps than a discrete process has, more intermediate images than there are
-      evaluations, no number of steps for a continuous path, or images of `ode`.
+      evaluations, intermediate images of `ode`, or noise levels that are out of order.
   """
   used = ['sample'] + ['eval.quick'] * (config.eval.every_steps is not None)
   for group in used:
@@ -173,15 +173,18 @@ def check(config, path: Path) -> None:
           f"before it runs; with {name}.sampler='ode', 0 is needed"
         )
       continue
-    if isinstance(path, Discrete):
-      spacing = spacing_of(c.sampler, config.sample.spacing, path)
-      if c.steps is not None and c.steps > path.steps and spacing in _BY_INDEX:
-        raise UserError(
-          f'{name}.steps={c.steps}: at most config.diffusion.steps={path.steps} is possible'
-        )
-    elif c.steps is None:
-      raise UserError(f'{name}.steps=None: this path has no steps of its own, a number is needed')
-    taken = _rows(c, c.steps or path.steps, config.sample.corrector_steps)
+    spacing = spacing_of(c.sampler, config.sample.spacing, path)
+    if isinstance(path, Discrete) and c.steps > path.steps and spacing in _BY_INDEX:
+      raise UserError(
+        f'{name}.steps={c.steps}: at most config.diffusion.steps={path.steps} is possible'
+      )
+    least = max(path.ratio(np.float64(path.t_last)), 0.002)
+    if spacing == 'karras' and config.sample.sigma_max <= least:
+      raise UserError(
+        f'config.sample.sigma_max={config.sample.sigma_max:g}: more than {least:.2g} is needed, '
+        'where samplers end'
+      )
+    taken = _rows(c, c.steps, config.sample.corrector_steps)
     if c.intermediates > taken:
       raise UserError(
         f'{name}.intermediates={c.intermediates}: the sampler takes {taken} steps, and at '

@@ -33,7 +33,7 @@ FIELDS = {
     'predicts what config.diffusion.prediction names: (x_t, t, label)',
     ema_decay=0.9999,
     sampler='ancestral',
-    steps=None,
+    steps='diffusion.steps',
   ),
   **process.FIELDS,
   'eval.likelihood': fields.one_of(

@@ -213,28 +213,30 @@ def test_outside_of_the_interval_only_the_plain_net_is_evaluated():
   assert guidance.within(plain, plain, path, (1.0, 2.0)) is plain
 
 
-@pytest.mark.parametrize('trained_on', [EDM(), Linear(), DDPM], ids=['edm', 'linear', 'ddpm'])
-@pytest.mark.parametrize('path', [EDM(), Linear(), DDPM], ids=['edm', 'linear', 'ddpm'])
+@pytest.mark.parametrize(
+  ('path', 'trained_on'),
+  [(EDM(), DDPM), (Linear(), EDM()), (Linear(), DDPM), (DDPM, Linear())],
+  ids=['edm-ddpm', 'linear-edm', 'linear-ddpm', 'ddpm-linear'],
+)
 def test_autoguidance_by_a_net_on_any_path(path, trained_on):
-  """A weak net that knows wider components pushes samples to the middle of each. Here it is exact,
-  so that one on another path pushes as the same net on this one does.
+  """A weak net knows wider components. The ODE of two Gaussians with spreads s and S has the closed
+  form x ~ (s^2 + sigma^2)^{w/2} (S^2 + sigma^2)^{(1-w)/2}, so that s^w S^{1-w} is left of S.
   """
-  label = jnp.arange(2000) % 2
-  grid = samplers.make_grid(path, 30, 'karras')
-  wide = 1.3 * SPREADS
+  label = jnp.arange(1000) % 2
+  grid = samplers.make_grid(path, 40, 'karras')
+  wide, w = 1.3 * SPREADS, 1.5
 
-  def draw(weak, w=1.5):
+  def draw(weak):
     guided = guidance.extrapolated(exact(path, label), weak, w)
-    return run(samplers.heun(grid), guided, noise(path, grid, 2000))[:, 0]
+    return run(samplers.heun(grid), guided, noise(path, grid, 1000))[:, 0]
 
   x = draw(denoise_on(path, exact(trained_on, label, wide), trained_on))
   np.testing.assert_allclose(x, draw(exact(path, label, wide)), atol=0.01)
   for y in (0, 1):
+    start = noise(path, grid, 1000)[label == y] / path.prior_std(grid.t[0])
     assert x[label == y].mean() == pytest.approx(MEANS[y], abs=0.02)
-    assert x[label == y].std() < 0.85 * SPREADS[y]
-  # Against a net that is the same, nothing is left.
-  same = denoise_on(path, exact(trained_on, label), trained_on)
-  np.testing.assert_allclose(draw(same), draw(same, w=1.0), atol=0.01)
+    expected = SPREADS[y] * 1.3 ** (1 - w)
+    assert x[label == y].std() == pytest.approx(expected * start.std(), rel=0.05)
 
 
 # --- The gradient of a net ------------------------------------------------------------------------

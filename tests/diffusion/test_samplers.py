@@ -129,6 +129,15 @@ def program(name):
   return jax.jit(draw, compiler_options={'xla_backend_optimization_level': 2})
 
 
+def on_gaussian(name, method, path, kind, x, key):
+  """The result of a method whose net makes exact predictions of this kind."""
+  t = method.rows['t']
+  rows = {k: np.asarray(v, bool if v.dtype == bool else np.float32) for k, v in method.rows.items()}
+  alphas, sigmas = np.float32(path.alpha(t)), np.float32(path.sigma(t))
+  kind = predictions.KINDS.index(kind)
+  return program(name)(rows, alphas, sigmas, kind, np.float32(x), jax.random.key(key))
+
+
 def moments(name, path, kind, n, steps):
   """Mean and covariance of n samples, from starts whose moments are exact."""
   steps = 60 if name in ('dpm', 'heun') else steps
@@ -138,20 +147,10 @@ def moments(name, path, kind, n, steps):
   elif isinstance(path, Discrete) and name == 'euler_maruyama':
     steps = 500  # the last betas of cosine are large
   method = method_of(name, path, steps, spacing)
-  t = method.rows['t']
   start = np.random.default_rng(0).standard_normal((n, 2))
   start -= start.mean(0)
   start = start @ np.linalg.inv(np.linalg.cholesky(np.cov(start.T))).T
-  start = np.float32(path.prior_std(t[0]) * start)
-  rows = {k: np.asarray(v, bool if v.dtype == bool else np.float32) for k, v in method.rows.items()}
-  x = program(name)(
-    rows,
-    np.float32(path.alpha(t)),
-    np.float32(path.sigma(t)),
-    predictions.KINDS.index(kind),
-    start,
-    jax.random.key(1),
-  )
+  x = on_gaussian(name, method, path, kind, path.prior_std(method.rows['t'][0]) * start, key=1)
   x = np.asarray(x, np.float64)
   return x.mean(0), np.cov(x.T)
 
@@ -487,6 +486,19 @@ def test_two_forms_of_one_step(path):
       np.testing.assert_array_equal(rows[:, -1], [1, 0, 0])
 
 
+def test_from_alpha_0_solvers_of_the_sde_do_a_step_of_ddim():
+  grid = samplers.make_grid(Linear(), 4, 'trailing')
+  expected = in_predictions(samplers.ddim(grid).rows, grid)[:, 0]
+  np.testing.assert_allclose(expected, [0.25, 0.75, 0])
+  euler = in_predictions(samplers.euler_maruyama(grid).rows, grid)
+  np.testing.assert_allclose(euler[:, 0], expected)
+  assert (euler[2, 1:-1] > 0).all()
+  rows = samplers.predictor_corrector(grid).rows
+  assert rows['step'][0] == 0 and rows['step'][2] > 0
+  predictor = {name: rows[name][1::2] for name in ('x', 'x_0', 'eps', 'noise')}
+  np.testing.assert_allclose(in_predictions(predictor, grid)[:, 0], expected)
+
+
 def test_heun_without_its_corrections_is_ddim():
   grid = samplers.make_grid(VP(), 9, 'uniform')
   rows, ddim = samplers.heun(grid).rows, samplers.ddim(grid).rows
@@ -534,23 +546,17 @@ def test_the_result_is_the_last_prediction_of_x_0(name):
 
 @pytest.mark.parametrize('name', METHODS)
 def test_one_step_is_possible_on_every_path(name):
-  for kind, path in zip('v x_0 v x_0 v v velocity'.split(), PATHS.values(), strict=True):
+  kinds = ('v', 'x_0', 'v', 'x_0', 'v', 'v', 'velocity')
+  for kind, path in zip(kinds, PATHS.values(), strict=True):
     method = method_of(name, path, 1)
     t = method.rows['t']
     assert len(t) == (2 if name == 'predictor_corrector' else 1)
     x = path.prior_std(t[0]) * np.array([[0.3, -0.7], [1.0, 0.2]], np.float32)
-    alpha, sigma = (np.full(2, f(t[0]), np.float32) for f in (path.alpha, path.sigma))
-    found = program(name)(
-      {k: np.asarray(v, bool if v.dtype == bool else np.float32) for k, v in method.rows.items()},
-      np.full(len(t), alpha[0]),
-      np.full(len(t), sigma[0]),
-      predictions.KINDS.index(kind),
-      np.float32(x),
-      jax.random.key(0),
-    )
+    found = on_gaussian(name, method, path, kind, x, key=0)
     if name in ('heun_churn', 'predictor_corrector'):
       assert np.isfinite(found).all()
     else:
+      alpha, sigma = (np.full(2, f(t[0]), np.float32) for f in (path.alpha, path.sigma))
       np.testing.assert_allclose(found, gaussian(x, alpha, sigma).x_0, rtol=1e-3, atol=1e-3)
 
 
@@ -910,14 +916,15 @@ def test_clipping_keeps_x0_in_range(name):
 
 def test_clipped_ddim_takes_the_noise_that_belongs_to_the_clipped_x0():
   denoise = samplers.clipped(of_eps(SHORT, zero_eps), SHORT)
-  found, _ = run(method_of('ddim', SHORT, 8), denoise, np.full((1, 1), 5.0))
+  _, kept = run(method_of('ddim', SHORT, 8), denoise, np.full((1, 1), 5.0), keep=8)
   signal, noise = np.sqrt(SHORT.alpha_bars), np.sqrt(1 - SHORT.alpha_bars)
-  x = 5.0
+  x, expected = 5.0, []
   for i in range(7, -1, -1):
     x_0 = np.clip(x / signal[i], -1, 1)
     eps = (x - signal[i] * x_0) / noise[i]
     x = x_0 if i == 0 else signal[i - 1] * x_0 + noise[i - 1] * eps
-  np.testing.assert_allclose(found, x, rtol=1e-5)
+    expected.append(x)
+  np.testing.assert_allclose(kept[:, 0, 0], expected, rtol=1e-5)
 
 
 def test_only_ancestral_sampling_clips_unless_it_is_said():

@@ -35,18 +35,18 @@ ADM_BLOCK = dict(
 ADM_ATTENTION = dict(norm='norm', qkv='qkv', out='proj_out')
 
 
-def song_names():
-  """Ours -> theirs, for two levels with one block each."""
-  names = {
-    **dict(emb1='map_layer0', emb2='map_layer1', augment='map_augment'),
-    **{'class': 'map_label', 'conv_in': 'enc.8x8_conv', 'input1': 'enc.4x4_aux_residual'},
-    **dict(norm_out='dec.8x8_aux_norm', conv_out='dec.8x8_aux_conv'),
-  }
-  blocks = {
-    **dict(down0_0='enc.8x8_block0', down1='enc.4x4_down', down1_0='enc.4x4_block0'),
-    **dict(mid1='dec.4x4_in0', mid2='dec.4x4_in1', up0='dec.8x8_up'),
-    **{f'up{1 - i}_{j}': f'dec.{4 + 4 * i}x{4 + 4 * i}_block{j}' for i in (0, 1) for j in (0, 1)},
-  }
+def song_names(levels=2):
+  """Ours -> theirs, for levels with one block each."""
+  names = dict(emb1='map_layer0', emb2='map_layer1', augment='map_augment', conv_in='enc.8x8_conv')
+  names |= {'class': 'map_label', 'norm_out': 'dec.8x8_aux_norm', 'conv_out': 'dec.8x8_aux_conv'}
+  blocks = {}
+  for level in range(levels):
+    size = f'{8 // 2**level}x{8 // 2**level}'
+    names[f'input{level}'] = f'enc.{size}_aux_residual'
+    blocks |= {f'down{level}': f'enc.{size}_down', f'down{level}_0': f'enc.{size}_block0'}
+    blocks |= {f'up{level}_{i}': f'dec.{size}_block{i}' for i in (0, 1)}
+    blocks[f'up{level}'] = f'dec.{size}_up'
+  blocks |= dict(mid1=f'dec.{size}_in0', mid2=f'dec.{size}_in1')
   for block, theirs in blocks.items():
     names |= {f'{block}.{a}': f'{theirs}.{b}' for a, b in SONG_BLOCK.items()}
   return names
@@ -104,15 +104,24 @@ def weights(shapes, names, conv1d, qkv_axes):
   return jax.tree.map_with_path(one, shapes)
 
 
-SONG = functools.partial(SongUNet, 8, (1, 2), blocks=1, attention=(4,), augment_dim=9)
+SONG = functools.partial(
+  SongUNet, features=8, multipliers=(1, 2), blocks=1, attention=(4,), augment_dim=9
+)
 ADM_2 = functools.partial(ADM, 32, blocks=1, attention=(4,), heads=2, out_channels=6)
 SONG_WEIGHTS = (song_names(), False, ('channels', 'qkv', 'heads'))
 CASES = {
   'ddpmpp': (SONG(num_classes=3), ('label', 'augment'), *SONG_WEIGHTS),
   'ncsnpp': (
-    SONG(embedding='fourier', noise_width=2, residual_input=True, taps=(1, 3, 3, 1)),
+    SONG(
+      multipliers=(1, 2, 2),
+      embedding='fourier',
+      noise_width=2,
+      residual_input=True,
+      taps=(1, 3, 3, 1),
+    ),
     ('augment',),
-    *SONG_WEIGHTS,
+    song_names(levels=3),
+    *SONG_WEIGHTS[1:],
   ),
   'mean_flow': (
     SONG(noise_width=2, taps=(1, 3, 3, 1)),

@@ -18,6 +18,7 @@ FIXTURE = pathlib.Path(__file__).parent / 'fixtures' / 'unets.npz'
 SIZE, LABELS, AUGMENT = 8, 3, 9
 SONG = dict(model_channels=8, channel_mult=[1, 2], num_blocks=1, attn_resolutions=[4])
 NCSNPP = dict(
+  channel_mult=[1, 2, 2],
   embedding_type='fourier',
   channel_mult_noise=2,
   encoder_type='residual',
@@ -84,7 +85,7 @@ def main(edm, improved_diffusion, flow_matching, meanflow):
   with torch.no_grad():
     labelled = set_weights(net(**song, label_dim=LABELS))
     results['ddpmpp'] = labelled(x, t, hot, augment)
-    results['ncsnpp'] = set_weights(net(**song, **NCSNPP))(x, t, None, augment)
+    results['ncsnpp'] = set_weights(net(**{**song, **NCSNPP}))(x, t, None, augment)
     net = module(pathlib.Path(meanflow) / 'meanflow', 'models.unet').SongUNet
     fir = dict(channel_mult_noise=2, resample_filter=[1, 3, 3, 1])
     results['mean_flow'] = set_weights(net(**song, **fir))(x, (t, h), augment)
