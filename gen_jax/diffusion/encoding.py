@@ -9,6 +9,7 @@ O(1/N) for `ddim` and O(1/N^2) for `heun`. `ode` has the error of its tolerance.
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gen_jax.diffusion import ode, samplers
@@ -101,3 +102,21 @@ def decode(denoise: Denoise, z, path: Path, c) -> jax.Array:
   if c.sampler == 'ode':
     return ode.sample(denoise, x, path, c.tolerance)[0]
   return samplers.run(samplers.make_method(c, path), denoise, x, None)[0]
+
+
+# --- Between encodings ----------------------------------------------------------------------------
+
+
+def slerp(a, b, share: float) -> jax.Array:
+  """Spherical linear interpolation (Shoemake 1985; Song, Meng and Ermon 2020, Eq. 67): `share` of
+  the way from a to b, [n, ...] each, row by row, along the arc between their directions. Between
+  independent encodings it keeps their length, which a straight line does not.
+  """
+
+  def dot(x, y):
+    return jnp.sum(x * y, tuple(range(1, x.ndim)), keepdims=True)
+
+  cosine = dot(a, b) / jnp.sqrt(dot(a, a) * dot(b, b))
+  # Of nearly parallel vectors the arc is a straight line; an angle of 0 would be 0 / 0.
+  angle = jnp.maximum(jnp.arccos(jnp.clip(cosine, -1, 1)), 1e-3)
+  return (jnp.sin((1 - share) * angle) * a + jnp.sin(share * angle) * b) / jnp.sin(angle)
