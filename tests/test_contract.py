@@ -60,6 +60,7 @@ class Case:
     self.sample = self._compiled('sample')
     self.evaluate = self._compiled('evaluate')
     self.encode = self._compiled('encode')
+    self.decode = self._compiled('decode')
     self.state = self.init(INIT_KEY, self.batch)
     self.after, self.metrics = self.step(self.state, self.batch, STEP_KEY)
 
@@ -280,6 +281,9 @@ def test_codes_and_reconstructions_are_of_each_example(case):
   assert set(found) == {'z', 'reconstruction'}
   assert len(found['z']) == case.config.train.batch_size
   assert found['reconstruction'].shape == case.held_out['image'].shape
+  if case.decode is not None:
+    again = case.decode(case.after, found['z'], case.held_out)['image']
+    np.testing.assert_allclose(again, found['reconstruction'], atol=1e-4)
 
 
 def run_steps(case, mode, devices, steps=2, fsdp=1):

@@ -31,8 +31,8 @@ RUNS = {
   'edm_ring': FEW,
   'flow_ring': FEW,
   'mean_flow_ring': FEW,
-  'ddpm_digits': FEW,
-  'edm_digits': FEW,
+  'ddpm_digits': FEW | {'diffusion.steps': '20', 'eval.ode_tolerance': '0.01'},
+  'edm_digits': FEW | {'eval.ode_tolerance': '0.01'},
   'edm_digits_weak': FEW | {'net.features': '4', 'net.groups': '2'},
   'noisy_classifier_digits': {},
 }

@@ -3,19 +3,20 @@ backwards over its own times (Song, Meng and Ermon 2020, arXiv 2010.02502, secti
 
 With X = x / alpha and r = sigma / alpha the ODE is dX/dr = eps (Song, Meng and Ermon, Eq. 14;
 Karras et al. 2022, arXiv 2206.00364, Eq. 4). DDIM is Euler's method for it, and EDM's sampler
-Heun's. Backwards the steps are the same, but each evaluates the net where it starts, while the step
-that it inverts did where it ended up: what `decode` makes of an encoding differs from the data by
-O(1/N) for `ddim` and O(1/N^2) for `heun`. `ode` has the error of its tolerance.
+Heun's. Backwards the steps are the same, but DDIM evaluates the net where a step starts, which is
+where the step that it inverts ends: what `decode` makes of an encoding of N steps differs from the
+data by O(1/N). For `heun` it is O(1/N^3), as the leading errors of the two directions cancel. `ode`
+has the error of its tolerance.
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gen_jax.diffusion import ode, samplers
 from gen_jax.diffusion.paths import Denoise, Path
 from gen_jax.diffusion.samplers import DETERMINISTIC, Grid, Method
 from gen_jax.errors import UserError
-
 
 # Fields of samplers that may add noise.
 _NOISE = {'ddim': 'eta', 'heun': 'churn', 'dpm_solver_pp': 'stochastic'}
@@ -29,9 +30,7 @@ def check(c, allowed=DETERMINISTIC, purpose: str = 'run backwards, from data to 
   """
   if c.sampler not in allowed:
     names = ' or '.join(map(repr, allowed))
-    raise UserError(
-      f'config.sample.sampler={c.sampler!r} cannot {purpose}; {names} is needed'
-    )
+    raise UserError(f'config.sample.sampler={c.sampler!r} cannot {purpose}; {names} is needed')
   name = _NOISE.get(c.sampler)
   if name is not None and c[name]:
     raise UserError(
@@ -101,3 +100,21 @@ def decode(denoise: Denoise, z, path: Path, c) -> jax.Array:
   if c.sampler == 'ode':
     return ode.sample(denoise, x, path, c.tolerance)[0]
   return samplers.run(samplers.make_method(c, path), denoise, x, None)[0]
+
+
+# --- Between encodings ----------------------------------------------------------------------------
+
+
+def slerp(a, b, share: float) -> jax.Array:
+  """Spherical linear interpolation (Shoemake 1985; Song, Meng and Ermon 2020, Eq. 67): `share` of
+  the way from a to b, [n, ...] each, row by row, along the arc between their directions. Between
+  independent encodings it keeps their length, which a straight line does not.
+  """
+
+  def dot(x, y):
+    return jnp.sum(x * y, tuple(range(1, x.ndim)), keepdims=True)
+
+  cosine = dot(a, b) / jnp.sqrt(dot(a, a) * dot(b, b))
+  # Of nearly parallel vectors the arc is a straight line; an angle of 0 would be 0 / 0.
+  angle = jnp.maximum(jnp.arccos(jnp.clip(cosine, -1, 1)), 1e-3)
+  return (jnp.sin((1 - share) * angle) * a + jnp.sin(share * angle) * b) / jnp.sin(angle)
