@@ -573,7 +573,11 @@ def test_an_evaluation_that_a_kill_prevented_is_made_up_for(tmp_path):
 
 
 def test_quick_evaluations_of_a_diffusion_model_take_few_steps():
-  changes = {'sample.sampler': 'ancestral', 'sample.steps': None, 'eval.quick.steps': 7}
+  changes = {
+    'sample.sampler': 'ancestral',
+    'sample.steps': 'diffusion.steps',
+    'eval.quick.steps': 7,
+  }
   config, system = load(DIGITS, **changes)
   assert contract.sampling(config, system).evaluations == 40
   quick = contract.quick(config)

@@ -308,7 +308,7 @@ def test_the_learned_variance_lies_between_its_bounds(variance):
   expected = (1 + variance) / 2 * np.log(BETAS) + (1 - variance) / 2 * np.log(tilde)
   np.testing.assert_allclose(found, np.tile(expected[:, None], 3), rtol=1e-5)
   if variance:
-    drawing = dict(sample__sampler='ancestral', sample__steps=None)
+    drawing = dict(sample__sampler='ancestral', sample__steps=12)
     fixed = with_variance(sample__variance='large' if variance > 0 else 'small', **drawing)
     images = sample(init(fixed), fixed, n=50)['image']
     learned = with_variance(variance=variance, sample__variance='learned', **drawing)
@@ -393,8 +393,8 @@ def test_the_options_of_the_samplers_arrive():
     {'sample__eta': 1.0, 'sample__clip': True},
     {'sample__steps': 12},
     {'sample__spacing': 'quadratic'},
-    {'sample__sampler': 'ancestral', 'sample__steps': None},
-    {'sample__sampler': 'ancestral', 'sample__steps': None, 'sample__variance': 'small'},
+    {'sample__sampler': 'ancestral', 'sample__steps': 12},
+    {'sample__sampler': 'ancestral', 'sample__steps': 12, 'sample__variance': 'small'},
   ]
   # Little noise, so that the pictures are seldom cut to [-1, 1].
   tame = dict(diffusion__beta_max=0.02, sample__steps=6)
@@ -486,7 +486,7 @@ def test_a_class_conditional_unet():
     # There are only so many pictures of the way.
     ({'sample__intermediates': 5}, 'config.sample.intermediates=5.*4'),
     (
-      {'sample__sampler': 'ancestral', 'sample__steps': None, 'sample__intermediates': 13},
+      {'sample__sampler': 'ancestral', 'sample__steps': 12, 'sample__intermediates': 13},
       'config.sample.intermediates=13.*12',
     ),
     (

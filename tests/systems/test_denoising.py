@@ -157,7 +157,7 @@ def test_evaluations_are_counted_with_those_of_guidance():
   assert count() == 4
   assert count(sample__sampler='heun') == 7
   assert count(sample__sampler='predictor_corrector', sample__corrector_steps=2) == 12
-  assert count(sample__steps=None) == 50
+  assert count(sample__steps='diffusion.steps') == 50
   assert count(sample__guidance__w=1.0) == 8
   assert count(**weak) == 8
   assert count(**weak, sample__guidance__weak_w=1.0) == 4
@@ -265,8 +265,11 @@ def test_a_classifier_of_ddpm_guides_an_edm_and_a_flow(system, net):
       {'sample.variance': 'learned'},
       "config.sample.variance='learned': config.diffusion.learned_variance=False",
     ),
-    ('edm', {'sample.steps': None}, 'config.sample.steps=None: .* a number is needed'),
-    ('mean_flow', {'sample.steps': None}, 'config.sample.steps=None: .* a number is needed'),
+    (
+      'flow_matching',
+      {'sample': dict(sampler='heun', sigma_max=1e-4)},
+      'config.sample.sigma_max=0.0001: more than 0.002 is needed',
+    ),
     (
       'score_sde',
       {'sample': dict(sampler='ode', intermediates=3)},
@@ -287,11 +290,14 @@ def test_contradictions_are_one_line(system, changes, message):
   assert '\n' not in str(error.value)
 
 
-def test_fewer_than_no_guidance_is_no_value():
+def test_values_that_are_out_of_range():
   with pytest.raises(UserError, match='config.sample.guidance.w=-1.0'):
     make_config('edm', {'sample.guidance.w': -1.0})
   with pytest.raises(UserError, match='config.sample.guidance.weak_w=0.5'):
     make_config('edm', {'sample.guidance': dict(weak_run='runs/w', weak_w=0.5)})
+  for system in ('edm', 'ddpm'):
+    with pytest.raises(UserError, match='config.sample.steps=None'):
+      make_config(system, {'sample.steps': None})
   with pytest.raises(UserError, match='config.sample.tolerance=1e-08'):
     make_config('edm', {'sample': dict(sampler='ode', tolerance=1e-8)})
 
