@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 def get_config():
   config = dict(
     system='edm',
-    data=dict(name='fashion_mnist', shape=(28, 28, 1), flip=0.0, num_classes=10),
+    data=dict(name='fashion_mnist', shape=(28, 28, 1), num_classes=10),
     net=dict(
       name='unet.UNet',
       features=32,
@@ -27,7 +27,8 @@ def get_config():
     ),
     label_drop=0.1,
     ema_decay=0.9995,
-    optim=dict(lr=1e-3, schedule='cosine', warmup_steps=200, clip_norm=20.0),
+    edm=dict(sigma_data=0.7),
+    optim=dict(lr=1e-3, schedule='cosine', warmup_steps=200),
     train=dict(steps=24_000, batch_size=32, log_steps=50, checkpoint_steps=500),
     sample=dict(sampler='heun', steps=18),
     eval=dict(num_reference=10_000, held_out_examples=128),

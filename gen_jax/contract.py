@@ -11,6 +11,7 @@ and optionally
     sample(state, given, rng, *, config)    -> {name: float32 [n, ...] or [n, m, ...]}
     evaluate(state, batch, rng, *, config)  -> {name: [b] or [b, k]}
     encode(state, batch, rng, *, config)    -> {'z': [b, ...], 'reconstruction': [b, ...]}
+    decode(state, z, given, *, config)      -> {'image': [n, ...]}
 
 `sample` returns one image (or point) for each row of `given` as 'image', in [-1, 1], and under
 other names additional images of each sample: one, or a sequence of m. Every name is written as an
@@ -24,6 +25,10 @@ names, such as ('image',), by row number.
 the module, describes each that it may return; the first one represents the system in comparisons.
 Values [b] become a row with mean and standard error; values [b, k] a file and a plot of their means
 against k.
+
+`encode` returns a latent of each example of a batch (`image`, and `label` where samples depend on
+labels), and what becomes of it, in [-1, 1]. `decode` makes images of latents z [n, ...], with the
+labels in `given`; it raises a UserError for a z of another shape.
 
 `METRICS`, {'player/name': meaning} of the module, describes the metrics of `train_step` that the
 system computes, without those that `state.update` adds.

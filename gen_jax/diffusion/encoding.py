@@ -3,9 +3,10 @@ backwards over its own times (Song, Meng and Ermon 2020, arXiv 2010.02502, secti
 
 With X = x / alpha and r = sigma / alpha the ODE is dX/dr = eps (Song, Meng and Ermon, Eq. 14;
 Karras et al. 2022, arXiv 2206.00364, Eq. 4). DDIM is Euler's method for it, and EDM's sampler
-Heun's. Backwards the steps are the same, but each evaluates the net where it starts, while the step
-that it inverts did where it ended up: what `decode` makes of an encoding differs from the data by
-O(1/N) for `ddim` and O(1/N^2) for `heun`. `ode` has the error of its tolerance.
+Heun's. Backwards the steps are the same, but DDIM evaluates the net where a step starts, which is
+where the step that it inverts ends: what `decode` makes of an encoding of N steps differs from the
+data by O(1/N). For `heun` it is O(1/N^3), as the leading errors of the two directions cancel. `ode`
+has the error of its tolerance.
 """
 
 import jax
@@ -16,7 +17,6 @@ from gen_jax.diffusion import ode, samplers
 from gen_jax.diffusion.paths import Denoise, Path
 from gen_jax.diffusion.samplers import DETERMINISTIC, Grid, Method
 from gen_jax.errors import UserError
-
 
 # Fields of samplers that may add noise.
 _NOISE = {'ddim': 'eta', 'heun': 'churn', 'dpm_solver_pp': 'stochastic'}
@@ -30,9 +30,7 @@ def check(c, allowed=DETERMINISTIC, purpose: str = 'run backwards, from data to 
   """
   if c.sampler not in allowed:
     names = ' or '.join(map(repr, allowed))
-    raise UserError(
-      f'config.sample.sampler={c.sampler!r} cannot {purpose}; {names} is needed'
-    )
+    raise UserError(f'config.sample.sampler={c.sampler!r} cannot {purpose}; {names} is needed')
   name = _NOISE.get(c.sampler)
   if name is not None and c[name]:
     raise UserError(

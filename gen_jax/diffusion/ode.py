@@ -124,9 +124,7 @@ def encode(denoise: Denoise, x, path: Path, tolerance: float) -> jax.Array:
   """
   alpha, sigma = (np.float32(a(np.float64(path.t_last))) for a in (path.alpha, path.sigma))
   eps = denoise(x, jnp.full(len(x), path.t_last, jnp.float32)).eps
-  return transport(
-    denoise, alpha * x + sigma * eps, path, path.t_last, path.t_max, tolerance
-  )[0]
+  return transport(denoise, alpha * x + sigma * eps, path, path.t_last, path.t_max, tolerance)[0]
 
 
 def log_likelihood(
@@ -229,7 +227,7 @@ def _offset(config) -> float:
 def evaluate(denoise: Denoise, x_0, rng, path: Path, config) -> dict:
   """-log p of each example, with the settings of config.eval. 8-bit images are dequantised with
   uniform noise, one draw for each example, so that in expectation the probability of an image is at
-  least the one found (Theis et al. 2016, arXiv 1511.01844, Eq. 3 to 5).
+  least the one found (Theis et al. 2016, arXiv 1511.01844, section 3.1).
 
   Args:
     denoise: the net.

@@ -6,7 +6,6 @@ arrays are placed on all devices, without the optimisers, which only training ne
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -242,14 +241,15 @@ class Run:
       self._programs['sample', config] = state, sampling.make_sampler(config, self._system)
     state, draw = self._programs['sample', config]
     if labels is not None:
-      if contract.asked_labels(config, self._system, state, n) is None:
-        raise UserError(
-          f'labels={labels!r}: samples of {self.path} do not depend on labels, None is needed'
-        )
-      labels = self._labels(labels, n)
+      depends = contract.asked_labels(config, self._system, state, n) is not None
+      labels = self._labels(labels, n, depends)
     return draw(state, key, n, labels=labels)['image']
 
-  def _labels(self, labels, n: int) -> np.ndarray:
+  def _labels(self, labels, n: int, depends: bool) -> np.ndarray:
+    if not depends:
+      raise UserError(
+        f'labels={labels!r}: samples of {self.path} do not depend on labels, None is needed'
+      )
     classes = self.config.data.num_classes
     found = np.asarray(labels)
     if found.dtype.kind not in 'iu' or found.shape not in ((), (n,)):
@@ -282,22 +282,27 @@ class Run:
     config = self._with('sample', {k: fields[k] for k in mine}, config)
     return evaluate.score_state(config, Workdir(self.path), self.manifest, self.state)
 
-  def encode(self, images, seed: int = 0) -> dict[str, np.ndarray]:
+  def encode(self, images, labels=None, seed: int = 0, **fields) -> dict[str, np.ndarray]:
     """Latents of images, by the system's `encode`.
 
     Args:
       images: uint8 [n, h, w, c], which are binarised where the run's data are; or float32 in
         [-1, 1] ([n, 2] for points).
+      labels: their classes, one int or [n] of them; None where samples do not depend on labels.
       seed: of random draws in the encoder.
+      **fields: other fields of config.sample, e.g. `sampler='ddim', steps=50`.
 
     Returns:
       What the system gives: 'z' float32 [n, ...] and perhaps 'reconstruction', uint8 as images are.
 
     Raises:
-      UserError: the system has no encoder, or the images differ from its data in shape or dtype.
+      UserError: the system has no encoder, or not with these fields; the images differ from its
+        data in shape or dtype; or labels are missing, or not used.
+      Diverged: what it gives is not finite.
     """
-    if not hasattr(self._system, 'encode'):
-      raise UserError(f'encode: system {self.config.system!r} of {self.path} has no encoder')
+    from gen_jax import sample as sampling
+
+    config = self._having('encode', 'encoder', fields)
     shape = tuple(self.config.data.shape)
     images = np.asarray(images)
     if images.shape[1:] != shape or not len(images) or images.dtype not in (np.uint8, np.float32):
@@ -308,23 +313,74 @@ class Run:
     if images.dtype == np.uint8:
       images = binarize(images) if self.config.data.binarize == 'static' else images
       images = data.from_pixels(images, self.config.data.dequantize)
-    if 'encode' not in self._programs:
-      self._programs['encode'] = compilation.ShardedForward(
-        functools.partial(self._system.encode, config=self.config)
-      )
-    size, parts = self.config.sample.batch_size, []
     key = jax.random.fold_in(jax.random.key(seed), ENCODE)
-    for i, start in enumerate(range(0, len(images), size)):
+
+    def encode(state, batch, rng):
+      return self._system.encode(state, batch, rng, config=config)
+
+    made = self._in_blocks(encode, config, 'image', images, labels, key)
+    if 'reconstruction' in made:
+      made['reconstruction'] = sampling.as_data(made['reconstruction'], config)
+    return made
+
+  def decode(self, z, labels=None, **fields) -> np.ndarray:
+    """Images of latents such as those of `encode`, by the system's `decode`.
+
+    Args:
+      z: [n, ...], as `encode` gives them.
+      labels: as in `encode`.
+      **fields: other fields of config.sample, e.g. `sampler='ddim', steps=50`.
+
+    Returns:
+      uint8 [n, h, w, c], or float32 [n, 2] for two-dimensional points.
+
+    Raises:
+      UserError: the system has no decoder, or not with these fields; z has another shape; or labels
+        are missing, or not used.
+      Diverged: the images are not finite.
+    """
+    from gen_jax import sample as sampling
+
+    config = self._having('decode', 'decoder', fields)
+    z = np.asarray(z)
+    if z.ndim < 2 or not len(z) or z.dtype.kind not in 'fiu':
+      raise UserError(f'decode: z is {z.dtype} {z.shape}; numbers [n, ...] are needed')
+
+    def decode(state, batch, rng):
+      del rng
+      return self._system.decode(state, batch.pop('z'), batch, config=config)
+
+    made = self._in_blocks(decode, config, 'z', np.float32(z), labels, jax.random.key(0))
+    return sampling.as_data(made['image'], config)
+
+  def _having(self, name: str, what: str, fields: Mapping):
+    """The config with other values of config.sample, for a system that has the function `name`."""
+    if not hasattr(self._system, name):
+      raise UserError(f'{name}: system {self.config.system!r} of {self.path} has no {what}')
+    return self._with('sample', fields)
+
+  def _in_blocks(self, f, config, name: str, rows, labels, key) -> dict[str, np.ndarray]:
+    """f(state, {name: rows and, if any, 'label'}, key), by config.sample.batch_size rows."""
+    if (f.__name__, config) not in self._programs:
+      state, _ = attach(self.state, config, contract.check(config))
+      self._programs[f.__name__, config] = state, compilation.ShardedForward(f)
+    state, program = self._programs[f.__name__, config]
+    size, n, parts, given = config.sample.batch_size, len(rows), [], {name: rows}
+    depends = contract.asked_labels(config, self._system, state, n) is not None
+    if depends and labels is None:
+      raise UserError(
+        f'labels=None: samples of {self.path} depend on labels; an integer, or {n} of them, are '
+        'needed'
+      )
+    if labels is not None:
+      given['label'] = self._labels(labels, n, depends)
+    for i, start in enumerate(range(0, n, size)):
       # The last block is padded, so that one program serves all blocks.
-      block = images[start : start + size]
-      batch = {'image': jnp.asarray(np.resize(block, (size, *shape)))}
-      made = self._programs['encode'](self.state, batch, jax.random.fold_in(key, i))
-      parts.append({name: np.asarray(x)[: len(block)] for name, x in made.items()})
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    if 'reconstruction' in joined and len(shape) == 3:
-      pixels = data.to_pixels(joined['reconstruction'], self.config.data.dequantize)
-      joined['reconstruction'] = pixels
-    return joined
+      blocks = {name: array[start : start + size] for name, array in given.items()}
+      batch = {k: jnp.asarray(np.resize(v, (size, *v.shape[1:]))) for k, v in blocks.items()}
+      made = program(state, batch, jax.random.fold_in(key, i))
+      parts.append({k: np.asarray(v)[: len(blocks[name])] for k, v in made.items()})
+    return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
 
   def export(self, out=None, player: str | None = None, dtype: str = 'float32'):
     """Writes the weights, with the config beside them, into a folder that `load` and the verbs read

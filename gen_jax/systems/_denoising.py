@@ -259,7 +259,13 @@ def encode(state: State, batch, rng, *, config) -> dict:
 
 
 def decode(state: State, z, given, *, config) -> dict:
-  """The images of encodings z [n, ...], given their labels, where the net is conditional."""
+  """The images of encodings z [n, ...], given their labels, where the net is conditional.
+
+  Raises:
+    UserError: the sampler adds noise, or z has another shape.
+  """
+  if z.shape[1:] != tuple(config.data.shape):
+    raise UserError(f'z is {z.shape}: {("n", *config.data.shape)} is needed')
   denoise, path = trained(state, given.get('label'), config), path_of(config)
   return {'image': jnp.clip(encoding.decode(denoise, z, path, config.sample), -1, 1)}
 

@@ -290,6 +290,19 @@ def encode(state, batch, rng, *, config) -> dict:
   return {'z': mu, 'reconstruction': model.likelihood.mean(model.decode(params, mu))}
 
 
+def decode(state, z, given, *, config) -> dict:
+  """'image' [n, ...], the means of p(x|z) for z [n, d].
+
+  Raises:
+    UserError: z has another shape.
+  """
+  del given
+  if z.shape[1:] != (config.latent.dim,):
+    raise UserError(f'z is {z.shape}: {("n", config.latent.dim)} is needed')
+  model = build(config)
+  return {'image': model.likelihood.mean(model.decode(state.net.params, z))}
+
+
 def _settings(config) -> str:
   text = f'{config.likelihood} likelihood, {config.eval.importance_samples} samples of z'
   return text + ', statically binarised images' * (config.data.binarize == 'static')

@@ -205,6 +205,37 @@ def test_encode_gives_latents_and_reconstructions(tmp_path, binarize):
   levels = (np.asarray(wanted['reconstruction']) + 1) * 127.5
   np.testing.assert_allclose(made['reconstruction'], levels, atol=0.6)
   np.testing.assert_allclose(run.encode(x)['z'], made['z'], atol=1e-5)
+  again = run.decode(made['z'])
+  assert again.dtype == np.uint8 and again.shape == images.shape
+  np.testing.assert_allclose(np.int32(again), made['reconstruction'], atol=1)
+
+
+def test_encodings_of_a_conditional_net(tmp_path):
+  run = gen_jax.load(save_untrained(tmp_path / 'flow', 'flow_digits'))
+  images = np.random.RandomState(0).randint(0, 256, (5, 8, 8, 1), dtype=np.uint8)
+  labels = [3, 1, 4, 1, 5]
+  found = run.encode(images, labels, sampler='ddim', steps=4)
+  z, again = found['z'], found['reconstruction']
+  assert z.shape == images.shape and z.dtype == np.float32 and again.dtype == np.uint8
+  decoded = run.decode(z, labels, sampler='ddim', steps=4)
+  np.testing.assert_allclose(np.int32(decoded), again, atol=1)
+  other = run.encode(images, 0, sampler='ddim', steps=4)['z']
+  assert np.abs(other[0] - z[0]).max() > 1e-4
+  # Each image has its own label: row 3 has that of row 1.
+  same = run.encode(images[[1, 1]], 1, sampler='ddim', steps=4)['z']
+  np.testing.assert_allclose(same, z[[1, 1]], atol=1e-4)
+  for call, message in (
+    (lambda: run.encode(images), 'labels=None: samples of '),
+    (lambda: run.decode(z), 'labels=None: samples of '),
+    (lambda: run.encode(images, [1, 2]), 'labels are int64 (2,): an integer, or 5 of them'),
+    (lambda: run.encode(images, 0, sampler='ancestral'), "config.sample.sampler='ancestral' can"),
+    (lambda: run.encode(images, 0, stpes=3), 'stpes=3: config.sample has no such field; did you'),
+    (lambda: run.decode(z[:, :4], labels), 'z is (8, 4, 8, 1): ('),
+    (lambda: run.decode(z[0, 0, 0, 0], 0), 'decode: z is float32 (); numbers [n, ...] are needed'),
+  ):
+    with pytest.raises(UserError) as error:
+      call()
+    assert one_line(error).startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +258,8 @@ def test_encode_gives_latents_and_reconstructions(tmp_path, binarize):
     (lambda run: run.params('G'), "player='G': "),
     (lambda run: run.export(player='D'), "player='D': "),
     (lambda run: run.export(dtype='int8'), "dtype='int8': float32 or float16 is needed"),
-    (lambda run: run.encode(np.zeros((2, 8, 8, 1))), "encode: system 'ddpm' of "),
+    (lambda run: run.encode(np.zeros((2, 8, 8, 1))), 'encode: images are float64 (2, 8, 8, 1); '),
+    (lambda run: run.decode(np.zeros(3)), 'decode: z is float64 (3,); numbers [n, ...] are needed'),
   ],
 )
 def test_a_user_error_is_one_line(run, call, message):
@@ -250,6 +282,8 @@ def test_errors_of_loading_are_one_line(digits, points, tmp_path, copy):
   assert f'no checkpoint of step 3 in {digits}/checkpoints; steps: [7]' == said(digits, 3)
   with pytest.raises(UserError, match='labels=0: samples of .* do not depend on labels'):
     gen_jax.load(points).sample(2, labels=0)
+  with pytest.raises(UserError, match="encode: system 'gan' of .* has no encoder"):
+    gen_jax.load(points).encode(np.zeros((2, 2), np.float32))
   broken = copy(digits)
   file = next((broken / 'checkpoints').glob('*/manifest.json'))
   file.write_bytes(file.read_bytes().replace(b'"step": 7', b'"step": 8'))
