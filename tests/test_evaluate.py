@@ -151,7 +151,7 @@ def test_every_number_says_what_it_is(run_of, capsys):
   assert len(said) == len(tables) == 3  # each protocol once: of samples, of their rate, held-out
   assert re.fullmatch(
     r'reference digits train\[:80%\], 500; samples 200; features classifier \w{8} \(held-out '
-    r'accuracy 0\.\d{4}, chosen by auto\); resize none; weights ema; sampler ' + re.escape(sampler),
+    r'accuracy 0\.\d{4}, chosen by auto\); resize none; weights ema; ' + re.escape(sampler),
     said[0],
   )
   assert said[1].startswith('samples batches of 8; weights ema; sampler ddim, ')
