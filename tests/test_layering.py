@@ -19,7 +19,6 @@ ALLOWED = {
   'fields': set(),
   'config': {'nets', 'systems', 'run/files', 'run/imports'} | BASE,
   'draws': set(),
-  'latent': set(),
   'ops': set(),
   'state': {'ops'} | BASE,
   'nets': {'draws', 'errors', 'devices', 'ops', 'run/imports'},

@@ -1,29 +1,42 @@
-"""Interpolation between encodings."""
+"""Paths between latents."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from gen_jax.diffusion.encoding import slerp
-
-
-def test_slerp_turns_by_a_share_of_the_angle():
-  a, b = jnp.array([[2.0, 0.0], [1.0, 0.0]]), jnp.array([[0.0, 2.0], [0.5, 0.75**0.5]])
-  # Rows at 90 and 60 degrees; a third of the way is 30 and 20 degrees.
-  angle = np.deg2rad([30, 20])
-  wanted = np.array([[2.0], [1.0]]) * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-  np.testing.assert_allclose(slerp(a, b, 1 / 3), wanted, atol=1e-6)
+from gen_jax.diffusion.encoding import lerp, slerp
 
 
-def test_slerp_starts_and_ends_at_the_two_and_keeps_the_length_of_images():
-  a, b = jax.random.normal(jax.random.key(0), (2, 3, 16, 16, 1))
-  np.testing.assert_allclose(slerp(a, b, 0.0), a, atol=1e-5)
-  np.testing.assert_allclose(slerp(a, b, 1.0), b, atol=1e-5)
-  lengths = jnp.sqrt(jnp.sum(slerp(a, b, 0.5) ** 2, (1, 2, 3)))
-  np.testing.assert_allclose(lengths, 16, rtol=0.15)  # of the straight line's middle: 11
+def noise(seed, shape=(3, 4, 4, 1)):
+  return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def test_slerp_of_parallel_vectors_is_a_straight_line():
-  a = jnp.array([[1.0, 2.0, -3.0]])
-  np.testing.assert_allclose(slerp(a, a, 0.3), a, rtol=1e-5)
-  np.testing.assert_allclose(slerp(a, 3 * a, 0.5), 2 * a, rtol=1e-4)
+def test_lerp_is_a_line():
+  a, b = noise(0), noise(1)
+  np.testing.assert_allclose(lerp(a, b, 0.25), 0.75 * a + 0.25 * b, atol=1e-6)
+  assert lerp(a, b, [0, 0.5, 1]).shape == (3, 3, 4, 4, 1)
+  np.testing.assert_allclose(lerp(a, b, [0, 0.5, 1])[:, 1], (a + b) / 2, atol=1e-6)
+
+
+def test_slerp_is_an_arc():
+  a, b = np.float32([[2, 0]]), np.float32([[0, 2]])
+  angles = np.linspace(0, np.pi / 2, 4)
+  arc = 2 * np.stack([np.cos(angles), np.sin(angles)], 1)
+  np.testing.assert_allclose(slerp(a, b, np.linspace(0, 1, 4))[0], arc, atol=1e-6)
+  # Each pair has an angle of its own.
+  both = slerp(np.float32([[1, 0], [1, 0]]), np.float32([[0, 1], [-0.6, 0.8]]), 0.5)
+  half = np.arccos(-0.6) / 2
+  np.testing.assert_allclose(
+    both, [[np.sqrt(0.5), np.sqrt(0.5)], [np.cos(half), np.sin(half)]], atol=1e-6
+  )
+
+
+def test_slerp_keeps_the_length_of_noise():
+  a, b = noise(0, (2, 64, 64)), noise(1, (2, 64, 64))
+  assert np.std(slerp(a, b, 0.5)) == pytest.approx(1, abs=0.03)
+  assert np.std(lerp(a, b, 0.5)) == pytest.approx(np.sqrt(0.5), abs=0.03)
+
+
+def test_slerp_of_parallel_latents_is_lerp():
+  a = noise(0)
+  np.testing.assert_allclose(slerp(a, 3 * a, 0.5), 2 * a, rtol=1e-3)
+  assert np.isfinite(slerp(a, -a, 0.5)).all() and not np.any(slerp(0 * a, 0 * a, 0.5))
