@@ -860,7 +860,7 @@ def settings(**changes):
       functools.partial(samplers.predictor_corrector, snr=0.2, corrector_steps=2),
     ),
   ],
-  ids=str,
+  ids=['ddim', 'eta', 'ancestral', 'dpm_solver_pp', 'heun', 'euler_maruyama', 'corrector'],
 )
 def test_the_settings_of_a_config_name_a_method(settings, expected):
   spacing = samplers.spacing_of(settings.sampler, 'auto', VP())
