@@ -27,7 +27,7 @@ from gen_jax.state import (
   init_player,
   one_image,
 )
-from gen_jax.systems import find_system, noisy_classifier
+from gen_jax.systems import _diffusion, find_system, noisy_classifier
 from gen_jax.systems._diffusion import Model
 
 SYSTEMS = ('ddpm', 'score_sde', 'edm', 'flow_matching', 'mean_flow')
@@ -93,8 +93,22 @@ def check(config) -> None:
     )
 
 
-def init_state(rng, batch, *, model: Model, config, **times) -> State:
-  """A fresh net for data like batch['image'] [b, ...]; `times`: further inputs of the net."""
+def build(config, axis_name=None, **offered) -> Model:
+  """Module and optimiser; cheap, so every trace builds its own. `offered` as in `nets.make`."""
+  return _diffusion.build(config, axis_name, drop_labels=config.label_drop > 0, **offered)
+
+
+def init_state(rng, batch, *, config, model: Model | None = None, **times) -> State:
+  """A fresh net for data like batch['image'] [b, ...].
+
+  Args:
+    rng: key of the initial parameters.
+    batch: `image` and, where there are labels, `label`.
+    config: hashable config.
+    model: None: `build(config)`.
+    **times: further inputs of the net.
+  """
+  model = build(config) if model is None else model
   x = one_image(batch, config)
   label = jnp.zeros((1,), jnp.int32) if 'label' in batch else None
   variables = model.net.init(rng, x, jnp.zeros((1,)), label, train=False, **times)

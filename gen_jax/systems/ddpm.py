@@ -79,8 +79,7 @@ def check(config) -> None:
 def build(config, axis_name=None) -> _diffusion.Model:
   """Module and optimiser; cheap, so every trace builds its own."""
   channels = config.data.shape[-1] * (1 + config.diffusion.learned_variance)
-  offered = dict(out_channels=channels, drop_labels=config.label_drop > 0)
-  return _diffusion.build(config, axis_name, **offered)
+  return _denoising.build(config, axis_name, out_channels=channels)
 
 
 def predict(model, params, x_t, t, label, config, **how) -> tuple:

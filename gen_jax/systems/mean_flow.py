@@ -27,7 +27,7 @@ from gen_jax.diffusion import guidance, paths, predictions, samplers
 from gen_jax.diffusion.paths import per_row
 from gen_jax.errors import UserError
 from gen_jax.state import batch_size, step_keys
-from gen_jax.systems import _denoising, _diffusion
+from gen_jax.systems import _denoising
 from gen_jax.systems._denoising import State, drop_labels
 
 FIELDS = {
@@ -115,15 +115,13 @@ METRICS = {
 # --- The contract -------------------------------------------------------------------------------
 
 
-def build(config, axis_name=None) -> _diffusion.Model:
-  """Module and optimiser; cheap, so every trace builds its own."""
-  return _diffusion.build(config, axis_name, drop_labels=config.label_drop > 0)
+build = _denoising.build
 
 
 def init_state(rng, batch, *, config) -> State:
   """A fresh net for data like batch['image'] [b, ...]."""
   h = jnp.zeros((1,))
-  return _denoising.init_state(rng, batch, model=build(config), config=config, h=h)
+  return _denoising.init_state(rng, batch, config=config, h=h)
 
 
 def train_step(state, batch, rng, *, config, axis_name=None):

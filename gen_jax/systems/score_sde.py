@@ -28,8 +28,8 @@ from gen_jax import draws, fields
 from gen_jax.diffusion import guidance, paths, predictions
 from gen_jax.diffusion.paths import per_row
 from gen_jax.state import step_keys
-from gen_jax.systems import _denoising, _diffusion
-from gen_jax.systems._denoising import State, drop_labels
+from gen_jax.systems import _denoising
+from gen_jax.systems._denoising import drop_labels
 
 _VP = dict(when=('.name', ('vp', 'sub_vp')))
 _VE = dict(when=('.name', ('ve',)))
@@ -98,14 +98,7 @@ METRICS = {
 # --- The contract -------------------------------------------------------------------------------
 
 
-def build(config, axis_name=None) -> _diffusion.Model:
-  """Module and optimiser; cheap, so every trace builds its own."""
-  return _diffusion.build(config, axis_name, drop_labels=config.label_drop > 0)
-
-
-def init_state(rng, batch, *, config) -> State:
-  """A fresh net for data like batch['image'] [b, ...]."""
-  return _denoising.init_state(rng, batch, model=build(config), config=config)
+build, init_state = _denoising.build, _denoising.init_state
 
 
 def train_step(state, batch, rng, *, config, axis_name=None):

@@ -168,11 +168,7 @@ def build(config) -> Model:
 
 
 def check(config) -> None:
-  """Checks what no single field shows.
-
-  Raises:
-    UserError: the likelihood is not one of the data.
-  """
+  """Checks what no single field shows; a UserError if the likelihood is not one of the data."""
   if config.likelihood == 'bernoulli' and config.data.binarize == 'none':
     raise UserError(
       "config.likelihood='bernoulli' with config.data.binarize='none': it is a likelihood of two "
@@ -233,10 +229,6 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     rng: the constant run key; the step number is folded in here.
     config: hashable config with the groups of `FIELDS`.
     axis_name: `pmap` axis, or None.
-
-  Returns:
-    The new state, and metrics, float32 scalars in nats: -ELBO and its two parts, -log p(x|z) and
-    KL; and the gradient norm.
   """
   model, x = build(config), batch['image']
   keys = step_keys(rng, state.step, 'eps')
@@ -291,12 +283,7 @@ def encode(state, batch, rng, *, config) -> dict:
 
 
 def decode(state, z, given, *, config) -> dict:
-  """'image' [n, ...], the means of p(x|z) for z [n, d].
-
-  Raises:
-    UserError: z has another shape.
-  """
-  del given
+  """'image' [n, ...], the means of p(x|z) for z [n, d]; a UserError for z of another shape."""
   if z.shape[1:] != (config.latent.dim,):
     raise UserError(f'z is {z.shape}: {("n", config.latent.dim)} is needed')
   model = build(config)
