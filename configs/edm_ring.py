@@ -4,7 +4,9 @@ Karras, Aittala, Aila and Laine 2022, https://arxiv.org/abs/2206.00364.
 
     python launch.py --config=configs/edm_ring.py
 
-It writes plots of real and generated points to runs/edm_ring/samples/.
+8,000 steps, 6 minutes on two busy CPU cores (AMD EPYC).
+It writes plots of real and generated points to runs/edm_ring/samples/: 98 % of the generated
+ones are on the Gaussians, all eight equally often (docs/results.md).
 --config.data.name=grid and --config.data.name=swiss_roll are the other toys.
 """
 

