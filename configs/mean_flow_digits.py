@@ -27,7 +27,6 @@ def get_config():
       groups=8,
       num_classes=10,
     ),
-    flow=dict(time_scale=1000.0),
     ema_decay=0.995,
     optim=dict(lr=2e-3, schedule='linear', warmup_steps=100, clip_norm=1.0),
     train=dict(steps=3000, log_steps=50, sample_steps=500, checkpoint_steps=500),

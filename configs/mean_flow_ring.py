@@ -4,7 +4,9 @@ Geng, Deng, Bai, Kolter and He 2025, https://arxiv.org/abs/2505.13447.
 
     python launch.py --config=configs/mean_flow_ring.py
 
-It writes plots of real and generated points to runs/mean_flow_ring/samples/.
+20,000 steps, 13 minutes on two busy CPU cores (AMD EPYC).
+It writes plots of real and generated points to runs/mean_flow_ring/samples/: 44 % of the generated
+ones are on the Gaussians, all eight (docs/results.md).
 --config.sample.steps=2 takes two steps; --config.data.name=grid is another toy.
 """
 
@@ -16,7 +18,6 @@ def get_config():
     system='mean_flow',
     data=dict(name='ring', shape=(2,)),
     net=dict(name='mlp.Denoiser', features=(256, 256, 256)),
-    flow=dict(time_scale=1000.0),
     ema_decay=0.999,
     optim=dict(lr=1e-3, schedule='linear'),
     train=dict(steps=20_000, batch_size=256),
