@@ -354,8 +354,8 @@ def test_a_system_of_ones_own(place):
 @pytest.mark.parametrize(
   'name, told',
   [
-    ('gann', 'one of ddpm, gan, '),
-    ('my.gan', 'one of ddpm, gan, '),
+    ('gann', 'one of ddpm, edm, '),
+    ('my.gan', 'one of ddpm, edm, '),
     ('jax', 'is no system: it has no FIELDS and no init_state and no train_step'),
     ('.gan', 'one of ddpm'),
     ('a b', 'one of ddpm'),

@@ -30,13 +30,11 @@ def imported(tmp_path_factory):
 @pytest.mark.parametrize('name', ['plain', 'labels'])
 def test_the_net_predicts_what_diffusers_predicts(imported, name):
   run = gen_jax.load(imported / name)
-  model = ddpm.build(run.config)
   with np.load(FIXTURES / name / 'forward.npz') as file:
     x, t, label, y = (file[key] for key in ('x', 't', 'label', 'y'))
   assert y.std() > 0.3
-  for_labels = {'label': label} if name == 'labels' else {}
-  eps = ddpm.trained_eps(model, run.state, for_labels, run.config)
-  np.testing.assert_allclose(jax.jit(eps)(x, t), y, atol=1e-5)
+  denoise = ddpm.denoiser(run.params('net'), label if name == 'labels' else None, config=run.config)
+  np.testing.assert_allclose(jax.jit(denoise)(x, np.float32(t)).eps, y, atol=1e-5)
 
 
 def test_the_config_is_derived(imported):
@@ -44,9 +42,8 @@ def test_the_config_is_derived(imported):
   assert plain.data.shape == (8, 8, 3) and plain.net.attention == (4,)
   assert (plain.net.features, plain.net.multipliers, plain.net.blocks) == (4, (1, 2), 1)
   assert (plain.net.groups, plain.net.num_classes) == (2, None)
-  assert plain.diffusion.to_dict() == dict(
-    steps=1000, schedule='linear', beta_min=1e-4, beta_max=0.02
-  )
+  process = dict(steps=1000, schedule='linear', beta_min=1e-4, beta_max=0.02, prediction='eps')
+  assert process.items() <= plain.diffusion.to_dict().items()
   assert (plain.sample.variance, plain.sample.weights) == ('large', 'raw')
   assert labels.data.shape == (8, 8, 1) and labels.net.attention == (8,) and labels.net.blocks == 2
   assert labels.data.num_classes == labels.net.num_classes == 5
