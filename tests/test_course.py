@@ -34,7 +34,7 @@ RUNS = {
   'ddpm_digits': FEW | {'diffusion.steps': '20', 'eval.ode_tolerance': '0.01'},
   'edm_digits': FEW | {'eval.ode_tolerance': '0.01'},
   'edm_digits_weak': FEW | {'net.features': '4', 'net.groups': '2'},
-  'noisy_classifier_digits': {},
+  'noisy_classifier_digits': {'net.multipliers': '(1,)'},
 }
 SHORT = {
   'N = 2000 ': 'N = 8 ',
@@ -85,18 +85,13 @@ def test_the_notebook_is_the_page():
 
 
 def defined(path: pathlib.Path) -> set[str]:
-  """The names that a module defines at its top."""
+  """The functions, methods and classes of a module, and the names that it assigns."""
   names = set()
-  for node in ast.parse(path.read_text()).body:
+  for node in ast.walk(ast.parse(path.read_text())):
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
       names.add(node.name)
-    elif isinstance(node, ast.Assign):
-      names |= {
-        name.id
-        for target in node.targets
-        for name in ast.walk(target)
-        if isinstance(name, ast.Name)
-      }
+    elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+      names.add(node.id)
   return names
 
 
