@@ -8,7 +8,7 @@ Song, Sohl-Dickstein, Kingma, Kumar, Ermon and Poole 2021, https://arxiv.org/abs
 The paper trained 1,300,000 steps and reports FID 2.55 (predictor-corrector code, 1,000 steps, best
 checkpoint; 50,000 samples, against the training set, averaged weights), and by the ODE 3.16
 bits/dim and FID 3.93. The net is that of EDM's code in this shape.
-Not trained here.
+Not trained here: a step of 8 images takes 5.3 s on two CPU cores (AMD EPYC).
 It writes grids of samples to runs/ddpmpp_cifar/samples/.
 """
 

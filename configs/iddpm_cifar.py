@@ -6,7 +6,7 @@ Nichol and Dhariwal 2021, https://arxiv.org/abs/2102.09672.
 
 The paper trained 500,000 steps and reports 3.17 bits/dim and FID 3.19 for L_hybrid, with all 4,000
 steps of sampling (50,000 samples, against the training set, averaged weights).
-Not trained here.
+Not trained here: a step of 8 images takes 4.2 s on two CPU cores (AMD EPYC).
 It writes grids of samples to runs/iddpm_cifar/samples/.
 """
 

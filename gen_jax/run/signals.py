@@ -68,10 +68,11 @@ class _Listener:
 
   def _listen(self) -> None:
     while data := os.read(self._read, 64):
-      if _QUIT in data:
-        return
+      # Those of the last instant arrive in one piece with the end.
       for number in filter(self._numbers.__contains__, data):
         self._heard(number)
+      if _QUIT in data:
+        return
 
 
 # --- The program ----------------------------------------------------------------------------------

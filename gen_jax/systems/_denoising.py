@@ -89,7 +89,7 @@ def check(config) -> None:
   if w and not config.label_drop:
     raise UserError(
       f'config.sample.guidance.w={w}: classifier-free guidance needs a net that was trained with '
-      f'config.label_drop above 0 (and config.net.num_classes), and config.label_drop=0.0'
+      'config.label_drop above 0 (and config.net.num_classes), but config.label_drop=0.0'
     )
 
 
@@ -223,7 +223,7 @@ def sample(state: State, given, rng, *, config) -> dict:
   x = samplers.noise((batch_size(given), *config.data.shape), noise_key, path, c)
   if c.sampler == 'ode':
     x, count = ode.sample(denoise, x, path, c.tolerance)
-    return samplers.pictures(x, ()) | {'evaluations': count}
+    return samplers.pictures(x, ()) | {'evaluations': count * (1 + _further(c))}
   method = samplers.make_method(c, path, guide)
   return samplers.pictures(*samplers.run(method, denoise, x, steps_key, c.intermediates))
 
@@ -233,18 +233,22 @@ def conditional(state: State, *, config) -> bool:
   return config.net.get('num_classes') is not None or state.guide is not None
 
 
+def _further(c) -> int:
+  """Predictions that guidance needs beside that of the net, at the noise levels of its interval."""
+  return (c.guidance.w > 0) + (c.guidance.weak_run is not None and c.guidance.weak_w != 1)
+
+
 def evaluations(config) -> int | None:
   """Forward passes of nets that denoise for one sample, those of guidance included; None: an
-  adaptive solver decides.
+  adaptive solver decides. (Of these it is the most, as if guidance had no interval.)
   """
   c, path = config.sample, path_of(config)
   if c.sampler == 'ode':
     return None
   t = samplers.make_method(c, path).rows['t']
-  further = (c.guidance.w > 0) + (c.guidance.weak_run is not None and c.guidance.weak_w != 1)
   interval = c.guidance.interval
   inside = len(t) if interval is None else int(guidance.is_inside(path, t, interval).sum())
-  return len(t) + further * inside
+  return len(t) + _further(c) * inside
 
 
 # --- Encodings and likelihoods --------------------------------------------------------------------
