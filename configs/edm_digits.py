@@ -29,7 +29,7 @@ def get_config():
     ),
     label_drop=0.1,
     ema_decay=0.995,
-    optim=dict(lr=2e-3, schedule='linear', warmup_steps=100),
+    optim=dict(lr=2e-3, schedule='linear', warmup_steps=100, clip_norm=1.0),
     train=dict(steps=2000, log_steps=50, sample_steps=500, checkpoint_steps=500),
     sample=dict(num_images=100, batch_size=100, sampler='heun', steps=18),
     eval=dict(
