@@ -19,7 +19,7 @@ from gen_jax import config as configs
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted((ROOT / 'configs').glob('[!_]*.py'))
 # The slow checks of a config take about 2 minutes on two cores: so many fit into .ci/run.
-MOST = 13
+MOST = 10
 
 
 @functools.cache
