@@ -37,4 +37,4 @@ def get_config():
   return ConfigDict(config)
 
 
-SMOKE = {'net.features': 8, 'net.multipliers': (1, 2), 'net.blocks': 1}
+SMOKE = {'net.features': 8, 'net.multipliers': (1,), 'net.blocks': 1}

@@ -39,7 +39,7 @@ def get_config():
 SMOKE = {
   'net.features': 8,
   'net.groups': 4,
-  'net.multipliers': (1, 2),
+  'net.multipliers': (1,),
   'net.blocks': 1,
   'diffusion.steps': 100,
 }
