@@ -38,4 +38,10 @@ def get_config():
   return ConfigDict(config)
 
 
-SMOKE = {'net.features': 8, 'net.groups': 4, 'net.multipliers': (1,), 'net.blocks': 1}
+SMOKE = {
+  'net.features': 8,
+  'net.groups': 4,
+  'net.multipliers': (1,),
+  'net.blocks': 1,
+  'net.attention': (),
+}
