@@ -90,7 +90,7 @@ def quick_evaluations(workdir):
 
 
 def pictures(workdir):
-  return {path.name: path.read_bytes() for path in (workdir / 'samples').iterdir()}
+  return {path.name: path.read_bytes() for path in (workdir / 'samples').glob('*')}
 
 
 def start(name, workdir, *flags):
