@@ -39,6 +39,82 @@ def _only(*names):
   return dict(when=('.sampler', names))
 
 
+# What does not depend on the system.
+_OPTIONS = {
+  'sample.sigma_max': fields.number(
+    above=0,
+    default=80.0,
+    meaning='largest sigma / alpha of the spacing karras, and of logsnr where alpha may be 0',
+    **_only(*_FIXED_STEPS),
+  ),
+  'sample.variance': fields.one_of(
+    'large',
+    'small',
+    'learned',
+    default='large',
+    meaning='variance of ancestral steps (and of the bound): that of q(x_t | x_s), for DDPM '
+    'beta_t; of q(x_s | x_t, x_0), beta tilde_t; or what the net learned',
+    **_only('ancestral'),
+  ),
+  'sample.eta': fields.number(
+    0,
+    1,
+    default=0.0,
+    meaning='0: deterministic, 1: as random as ancestral sampling with the small variance',
+    **_only('ddim'),
+  ),
+  'sample.stochastic': fields.one_of(
+    False,
+    True,
+    default=False,
+    meaning='the SDE form of DPM-Solver++, with fresh noise in every step',
+    **_only('dpm_solver_pp'),
+  ),
+  'sample.order': fields.integer(
+    1, 2, default=2, meaning='1: DDIM, 2: multistep, 2M', **_only('dpm_solver_pp')
+  ),
+  'sample.churn': fields.number(
+    0,
+    default=0.0,
+    meaning='S_churn: noise added before each step, over all steps; 0: deterministic',
+    **_only('heun'),
+  ),
+  'sample.churn_range': fields.numbers(
+    0, length=(2,), default=(0.0, 1e30), meaning='S_min and S_max', **_only('heun')
+  ),
+  'sample.churn_noise': fields.number(
+    above=0, default=1.0, meaning='S_noise, standard deviation of that noise', **_only('heun')
+  ),
+  'sample.snr': fields.number(
+    above=0,
+    default=0.16,
+    meaning='r, signal-to-noise ratio of a Langevin step; its norms are means over '
+    'sample.batch_size samples, which therefore depend on each other',
+    **_only('predictor_corrector'),
+  ),
+  'sample.corrector_steps': fields.integer(
+    0, default=1, meaning='M, Langevin steps at each time', **_only('predictor_corrector')
+  ),
+  'sample.tolerance': fields.number(
+    1e-7,  # float32 has 1.2e-7
+    0.1,
+    default=1e-5,
+    meaning='relative and absolute, of the adaptive Runge-Kutta method of order 5',
+    **_only('ode'),
+  ),
+  'sample.clip': fields.one_of(
+    True,
+    False,
+    optional=True,
+    default=None,
+    meaning='clip the predicted x_0 to [-1, 1]; None: as published, only in ancestral sampling',
+  ),
+  'sample.intermediates': fields.integer(
+    0, default=0, smoke=2, meaning='intermediate images to return', protocol=False
+  ),
+}
+
+
 def make_fields(sampler: str, steps: int | str, more: tuple[str, ...] = ()) -> dict:
   """The rules of config.sample for a system whose defaults these are; `more`: samplers of its own,
   with a number of steps. `steps` may be the path of a field with that number.
@@ -68,77 +144,7 @@ def make_fields(sampler: str, steps: int | str, more: tuple[str, ...] = ()) -> d
       'for linear, uniform for all others',
       **_only(*_FIXED_STEPS),
     ),
-    'sample.sigma_max': fields.number(
-      above=0,
-      default=80.0,
-      meaning='largest sigma / alpha of the spacing karras, and of logsnr where alpha may be 0',
-      **_only(*_FIXED_STEPS),
-    ),
-    'sample.variance': fields.one_of(
-      'large',
-      'small',
-      'learned',
-      default='large',
-      meaning='variance of ancestral steps (and of the bound): that of q(x_t | x_s), for DDPM '
-      'beta_t; of q(x_s | x_t, x_0), beta tilde_t; or what the net learned',
-      **_only('ancestral'),
-    ),
-    'sample.eta': fields.number(
-      0,
-      1,
-      default=0.0,
-      meaning='0: deterministic, 1: as random as ancestral sampling with the small variance',
-      **_only('ddim'),
-    ),
-    'sample.stochastic': fields.one_of(
-      False,
-      True,
-      default=False,
-      meaning='the SDE form of DPM-Solver++, with fresh noise in every step',
-      **_only('dpm_solver_pp'),
-    ),
-    'sample.order': fields.integer(
-      1, 2, default=2, meaning='1: DDIM, 2: multistep, 2M', **_only('dpm_solver_pp')
-    ),
-    'sample.churn': fields.number(
-      0,
-      default=0.0,
-      meaning='S_churn: noise added before each step, over all steps; 0: deterministic',
-      **_only('heun'),
-    ),
-    'sample.churn_range': fields.numbers(
-      0, length=(2,), default=(0.0, 1e30), meaning='S_min and S_max', **_only('heun')
-    ),
-    'sample.churn_noise': fields.number(
-      above=0, default=1.0, meaning='S_noise, standard deviation of that noise', **_only('heun')
-    ),
-    'sample.snr': fields.number(
-      above=0,
-      default=0.16,
-      meaning='r, signal-to-noise ratio of a Langevin step; its norms are means over '
-      'sample.batch_size samples, which therefore depend on each other',
-      **_only('predictor_corrector'),
-    ),
-    'sample.corrector_steps': fields.integer(
-      0, default=1, meaning='M, Langevin steps at each time', **_only('predictor_corrector')
-    ),
-    'sample.tolerance': fields.number(
-      1e-7,  # float32 has 1.2e-7
-      0.1,
-      default=1e-5,
-      meaning='relative and absolute, of the adaptive Runge-Kutta method of order 5',
-      **_only('ode'),
-    ),
-    'sample.clip': fields.one_of(
-      True,
-      False,
-      optional=True,
-      default=None,
-      meaning='clip the predicted x_0 to [-1, 1]; None: as published, only in ancestral sampling',
-    ),
-    'sample.intermediates': fields.integer(
-      0, default=0, smoke=2, meaning='intermediate images to return', protocol=False
-    ),
+    **_OPTIONS,
     # For quick evaluations, instead of `sample.*`.
     'eval.quick.sampler': choice(
       default='ddim' if sampler == 'ancestral' else sampler, meaning='sampler of quick evaluations'
@@ -339,16 +345,14 @@ def ancestral(grid: Grid, *, variance: str = 'large', guide: Callable | None = N
   """
   c = steps_of(grid)
   large, small = c.variance, c.posterior_variance
-  # Where nothing changes, as between equal times, nothing is divided by.
-  safe = np.maximum(c.sigma**2, 1e-300)
-  log_small = np.log(np.maximum(small, 1e-300))
   rows = {
     't': grid.t,
-    'x': (c.alpha / c.a) * c.s**2 / safe,
-    'x_0': c.a * large / safe,
+    'x': (c.alpha / c.a) * c.s**2 / c.sigma**2,
+    'x_0': c.a * large / c.sigma**2,
     'std': np.sqrt(small if variance == 'small' else large),
+    # The variances are 0 between equal times, the small one at the end as well.
     'log_large': np.log(np.maximum(large, 1e-300)),
-    'log_small': log_small,
+    'log_small': np.log(np.maximum(small, 1e-300)),
     'go': c.s > 0,
   }
 
