@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax.diffusion import ode, samplers
+from gen_jax.diffusion.grids import Grid
 from gen_jax.diffusion.paths import Denoise, Path
-from gen_jax.diffusion.samplers import DETERMINISTIC, Grid, Method
+from gen_jax.diffusion.samplers import DETERMINISTIC, Method
 from gen_jax.errors import UserError
 
 # Fields of samplers that may add noise.

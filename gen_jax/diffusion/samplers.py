@@ -1,10 +1,10 @@
 r"""Samplers: each turns noise into data with a function `denoise(x, t)` (`paths.Denoise`), whatever
 path the net was trained on and whatever it predicts.
 
-A sampler visits times t_0 > t_1 > ... > t_{N-1} (`make_grid`) and ends at alpha = 1, sigma = 0 with
-the predicted x_0, without noise. Below, x is at t with (alpha, sigma), and goes to (a, s), the
-values at the next time. Coefficients are computed in float64 on the host; the whole trajectory is
-one `lax.scan` over evaluations of the net.
+A sampler visits times t_0 > t_1 > ... > t_{N-1} (gen_jax.diffusion.grids) and ends at alpha = 1,
+sigma = 0 with the predicted x_0, without noise. Below, x is at t with (alpha, sigma), and goes to
+(a, s), the values at the next time. Coefficients are computed in float64 on the host; the whole
+trajectory is one `lax.scan` over evaluations of the net.
 """
 
 import functools
@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax import draws, fields
-from gen_jax.diffusion.paths import EDM, Denoise, Discrete, Linear, Path, Prediction, per_row
+from gen_jax.diffusion.grids import BY_INDEX, SPACINGS, Grid, make_grid, spacing_of
+from gen_jax.diffusion.paths import Denoise, Discrete, Path, Prediction, per_row
 from gen_jax.errors import UserError
 
 SAMPLERS = (
@@ -30,8 +31,6 @@ SAMPLERS = (
 )
 # Those that can run backwards, from data to noise.
 DETERMINISTIC = ('ddim', 'heun', 'ode')
-_BY_INDEX = ('uniform', 'even', 'quadratic', 'trailing')  # of the times of a discrete process
-SPACINGS = (*_BY_INDEX, 'karras', 'logsnr')
 _FIXED_STEPS = SAMPLERS[:-1]
 
 
@@ -180,7 +179,7 @@ def check(config, path: Path) -> None:
         )
       continue
     spacing = spacing_of(c.sampler, config.sample.spacing, path)
-    if isinstance(path, Discrete) and c.steps > path.steps and spacing in _BY_INDEX:
+    if isinstance(path, Discrete) and c.steps > path.steps and spacing in BY_INDEX:
       raise UserError(
         f'{name}.steps={c.steps}: at most config.diffusion.steps={path.steps} is possible'
       )
@@ -203,79 +202,6 @@ def _rows(c, steps: int, corrector_steps: int) -> int:
   return {'heun': 2 * steps - 1, 'predictor_corrector': steps * (1 + corrector_steps)}.get(
     c.sampler, steps
   )
-
-
-# --- Times ----------------------------------------------------------------------------------------
-
-
-class Grid(NamedTuple):
-  """The times of a sampler, descending float64 [N], and alpha and sigma [N + 1] at these and, last,
-  at the end: 1 and 0.
-  """
-
-  path: Path
-  t: np.ndarray
-  alpha: np.ndarray
-  sigma: np.ndarray
-
-
-def spacing_of(sampler: str, spacing: str, path: Path) -> str:
-  """The spacing that 'auto' is, for a sampler on a path."""
-  if spacing != 'auto':
-    return spacing
-  own = {'heun': 'karras', 'dpm_solver_pp': 'logsnr'}
-  return own.get(sampler) or {EDM: 'karras', Linear: 'trailing'}.get(type(path), 'uniform')
-
-
-def make_grid(path: Path, steps: int | None, spacing: str, sigma_max: float = 80.0) -> Grid:
-  """N = `steps` times on a path; None: all of a discrete process.
-
-  `uniform` and `quadratic` on a discrete process as Song, Meng and Ermon 2020 (arXiv 2010.02502,
-  appendix D.2), `trailing` as Lin et al. 2023 (arXiv 2305.08891, table 2), `karras` as Karras et
-  al. 2022 (Eq. 5, rho = 7), `logsnr` as Lu et al. 2022. A single step takes the last time, as its
-  input is pure noise.
-  """
-  if isinstance(path, Discrete) and spacing in _BY_INDEX:
-    t = discrete_times(path.steps, steps or path.steps, spacing)[::-1].astype(np.float64)
-  elif spacing == 'trailing':
-    t = path.t_max * (1 - np.arange(steps) / steps)
-  elif spacing in ('uniform', 'even'):
-    t = np.linspace(path.t_max, path.t_last, steps)
-  elif spacing == 'quadratic':
-    t = np.linspace(path.t_max**0.5, path.t_last**0.5, steps) ** 2
-  else:
-    n, last, first = steps or path.steps, path.ratio(path.t_last), sigma_max
-    if spacing == 'karras':  # the paper's sigma_min; also that of flow matching's released code
-      last = max(last, 0.002)
-    with np.errstate(divide='ignore'):
-      most = path.ratio(np.float64(path.t_max))
-    first = min(first, most) if spacing == 'karras' or np.isinf(most) else most
-    if spacing == 'karras':
-      ratio = np.linspace(first ** (1 / 7), last ** (1 / 7), n) ** 7
-    else:
-      ratio = np.geomspace(first, last, n)
-    t = path.time_of(ratio)
-  return Grid(path, t, np.append(path.alpha(t), 1.0), np.append(path.sigma(t), 0.0))
-
-
-def discrete_times(total: int, steps: int, spacing: str) -> np.ndarray:
-  """Time indices of `total`, ascending int32 [steps].
-
-  'uniform' takes floor(i total / steps) for i = 0, 1, ...; 'quadratic' squares an even grid up to
-  sqrt(0.8 total), as the released code of DDIM does, and repeats small indices for many steps;
-  'even' has the first and the last index, as the released code of Improved DDPM;
-  'trailing' counts back from the last index. With any, a single step takes the last time.
-  """
-  if steps == 1:
-    return np.array([total - 1], np.int32)
-  if spacing == 'uniform':
-    return (np.arange(steps) * total // steps).astype(np.int32)
-  if spacing == 'even':
-    strides = np.full(steps - 1, (total - 1) / (steps - 1))
-    return np.round(np.cumsum(np.append(0, strides))).astype(np.int32)  # which rounds as theirs
-  if spacing == 'trailing':
-    return (np.round(np.arange(total, 0, -total / steps))[:steps][::-1] - 1).astype(np.int32)
-  return (np.linspace(0, np.sqrt(total * 0.8), steps) ** 2).astype(np.int32)
 
 
 # --- Samplers with a fixed number of steps --------------------------------------------------------

@@ -22,7 +22,7 @@ from authors import (
 from ml_collections import ConfigDict
 
 from gen_jax import draws
-from gen_jax.diffusion import bound, paths, predictions, process, samplers
+from gen_jax.diffusion import bound, grids, paths, predictions, process, samplers
 from gen_jax.diffusion.paths import Prediction, per_row
 from gen_jax.systems import _denoising, ddpm, edm, flow_matching, mean_flow, score_sde
 
@@ -57,7 +57,7 @@ def first_steps(methods, denoise, x, noise):
 def step_grid(path, t, following):
   """The grid of a step from t to the next time, or to the end where that is negative."""
   t = np.array([t, following], np.float64)[: 1 + (following >= 0)]
-  return samplers.Grid(path, t, np.append(path.alpha(t), 1.0), np.append(path.sigma(t), 0.0))
+  return grids.Grid(path, t, np.append(path.alpha(t), 1.0), np.append(path.sigma(t), 0.0))
 
 
 @pytest.fixture
@@ -113,14 +113,14 @@ def learned(x, t):
   return found._replace(variance=sigma_net(x, per_row(t, x.ndim), jnp))
 
 
-def guided_step(grids, make, clip):
+def guided_step(given, make, clip):
   denoise = samplers.clipped(learned, LINEAR) if clip else learned
-  return first_steps([make(grid) for grid in grids], denoise, GUIDED.x_t, GUIDED.noise)
+  return first_steps([make(grid) for grid in given], denoise, GUIDED.x_t, GUIDED.noise)
 
 
 @pytest.mark.parametrize('clip', [True, False])
 def test_steps_of_guided_diffusion(clip):
-  grids = [step_grid(LINEAR, t, t - 1) for t in GUIDED.t]
+  given = [step_grid(LINEAR, t, t - 1) for t in GUIDED.t]
   makers = {
     'p_sample': lambda grid: samplers.ancestral(grid, variance='learned'),
     'p_sample_large': samplers.ancestral,
@@ -128,7 +128,10 @@ def test_steps_of_guided_diffusion(clip):
     'ddim_0.7': lambda grid: samplers.ddim(grid, eta=0.7),
   }
   for name, make in makers.items():
-    found, expected = guided_step(grids, make, clip), getattr(GUIDED, name + '_clipped' * clip)
+    found, expected = (
+      guided_step(given, make, clip),
+      getattr(GUIDED, name + '_clipped' * clip),
+    )
     for i in range(6):
       close(found[i], expected[i], 2e-5)
 
@@ -136,16 +139,16 @@ def test_steps_of_guided_diffusion(clip):
 def test_a_respaced_step_of_guided_diffusion():
   """Its process of fewer steps is a grid of ours; the net is told the original times."""
   kept, t = GUIDED.times_1000_50, GUIDED.spaced_t
-  grids = [step_grid(LINEAR, kept[i], kept[i - 1] if i else -1) for i in t]
-  betas = [samplers.steps_of(grid).variance[0] for grid in grids]
+  given = [step_grid(LINEAR, kept[i], kept[i - 1] if i else -1) for i in t]
+  betas = [samplers.steps_of(grid).variance[0] for grid in given]
   np.testing.assert_allclose(betas, GUIDED.spaced_betas[t], 1e-9)
-  found = guided_step(grids, lambda grid: samplers.ancestral(grid, variance='learned'), clip=True)
+  found = guided_step(given, lambda grid: samplers.ancestral(grid, variance='learned'), clip=True)
   close(found, GUIDED.spaced_p_sample, 2e-5)
 
 
 @pytest.mark.parametrize('total, steps', [(1000, 250), (1000, 50), (4000, 100)])
 def test_even_times_are_those_of_respacing(total, steps):
-  found = samplers.discrete_times(total, steps, 'even')
+  found = grids.discrete_times(total, steps, 'even')
   np.testing.assert_array_equal(found, getattr(GUIDED, f'times_{total}_{steps}'))
 
 
@@ -252,8 +255,8 @@ def test_the_sdes_of_score_sde(name):
 @pytest.mark.parametrize('name', SDES)
 def test_a_step_of_euler_and_maruyama(name):
   # Their step of 1 / 1000 from t = 1e-3 ends at 0, where ours has other rules.
-  grids = [step_grid(SDES[name], t, max(t - 1e-3, 1e-12)) for t in SDE.t]
-  methods = [samplers.euler_maruyama(grid) for grid in grids]
+  given = [step_grid(SDES[name], t, max(t - 1e-3, 1e-12)) for t in SDE.t]
+  methods = [samplers.euler_maruyama(grid) for grid in given]
   found = first_steps(methods, sde_net(name), SDE.x, SDE.z)
   for i in range(4):
     close(found[i], of(name, 'euler_maruyama')[i], 2e-5)
@@ -274,22 +277,22 @@ def discretised(name):
   is that of the time t, its eps that score by the sigma of the process.
   """
   alphas, sigmas = discrete(name)
-  indices, grids = (SDE.t * 999).astype(int), []
+  indices, given = (SDE.t * 999).astype(int), []
   for t, i in zip(SDE.t, indices, strict=True):
     alpha, sigma = (np.append(o[[i + 1, i]], end) for o, end in ((alphas, 1.0), (sigmas, 0.0)))
-    grids.append(samplers.Grid(SDES[name], np.array([t, 0.5]), alpha, sigma))
+    given.append(grids.Grid(SDES[name], np.array([t, 0.5]), alpha, sigma))
   alpha, sigma = (per_row(np.float32(o[indices + 1]), 4) for o in (alphas, sigmas))
 
   def denoise(x, t):
     eps = sde_net(name)(x, t).eps / per_row(SDES[name].sigma(t), x.ndim) * sigma
     return Prediction((x - sigma * eps) / alpha, eps)
 
-  return grids, denoise
+  return given, denoise
 
 
 @pytest.mark.parametrize('name', ['vp', 've'])
 def test_ancestral_reverse_diffusion_and_langevin_steps(name):
-  grids, denoise = discretised(name)
+  given, denoise = discretised(name)
   variance = {'vp': 'large', 've': 'small'}[name]
   makers = {
     'ancestral': lambda grid: samplers.ancestral(grid, variance=variance),
@@ -297,7 +300,7 @@ def test_ancestral_reverse_diffusion_and_langevin_steps(name):
     'langevin': samplers.predictor_corrector,  # its first row; norms are means over the batch
   }
   for key, make in makers.items():
-    found = first_steps([make(grid) for grid in grids], denoise, SDE.x, SDE.z)
+    found = first_steps([make(grid) for grid in given], denoise, SDE.x, SDE.z)
     for i in range(4):
       close(found[i], of(name, key)[i], 2e-5)
 
@@ -306,7 +309,7 @@ def test_the_predictor_and_corrector_of_score_sde(run):
   t = np.linspace(1, 1e-5, 10)
   # Coefficients are those of the sigmas of a process of 10 steps, labels and scores those of t.
   sigma = np.geomspace(50, 0.01, 10)
-  grid = samplers.Grid(SDES['ve'], t, np.ones(11), np.append(sigma, 0.0))
+  grid = grids.Grid(SDES['ve'], t, np.ones(11), np.append(sigma, 0.0))
   method = samplers.predictor_corrector(grid, snr=0.16, corrector_steps=1)
 
   def denoise(x, t):
@@ -351,7 +354,7 @@ def edm_denoise(x, sigma):
 
 
 def test_the_deterministic_heun_sampler_of_edm(run):
-  grid = samplers.make_grid(paths.EDM(), 18, 'karras')
+  grid = grids.make_grid(paths.EDM(), 18, 'karras')
   np.testing.assert_allclose(np.append(grid.t, 0), HEUN.heun_sigmas, rtol=1e-9)
   method = samplers.heun(grid)
   np.testing.assert_allclose(method.rows['t'], HEUN.heun_levels, rtol=1e-9)
@@ -362,7 +365,7 @@ def test_the_deterministic_heun_sampler_of_edm(run):
 
 
 def test_the_stochastic_heun_sampler_of_edm(run):
-  grid = samplers.make_grid(paths.EDM(), 5, 'karras')
+  grid = grids.make_grid(paths.EDM(), 5, 'karras')
   method = samplers.heun(grid, churn=4, churn_range=(0.05, 50), churn_noise=1.003)
   np.testing.assert_allclose(method.rows['t'], HEUN.churn_levels, rtol=1e-9)
   noises = np.zeros((9, *HEUN.start.shape))
@@ -396,7 +399,7 @@ def test_dpm_solver_pp_of_diffusers(run, stochastic, steps):
     getattr(DPM, f'{name}_{steps}') for name in ('times', 'alphas', 'sigmas')
   )
   close(LINEAR.alpha(np.float64(times)), alphas[:-1], 1e-9)
-  grid = samplers.Grid(LINEAR, np.float64(times), alphas, sigmas)
+  grid = grids.Grid(LINEAR, np.float64(times), alphas, sigmas)
   found = run(
     samplers.dpm_solver_pp(grid, stochastic=stochastic), dpm_denoise, DPM.start, DPM.noise[:steps]
   )
@@ -408,7 +411,7 @@ def test_dpm_solver_pp_of_diffusers(run, stochastic, steps):
 @pytest.mark.parametrize('steps', [10, 20])
 def test_dpm_solver_pp_on_the_grid_of_its_authors(run, steps):
   """Their steps, and the last evaluation that they call denoise_to_zero."""
-  grid = samplers.make_grid(LINEAR, steps + 1, 'logsnr')
+  grid = grids.make_grid(LINEAR, steps + 1, 'logsnr')
   np.testing.assert_allclose((grid.t + 1) / 1000, getattr(DPM, f'snr_times_{steps}'), rtol=1e-6)
   np.testing.assert_allclose(grid.alpha[:-1], getattr(DPM, f'snr_alphas_{steps}'), rtol=1e-6)
   np.testing.assert_allclose(grid.sigma[:-1], getattr(DPM, f'snr_sigmas_{steps}'), rtol=1e-6)
@@ -419,13 +422,13 @@ def test_dpm_solver_pp_on_the_grid_of_its_authors(run, steps):
 
 def test_the_log_snr_grid_of_a_continuous_process():
   path = paths.VP()
-  np.testing.assert_allclose(samplers.make_grid(path, 11, 'logsnr').t, DPM.vp_times_10, rtol=1e-6)
+  np.testing.assert_allclose(grids.make_grid(path, 11, 'logsnr').t, DPM.vp_times_10, rtol=1e-6)
 
 
 @pytest.mark.parametrize('steps', [10, 30, 50])
 def test_trailing_times(steps):
   expected = getattr(DPM, f'trailing_{steps}')
-  np.testing.assert_array_equal(samplers.discrete_times(1000, steps, 'trailing')[::-1], expected)
+  np.testing.assert_array_equal(grids.discrete_times(1000, steps, 'trailing')[::-1], expected)
 
 
 # --- Flow matching --------------------------------------------------------------------------------
@@ -441,9 +444,9 @@ def test_the_linear_path():
 def test_eulers_method_of_flow_matching_is_ddim_on_its_grid(run):
   path = paths.Linear()
   for steps in (18, 50):
-    grid = samplers.make_grid(path, steps, 'karras')
+    grid = grids.make_grid(path, steps, 'karras')
     close(np.append(grid.t, 0), 1 - getattr(FLOW, f'edm_grid_{steps}'), 1e-9)
-  grid = samplers.make_grid(path, 18, 'karras')
+  grid = grids.make_grid(path, 18, 'karras')
   denoise = denoise_of(path, velocity_net, kind='velocity')
   close(run(samplers.ddim(grid), denoise, FLOW.e)[-1], FLOW.flow_sample)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mixture import MEANS, SPREADS, exact, log_joint
 
-from gen_jax.diffusion import guidance, samplers
+from gen_jax.diffusion import grids, guidance, samplers
 from gen_jax.diffusion.paths import EDM, VP, Linear, Prediction, denoise_on
 from gen_jax.diffusion.predictions import to_prediction
 from gen_jax.diffusion.process import linear_betas, make_path
@@ -50,7 +50,7 @@ FORMS = {
 @pytest.mark.parametrize('form', FORMS)
 def test_an_exact_classifier_turns_a_mixture_into_the_component_asked_for(form, label):
   steps, make = FORMS[form]
-  grid = samplers.make_grid(DDPM, steps, 'uniform')
+  grid = grids.make_grid(DDPM, steps, 'uniform')
   guide, denoise = classified(DDPM, jnp.full(4000, label)), exact(DDPM)
   if 'ancestral' in form:
     method = make(grid, guide=guide)
@@ -64,7 +64,7 @@ def test_an_exact_classifier_turns_a_mixture_into_the_component_asked_for(form, 
 @pytest.mark.parametrize('path', [EDM(), Linear(), VP()], ids=['edm', 'linear', 'vp'])
 def test_a_classifier_of_ddpm_guides_a_model_on_another_path(path):
   label = jnp.arange(4000) % 2
-  grid = samplers.make_grid(path, 60, 'karras')
+  grid = grids.make_grid(path, 60, 'karras')
   guided = guidance.by_classifier(exact(path), classified(path, label), path)
   x = run(samplers.heun(grid), guided, noise(path, grid, 4000))[:, 0]
   for y in (0, 1):
@@ -142,7 +142,7 @@ def expected_moments(form, scale):
 @pytest.mark.parametrize('scale', [0.5, 1.0, 2.0])
 @pytest.mark.parametrize('form', ['ancestral', 'ddim'])
 def test_both_forms_on_a_gaussian_at_any_scale(form, scale):
-  grid = samplers.make_grid(SHORT, None, 'uniform')
+  grid = grids.make_grid(SHORT, None, 'uniform')
   start = np.random.default_rng(1).standard_normal((100_000, 1))
   if form == 'ancestral':
     x = run(samplers.ancestral(grid, guide=pull(scale)), gaussian, start)
@@ -163,7 +163,7 @@ def test_guidance_acts_on_what_is_clipped_and_is_not_clipped_itself():
   gradient = 3.0
   clipped = samplers.clipped(denoise, SHORT)
   guided = guidance.by_classifier(clipped, lambda x, t: jnp.full_like(x, gradient), SHORT)
-  x = run(samplers.ddim(samplers.make_grid(SHORT, 1, 'uniform')), guided, [[0.0]])
+  x = run(samplers.ddim(grids.make_grid(SHORT, 1, 'uniform')), guided, [[0.0]])
   bar = np.cumprod(1 - SHORT_BETAS)[-1]
   assert x[0, 0] == pytest.approx(1 + (1 - bar) / np.sqrt(bar) * gradient, rel=1e-5)
 
@@ -223,7 +223,7 @@ def test_autoguidance_by_a_net_on_any_path(path, trained_on):
   form x ~ (s^2 + sigma^2)^{w/2} (S^2 + sigma^2)^{(1-w)/2}, so that s^w S^{1-w} is left of S.
   """
   label = jnp.arange(1000) % 2
-  grid = samplers.make_grid(path, 40, 'karras')
+  grid = grids.make_grid(path, 40, 'karras')
   wide, w = 1.3 * SPREADS, 1.5
 
   def draw(weak):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gen_jax.diffusion import samplers
+from gen_jax.diffusion import grids, samplers
 from gen_jax.diffusion.paths import (
   EDM,
   VE,
@@ -259,7 +259,7 @@ def test_trajectories_on_all_paths_are_one_at_other_scales():
 
   def trajectory(path):
     t = path.time_of(ratio)
-    grid = samplers.Grid(path, t, np.append(path.alpha(t), 1.0), np.append(path.sigma(t), 0.0))
+    grid = grids.Grid(path, t, np.append(path.alpha(t), 1.0), np.append(path.sigma(t), 0.0))
     start = np.float32(grid.alpha[0] * 50) * np.float32([[0.7, -1.2, 0.1]]).T
     denoise = denoise_on(path, net, VP())
     _, kept = samplers.run(samplers.ddim(grid), denoise, jnp.asarray(start), jax.random.key(0), 12)

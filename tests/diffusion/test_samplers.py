@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gen_jax.diffusion import predictions, samplers
+from gen_jax.diffusion import grids, predictions, samplers
 from gen_jax.diffusion.paths import (
   EDM,
   VE,
@@ -57,7 +57,7 @@ DETERMINISTIC = ('ddim', 'dpm', 'dpm_order_1', 'heun')
 
 def method_of(name, path, steps, spacing='auto'):
   make, sampler = METHODS[name]
-  return make(samplers.make_grid(path, steps, samplers.spacing_of(sampler, spacing, path)))
+  return make(grids.make_grid(path, steps, grids.spacing_of(sampler, spacing, path)))
 
 
 def compiled(method, denoise, keep=0, long=False):
@@ -350,7 +350,7 @@ def test_samplers_with_noise_converge_in_distribution(name, path, spacing, order
 
 
 def test_the_sigma_grid_of_edm():
-  grid = samplers.make_grid(EDM(), 18, 'karras')
+  grid = grids.make_grid(EDM(), 18, 'karras')
   published = [
     80, 57.586, 40.7856, 28.3746, 19.3525, 12.9101, 8.4009, 5.3152, 3.2568, 1.9233, 1.0882, 0.5853,
     0.2964, 0.1395, 0.0599, 0.0229, 0.0075, 0.002,
@@ -358,7 +358,7 @@ def test_the_sigma_grid_of_edm():
   np.testing.assert_allclose(grid.t, published, atol=6e-5)
   np.testing.assert_array_equal(grid.sigma, np.append(grid.t, 0))
   # On another path the same ratios, up to those that it has.
-  found = samplers.make_grid(VP(), 18, 'karras', sigma_max=60.0)
+  found = grids.make_grid(VP(), 18, 'karras', sigma_max=60.0)
   np.testing.assert_allclose(VP().ratio(found.t)[[0, -1]], [60, VP().ratio(1e-3)])
 
 
@@ -390,7 +390,7 @@ def test_2m_on_a_gaussian_in_steps_of_the_log_ratio():
 def test_ancestral_steps_of_ddpm_have_its_tables():
   process = make_process(BETAS)
   for variance in ('large', 'small'):
-    rows = samplers.ancestral(samplers.make_grid(DDPM, None, 'uniform'), variance=variance).rows
+    rows = samplers.ancestral(grids.make_grid(DDPM, None, 'uniform'), variance=variance).rows
     assert rows['t'].tolist() == list(range(999, -1, -1))
     rows = {name: value[::-1] for name, value in rows.items()}
     np.testing.assert_allclose(rows['x_0'], process.posterior_coef_x0, rtol=1e-6)
@@ -403,7 +403,7 @@ def test_ancestral_steps_of_ddpm_have_its_tables():
 
 def test_a_learned_variance_is_between_the_two():
   two = Discrete(np.cumprod([1 - 0.4, 1 - 0.5]))
-  grid = samplers.make_grid(two, None, 'uniform')
+  grid = grids.make_grid(two, None, 'uniform')
   large, small = 0.5, 0.5 * (1 - 0.6) / (1 - 0.3)
   for v, expected in ((1.0, large), (-1.0, small), (0.0, np.sqrt(large * small))):
 
@@ -421,7 +421,7 @@ def test_the_steps_of_the_papers_of_score_sdes():
   path, x, noise = VE(), 0.7, -0.3
   t = np.array([0.5, 0.4])
   sigma, s = path.sigma(t)
-  grid = samplers.Grid(path, t, np.array([1.0, 1, 1]), np.array([sigma, s, 0]))
+  grid = grids.Grid(path, t, np.array([1.0, 1, 1]), np.array([sigma, s, 0]))
   score = -0.2
   said = Prediction(x + sigma**2 * score, -sigma * score)
 
@@ -448,7 +448,7 @@ def test_the_steps_of_the_papers_of_score_sdes():
 
 def test_the_steps_of_the_papers_on_the_variance_preserving_path():
   alphas = 1 - BETAS
-  rows = samplers.predictor_corrector(samplers.make_grid(DDPM, None, 'uniform')).rows
+  rows = samplers.predictor_corrector(grids.make_grid(DDPM, None, 'uniform')).rows
   rows = {name: value[::-2] for name, value in rows.items()}  # the predictor's, from t = 0
   x, beta = rows['x'][1:], BETAS[1:]
   np.testing.assert_allclose(x, 2 - np.sqrt(alphas[1:]), rtol=1e-10)
@@ -472,7 +472,7 @@ def in_predictions(rows, grid):
 def test_two_forms_of_one_step(path):
   path = PATHS[path]
   for steps in (1, 7, 100):
-    grid = samplers.make_grid(path, steps, samplers.spacing_of('ddim', 'auto', path))
+    grid = grids.make_grid(path, steps, grids.spacing_of('ddim', 'auto', path))
     close = functools.partial(np.testing.assert_allclose, rtol=1e-7, atol=1e-8)
     ddim, eta_1 = (in_predictions(samplers.ddim(grid, eta=eta).rows, grid) for eta in (0.0, 1.0))
     first_order = samplers.dpm_solver_pp(grid, order=1)
@@ -487,7 +487,7 @@ def test_two_forms_of_one_step(path):
 
 
 def test_from_alpha_0_solvers_of_the_sde_do_a_step_of_ddim():
-  grid = samplers.make_grid(Linear(), 4, 'trailing')
+  grid = grids.make_grid(Linear(), 4, 'trailing')
   expected = in_predictions(samplers.ddim(grid).rows, grid)[:, 0]
   np.testing.assert_allclose(expected, [0.25, 0.75, 0])
   euler = in_predictions(samplers.euler_maruyama(grid).rows, grid)
@@ -500,7 +500,7 @@ def test_from_alpha_0_solvers_of_the_sde_do_a_step_of_ddim():
 
 
 def test_heun_without_its_corrections_is_ddim():
-  grid = samplers.make_grid(VP(), 9, 'uniform')
+  grid = grids.make_grid(VP(), 9, 'uniform')
   rows, ddim = samplers.heun(grid).rows, samplers.ddim(grid).rows
   np.testing.assert_allclose(rows['a'][::2], ddim['x_0'])
   np.testing.assert_allclose(rows['s'][::2], ddim['eps'])
@@ -509,7 +509,7 @@ def test_heun_without_its_corrections_is_ddim():
 
 def test_ddim_with_eta_1_and_all_steps_is_the_ancestral_sampler():
   denoise = of_eps(SHORT, lambda x, t: jnp.tanh(x) * (1 + 0.1 * t[:, None]))
-  grid = samplers.make_grid(SHORT, 8, 'uniform')
+  grid = grids.make_grid(SHORT, 8, 'uniform')
   x = np.random.default_rng(0).standard_normal((5, 3))
   _, ddim = run(samplers.ddim(grid, eta=1.0), denoise, x, keep=8)
   _, ancestral = run(samplers.ancestral(grid, variance='small'), denoise, x, keep=8)
@@ -519,13 +519,13 @@ def test_ddim_with_eta_1_and_all_steps_is_the_ancestral_sampler():
 
 
 def test_multistep_weights():
-  grid = samplers.make_grid(VP(), 6, 'uniform')
+  grid = grids.make_grid(VP(), 6, 'uniform')
   log_ratio = np.log(grid.alpha[:-1] / grid.sigma[:-1])
   h = np.diff(log_ratio)
   w = samplers.dpm_solver_pp(grid).rows['w']
   # The first step and the last have order 1; between, 1 / (2 r) with r the last step over this one.
   np.testing.assert_allclose(w, [0, *(0.5 * h[1:] / h[:-1]), 0], rtol=1e-9)
-  assert samplers.dpm_solver_pp(samplers.make_grid(Linear(), 6, 'trailing')).rows['w'][1] == 0
+  assert samplers.dpm_solver_pp(grids.make_grid(Linear(), 6, 'trailing')).rows['w'][1] == 0
 
 
 # --- Conventions of all samplers ------------------------------------------------------------------
@@ -598,7 +598,7 @@ def test_the_noise_of_a_step_is_one_draw_of_its_own():
 
 def test_the_noise_of_one_long_ddim_step():
   # From t = 500 to 400, as with 10 steps.
-  grid = samplers.make_grid(DDPM, 10, 'uniform')
+  grid = grids.make_grid(DDPM, 10, 'uniform')
   assert grid.t[4:6].tolist() == [500, 400]
   for eta in (1.0, 0.5):
     rows = samplers.ddim(grid, eta=eta).rows
@@ -610,7 +610,7 @@ def test_the_noise_of_one_long_ddim_step():
 
 def test_the_ancestral_steps_have_the_fixed_variances():
   two = Discrete(np.cumprod([1 - 0.4, 1 - 0.5]))
-  grid = samplers.make_grid(two, None, 'uniform')
+  grid = grids.make_grid(two, None, 'uniform')
   for variance, expected in (('large', 0.5), ('small', 0.5 * (1 - 0.6) / (1 - 0.3))):
     method = samplers.ancestral(grid, variance=variance)
     _, kept = run(method, of_eps(two, zero_eps), np.zeros((100_000, 1)), keep=2)
@@ -635,7 +635,7 @@ def test_ddim_with_eta_0_walks_back_on_the_line_of_a_constant_eps():
 
 def test_a_guided_step_moves_the_mean_by_the_variance_times_the_gradient():
   two = Discrete(np.cumprod([1 - 0.4, 1 - 0.5]))
-  grid = samplers.make_grid(two, None, 'uniform')
+  grid = grids.make_grid(two, None, 'uniform')
   seen = []
 
   def guide(x, t):
@@ -653,7 +653,7 @@ def test_a_guided_step_moves_the_mean_by_the_variance_times_the_gradient():
 
 
 def test_churn_raises_sigma_within_its_range():
-  grid = samplers.make_grid(EDM(), 18, 'karras')
+  grid = grids.make_grid(EDM(), 18, 'karras')
   method = samplers.heun(grid, churn=3.6, churn_range=(0.05, 50.0), churn_noise=1.003)
   rows = {name: value[::2] for name, value in method.rows.items()}
   inside = (grid.t >= 0.05) & (grid.t <= 50)
@@ -678,7 +678,7 @@ def test_churn_on_another_path_is_that_of_edm_at_its_scale():
 
   def result(path):
     t = path.time_of(np.geomspace(40, 0.03, 8))
-    grid = samplers.Grid(path, t, np.append(path.alpha(t), 1.0), np.append(path.sigma(t), 0.0))
+    grid = grids.Grid(path, t, np.append(path.alpha(t), 1.0), np.append(path.sigma(t), 0.0))
     method = samplers.heun(grid, churn=1.6)
     return run(method, denoise_on(path, net, EDM()), grid.sigma[0] * x)[0]
 
@@ -688,7 +688,7 @@ def test_churn_on_another_path_is_that_of_edm_at_its_scale():
 
 
 def test_churn_stays_within_the_times_of_a_process():
-  grid = samplers.make_grid(SHORT, 8, 'uniform')
+  grid = grids.make_grid(SHORT, 8, 'uniform')
   rows = samplers.heun(grid, churn=4.0).rows
   assert (rows['t'] <= 7).all()
   # Nothing can be added at the last time; elsewhere the noise fits the time that the net is told.
@@ -702,7 +702,7 @@ def test_churn_stays_within_the_times_of_a_process():
 
 
 def test_the_published_sub_sequences():
-  times = samplers.discrete_times
+  times = grids.discrete_times
   assert times(1000, 10, 'uniform').tolist() == list(range(0, 1000, 100))
   assert times(1000, 1000, 'uniform').tolist() == list(range(1000))
   assert times(1000, 10, 'quadratic').tolist() == [0, 9, 39, 88, 158, 246, 355, 483, 632, 800]
@@ -735,7 +735,7 @@ def test_trailing_times_are_those_of_diffusers_for_any_number():
     if len(theirs) > steps:  # where the float step falls short of 0 by rounding, it has one more
       assert theirs[-1] == -1
       theirs = theirs[:-1]
-    found = samplers.discrete_times(1000, steps, 'trailing')
+    found = grids.discrete_times(1000, steps, 'trailing')
     assert found[::-1].tolist() == theirs.tolist()
     assert (np.diff(found) > 0).all() and found[0] >= 0
 
@@ -743,13 +743,13 @@ def test_trailing_times_are_those_of_diffusers_for_any_number():
 @pytest.mark.parametrize('steps', [3, 7, 300, 501, 999, 1000])
 def test_uniform_times_reach_into_the_last_stride_whatever_their_number(steps):
   # A start further down takes pure noise for an image that is half visible.
-  times = samplers.discrete_times(1000, steps, 'uniform')
+  times = grids.discrete_times(1000, steps, 'uniform')
   assert len(times) == steps and times[0] == 0
   assert (np.diff(times) > 0).all()
   assert 1000 - 1000 / steps - 1 <= times[-1] < 1000
 
 
-@pytest.mark.parametrize('spacing', samplers.SPACINGS)
+@pytest.mark.parametrize('spacing', grids.SPACINGS)
 def test_a_single_step_takes_what_it_is_given_for_noise(spacing):
   x = np.random.default_rng(0).standard_normal((4, 2))
   method = method_of('ddim', DDPM, 1, spacing)
@@ -784,9 +784,9 @@ def test_grids_and_coefficients_are_finite_and_silent(path):
   path = PATHS[path]
   with warnings.catch_warnings():
     warnings.simplefilter('error')
-    for spacing in samplers.SPACINGS:
+    for spacing in grids.SPACINGS:
       for steps in (1, 2, 5, 18, 1000):
-        grid = samplers.make_grid(path, steps, spacing)
+        grid = grids.make_grid(path, steps, spacing)
         repeats = isinstance(path, Discrete) and spacing == 'quadratic' and steps > 18
         steps_down = np.diff(grid.t)
         assert (steps_down <= 0).all() if repeats else (steps_down < 0).all()
@@ -803,20 +803,20 @@ def test_grids_and_coefficients_are_finite_and_silent(path):
 
 def test_ratios_beyond_those_of_a_path():
   most = DDPM.ratio(999)
-  grid = samplers.make_grid(DDPM, 5, 'karras', sigma_max=10 * most)
+  grid = grids.make_grid(DDPM, 5, 'karras', sigma_max=10 * most)
   assert grid.t[0] == pytest.approx(999) and grid.t[-1] == pytest.approx(0, abs=1e-6)
   np.testing.assert_allclose(grid.sigma[0] / grid.alpha[0], most)
   # The straight path has them all: there sigma_max cuts both spacings.
   for spacing in ('karras', 'logsnr'):
-    assert samplers.make_grid(Linear(), 5, spacing).t[0] == pytest.approx(80 / 81)
-    assert samplers.make_grid(Linear(), 5, spacing, 9.0).t[0] == pytest.approx(0.9)
+    assert grids.make_grid(Linear(), 5, spacing).t[0] == pytest.approx(80 / 81)
+    assert grids.make_grid(Linear(), 5, spacing, 9.0).t[0] == pytest.approx(0.9)
   # A discrete process has times between its indices by these.
-  t = samplers.make_grid(DDPM, 30, 'logsnr').t
+  t = grids.make_grid(DDPM, 30, 'logsnr').t
   assert (t != np.round(t)).sum() > 20
 
 
 def test_spacings_of_samplers_and_paths():
-  spacing = samplers.spacing_of
+  spacing = grids.spacing_of
   assert spacing('heun', 'auto', DDPM) == spacing('ddim', 'auto', EDM()) == 'karras'
   assert spacing('dpm_solver_pp', 'auto', EDM()) == 'logsnr'
   assert spacing('ddim', 'auto', Linear()) == 'trailing'
@@ -863,8 +863,8 @@ def settings(**changes):
   ids=['ddim', 'eta', 'ancestral', 'dpm_solver_pp', 'heun', 'euler_maruyama', 'corrector'],
 )
 def test_the_settings_of_a_config_name_a_method(settings, expected):
-  spacing = samplers.spacing_of(settings.sampler, 'auto', VP())
-  expected = expected(samplers.make_grid(VP(), 5, spacing))
+  spacing = grids.spacing_of(settings.sampler, 'auto', VP())
+  expected = expected(grids.make_grid(VP(), 5, spacing))
   found = samplers.make_method(settings, VP())
   assert found.rows.keys() == expected.rows.keys() and found.noisy == expected.noisy
   for name, value in found.rows.items():
