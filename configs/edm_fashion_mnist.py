@@ -30,7 +30,7 @@ def get_config():
     ema_decay=0.9995,
     edm=dict(sigma_data=0.7),
     optim=dict(lr=1e-3, schedule='cosine', warmup_steps=200),
-    train=dict(steps=24_000, batch_size=32, log_steps=50, checkpoint_steps=500),
+    train=dict(steps=16_000, batch_size=32, log_steps=50, checkpoint_steps=500),
     sample=dict(sampler='heun', steps=18),
     eval=dict(num_reference=10_000, held_out_examples=128),
   )

@@ -29,6 +29,7 @@ import reprlib
 import shutil
 import sys
 import time
+import traceback
 
 import jax
 import jax.numpy as jnp
@@ -695,7 +696,12 @@ def _mute_orbax() -> None:
   """
 
   def is_new(record):
-    return not (record.exc_info and 'orbax' in record.pathname + record.getMessage())
+    if not record.exc_info:
+      return True
+    # An exception that nobody fetched is named by the logger; where it was raised, by its frames.
+    frames = traceback.walk_tb(record.exc_info[2])
+    files = (frame.f_code.co_filename for frame, _ in frames)
+    return 'orbax' not in ' '.join((record.pathname, record.getMessage(), *files))
 
   for name in ('absl', 'asyncio'):
     logging.getLogger(name).addFilter(is_new)

@@ -1,6 +1,8 @@
 """Checkpoints against real disks, real damage and real kills."""
 
+import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -18,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from forged import replace_file, seal
 
@@ -513,6 +516,24 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_checkpoint(tmp_path):
   assert child.stdout == 5 * line
   assert child.stderr == ''
   assert os.listdir(directory) == ['0000000003']
+
+
+def test_only_the_threads_of_orbax_fail_silently(tmp_path, caplog):
+  """Their errors are raised once more by the save, so that the event loop's report is a copy."""
+
+  async def forgotten(error):
+    asyncio.get_running_loop().create_future().set_exception(error)
+
+  checkpoint._mute_orbax()
+  with pytest.raises(OSError) as of_orbax:
+    ocp.ArrayCheckpointHandler().restore(tmp_path / 'absent')
+  with pytest.raises(OSError) as of_others:
+    open(tmp_path / 'absent')  # noqa: SIM115
+  for caught in (of_orbax, of_others):
+    asyncio.run(forgotten(caught.value))
+    gc.collect()
+  (record,) = (record for record in caplog.records if record.name == 'asyncio')
+  assert record.exc_info[1] is of_others.value
 
 
 FULL = """
