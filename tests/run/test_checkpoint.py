@@ -518,7 +518,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_checkpoint(tmp_path):
   assert os.listdir(directory) == ['0000000003']
 
 
-def test_only_the_threads_of_orbax_fail_silently(tmp_path, caplog):
+def test_what_a_save_raises_is_not_printed_by_its_threads(tmp_path, caplog):
   """Their errors are raised once more by the save, so that the event loop's report is a copy."""
 
   async def forgotten(error):
