@@ -50,6 +50,7 @@ CASES = {
   'ddpm_digits': Case('ddpm_digits', 64),
   'ddpm_fashion_mnist': Case('ddpm_fashion_mnist', 32),
   'ddpm_cifar': Case('ddpm_cifar', 8),
+  'edm_fashion_mnist': Case('edm_fashion_mnist', 32),
   # Few steps, as every step costs the same.
   'digits_ancestral': Case(
     'ddpm_digits', 64, {'sample.sampler': 'ancestral', 'diffusion.steps': '20'}
@@ -57,6 +58,10 @@ CASES = {
   'fashion_ddim': Case('ddpm_fashion_mnist', 64, {'sample.steps': '10'}),
   'cifar_ddim': Case(
     'ddpm_cifar', 8, {'sample.sampler': 'ddim', 'sample.clip': 'True', 'sample.steps': '5'}
+  ),
+  'fashion_heun': Case('edm_fashion_mnist', 64, {'sample.steps': '5'}),
+  'fashion_dpm_solver_pp': Case(
+    'edm_fashion_mnist', 64, {'sample.sampler': 'dpm_solver_pp', 'sample.steps': '10'}
   ),
 }
 NAMES = {
@@ -156,10 +161,8 @@ def make_torch(case, compiled=False, diffusers=False):
   config, shape = load(case)
   torch.manual_seed(config.seed)
   if case.sampling:
-    if diffusers:
-      draw, nets = torch_nets.diffusers_sampler(config)
-    else:
-      draw, nets = torch_nets.ddpm_sampler(config, compiled)
+    sampler, of_diffusers = torch_nets.SAMPLERS[config.system]
+    draw, nets = of_diffusers(config) if diffusers else sampler(config, compiled)
     return lambda: [draw().mean().item()], [sum(p.numel() for p in n.parameters()) for n in nets]
   more = {'diffusers': True} if diffusers else {}
   train_step, nets = torch_nets.STEPS[config.system](config, compiled, **more)
@@ -414,7 +417,7 @@ def main():
     print(machine(), flush=True)
     print('', f'| {" | ".join(header)} |', f'|{" --- |" * len(header)}', sep='\n', flush=True)
   for case in cases:
-    diffusion = CASES[case].config.startswith('ddpm')
+    diffusion = CASES[case].config.startswith(('ddpm', 'edm'))
     of_case = [side for side in sides if diffusion or side != 'diffusers']
     for row in compare(case, of_case, args.rounds, args.seconds):
       print(f'| {" | ".join(row)} |', flush=True)

@@ -382,6 +382,14 @@ def make_net(spec, diffusers=False, **given):
   return net.to(memory_format=torch.channels_last)
 
 
+def make_denoiser(config, diffusers=False):
+  """The net of a diffusion model; where labels are dropped, it has one class more."""
+  spec = dict(config.net)
+  if config.label_drop:
+    spec['num_classes'] += 1
+  return make_net(spec, diffusers, shape=config.data.shape)
+
+
 # --- Training steps -----------------------------------------------------------------------------
 
 
@@ -478,25 +486,29 @@ def labels(config, n):
   return None if classes is None else torch.arange(n) % classes
 
 
-def ddpm_step(config, compiled, diffusers=False):
-  """(step, nets) of gen_jax.systems.ddpm; step(x) -> metrics."""
-  net = make_net(config.net, diffusers, shape=config.data.shape)
+def denoising_step(config, compiled, diffusers, loss_of):
+  """(step, nets) of a diffusion model; step(x) -> metrics. loss_of(predict, x [b, c, h, w], label).
+
+  The net has a class more where labels are dropped in training.
+  """
+  net = make_denoiser(config, diffusers)
   ema = copy.deepcopy(net).requires_grad_(False)
   adam, warm_up = make_adam(net, config.optim)
   average = get_ema_multi_avg_fn(config.ema_decay)
-  bars = alpha_bars(config).float()
   predict = torch.compile(net) if compiled else net
-  label = labels(config, config.train.batch_size)
+  n, classes = config.train.batch_size, config.net.get('num_classes')
+  label = labels(config, n)
 
-  def step(x_0):  # [b, c, h, w]
-    t = torch.randint(len(bars), (len(x_0),))
-    eps = torch.randn_like(x_0)
-    bar = bars[t].view(-1, 1, 1, 1)
-    x_t = bar.sqrt() * x_0 + (1 - bar).sqrt() * eps
-    loss = F.mse_loss(predict(x_t, t, label), eps)
+  def step(x):
+    dropped = torch.rand(n) < config.label_drop
+    given = torch.where(dropped, classes, label) if config.label_drop else label
+    loss = loss_of(predict, x, given)
     adam.zero_grad()
     loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(net.parameters(), config.optim.clip_norm)
+    if config.optim.clip_norm is None:
+      norm = grad_norm(net)
+    else:
+      norm = torch.nn.utils.clip_grad_norm_(net.parameters(), config.optim.clip_norm)
     adam.step()
     warm_up.step()
     with torch.no_grad():
@@ -506,12 +518,47 @@ def ddpm_step(config, compiled, diffusers=False):
   return step, (net,)
 
 
+def ddpm_step(config, compiled, diffusers=False):
+  """(step, nets) of gen_jax.systems.ddpm; step(x) -> metrics."""
+  bars = alpha_bars(config).float()
+
+  def loss_of(predict, x_0, label):
+    t = torch.randint(len(bars), (len(x_0),))
+    eps = torch.randn_like(x_0)
+    bar = bars[t].view(-1, 1, 1, 1)
+    x_t = bar.sqrt() * x_0 + (1 - bar).sqrt() * eps
+    return F.mse_loss(predict(x_t, t, label), eps)
+
+  return denoising_step(config, compiled, diffusers, loss_of)
+
+
+def edm_denoise(predict, x, sigma, label, config):
+  """D(x; sigma) of gen_jax.systems.edm, for sigma [b, 1, 1, 1]."""
+  s_d = config.edm.sigma_data
+  norm = (sigma**2 + s_d**2).sqrt()
+  out = predict(x / norm, sigma.flatten().log() / 4, label)
+  return (s_d / norm) ** 2 * x + sigma * s_d / norm * out
+
+
+def edm_step(config, compiled, diffusers=False):
+  """(step, nets) of gen_jax.systems.edm, without augmentation; step(x) -> metrics."""
+  c = config.edm
+
+  def loss_of(predict, y, label):
+    sigma = (c.P_mean + c.P_std * torch.randn(len(y), 1, 1, 1)).exp()
+    D = edm_denoise(predict, y + sigma * torch.randn_like(y), sigma, label, config)
+    weight = (sigma**2 + c.sigma_data**2) / (sigma * c.sigma_data) ** 2
+    return (weight * (D - y) ** 2).sum((1, 2, 3)).mean()
+
+  return denoising_step(config, compiled, diffusers, loss_of)
+
+
 # --- Samplers -----------------------------------------------------------------------------------
 
 
 def ddpm_sampler(config, compiled):
   """(draw, nets) of gen_jax.systems.ddpm's sampler; draw() -> images [b, c, h, w]."""
-  net = make_net(config.net, shape=config.data.shape).eval()
+  net = make_denoiser(config).eval()
   predict = torch.compile(net) if compiled else net
   c, n, (h, w, channels) = config.sample, config.sample.batch_size, config.data.shape
   bars = alpha_bars(config)
@@ -545,11 +592,11 @@ def ddpm_sampler(config, compiled):
   return draw, (net,)
 
 
-def diffusers_sampler(config):
+def ddpm_diffusers_sampler(config):
   """The same (draw, nets) with diffusers' net and schedulers."""
   from diffusers import DDIMScheduler, DDPMScheduler
 
-  net = make_net(config.net, diffusers=True, shape=config.data.shape).eval()
+  net = make_denoiser(config, diffusers=True).eval()
   c, n, (h, w, channels) = config.sample, config.sample.batch_size, config.data.shape
   d = config.diffusion
   schedule = dict(num_train_timesteps=d.steps, beta_start=d.beta_min, beta_end=d.beta_max)
@@ -570,4 +617,82 @@ def diffusers_sampler(config):
   return draw, (net,)
 
 
-STEPS = {'gan': gan_step, 'wgan_gp': wgan_gp_step, 'ddpm': ddpm_step}
+def edm_times(config):
+  """sigma of each step in descending order and 0, a list: as far apart as those of gen_jax, whose
+  exact values do not matter for speed.
+  """
+  c = config.edm
+  return [
+    *torch.linspace(c.sigma_max ** (1 / 7), c.sigma_min ** (1 / 7), config.sample.steps) ** 7,
+    0,
+  ]
+
+
+def edm_sampler(config, compiled, diffusers=False):
+  """(draw, nets) of gen_jax.systems.edm with heun or dpm_solver_pp; draw() -> images."""
+  net = make_denoiser(config, diffusers).eval()
+  predict = torch.compile(net) if compiled else net
+  n, (h, w, channels) = config.sample.batch_size, config.data.shape
+  times, label = edm_times(config), labels(config, n)
+
+  def denoise(x, sigma):
+    return edm_denoise(predict, x, torch.full((n, 1, 1, 1), float(sigma)), label, config)
+
+  def heun(x, sigma, after, _):
+    d = (x - denoise(x, sigma)) / sigma
+    moved = x + (after - sigma) * d
+    if after:
+      moved = x + (after - sigma) * (d + (moved - denoise(moved, after)) / after) / 2
+    return moved, None
+
+  def dpm_solver_pp(x, sigma, after, memory):
+    D = x_0 = denoise(x, sigma)
+    if after and memory is not None:
+      last, before = memory
+      r = (before / sigma).log() / (sigma / after).log()
+      D = x_0 + (x_0 - last) / (2 * r)
+    return (after / sigma) * x + (1 - after / sigma) * D, (x_0, sigma)
+
+  take = {'heun': heun, 'dpm_solver_pp': dpm_solver_pp}[config.sample.sampler]
+
+  @torch.inference_mode()
+  def draw():
+    x = times[0] * torch.randn(n, channels, h, w).to(memory_format=torch.channels_last)
+    memory = None
+    for sigma, after in zip(times[:-1], times[1:], strict=True):
+      x, memory = take(x, sigma, after, memory)
+    return x
+
+  return draw, (net,)
+
+
+def edm_diffusers_sampler(config):
+  """(draw, nets) with diffusers' net, and its scheduler, which exists for DPM-Solver++."""
+  from diffusers import EDMDPMSolverMultistepScheduler
+
+  if config.sample.sampler == 'heun':
+    return edm_sampler(config, compiled=False, diffusers=True)
+  net = make_denoiser(config, diffusers=True).eval()
+  c, n, (h, w, channels) = config.edm, config.sample.batch_size, config.data.shape
+  scheduler = EDMDPMSolverMultistepScheduler(c.sigma_min, c.sigma_max, c.sigma_data)
+  label = labels(config, n)
+
+  @torch.inference_mode()
+  def draw():
+    scheduler.set_timesteps(config.sample.steps)
+    x = torch.randn(n, channels, h, w).to(memory_format=torch.channels_last)
+    x = x * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+      out = net(scheduler.scale_model_input(x, t), t.expand(n), label)
+      x = scheduler.step(out, t, x).prev_sample
+    return x
+
+  return draw, (net,)
+
+
+STEPS = {'gan': gan_step, 'wgan_gp': wgan_gp_step, 'ddpm': ddpm_step, 'edm': edm_step}
+# Of each system: with the nets of this file, and with those and the schedulers of diffusers.
+SAMPLERS = {
+  'ddpm': (ddpm_sampler, ddpm_diffusers_sampler),
+  'edm': (edm_sampler, edm_diffusers_sampler),
+}
