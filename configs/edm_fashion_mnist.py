@@ -4,7 +4,7 @@ Karras, Aittala, Aila and Laine 2022, https://arxiv.org/abs/2206.00364.
 
     python launch.py --config=configs/edm_fashion_mnist.py
 
-24,000 steps of about 0.27 s on two CPU cores (AMD EPYC with AVX-512), two hours; not trained yet.
+16,000 steps of 0.26 s on two CPU cores (AMD EPYC with AVX-512), 74 minutes.
 It writes grids of clothes to runs/edm_fashion_mnist/samples/.
 """
 
