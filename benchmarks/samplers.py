@@ -77,6 +77,8 @@ def picture(found: dict):
     axes.set(
       xlabel='evaluations of the net', ylabel=points[0]['metric'], xscale='log', yscale='log'
     )
+    axes.set_xticks(flags.evaluations, flags.evaluations, minor=False)
+    axes.set_xticks([], minor=True)
     axes.legend()
 
 
