@@ -77,9 +77,9 @@ def picture(found: dict):
     axes.set(
       xlabel='evaluations of the net', ylabel=points[0]['metric'], xscale='log', yscale='log'
     )
-    axes.set_xticks(flags.evaluations, flags.evaluations, minor=False)
+    axes.set_xticks(flags.evaluations, flags.evaluations)
     axes.set_xticks([], minor=True)
-    axes.legend()
+    axes.legend(loc='upper left', bbox_to_anchor=(1, 1))
 
 
 kept = flags.out.with_suffix('.json')

@@ -487,21 +487,21 @@ def labels(config, n):
 
 
 def denoising_step(config, compiled, diffusers, loss_of):
-  """(step, nets) of a diffusion model; step(x) -> metrics. loss_of(predict, x [b, c, h, w], label).
-
-  The net has a class more where labels are dropped in training.
+  """(step, nets) of a diffusion model whose loss is loss_of(predict, x [b, c, h, w], label); step(x)
+  -> metrics.
   """
   net = make_denoiser(config, diffusers)
   ema = copy.deepcopy(net).requires_grad_(False)
   adam, warm_up = make_adam(net, config.optim)
   average = get_ema_multi_avg_fn(config.ema_decay)
   predict = torch.compile(net) if compiled else net
-  n, classes = config.train.batch_size, config.net.get('num_classes')
-  label = labels(config, n)
+  label = labels(config, config.train.batch_size)
 
   def step(x):
-    dropped = torch.rand(n) < config.label_drop
-    given = torch.where(dropped, classes, label) if config.label_drop else label
+    given = label
+    if config.label_drop:
+      dropped = torch.rand(len(x)) < config.label_drop
+      given = label.masked_fill(dropped, config.net.num_classes)
     loss = loss_of(predict, x, given)
     adam.zero_grad()
     loss.backward()
@@ -622,10 +622,8 @@ def edm_times(config):
   exact values do not matter for speed.
   """
   c = config.edm
-  return [
-    *torch.linspace(c.sigma_max ** (1 / 7), c.sigma_min ** (1 / 7), config.sample.steps) ** 7,
-    0,
-  ]
+  root = torch.linspace(c.sigma_max ** (1 / 7), c.sigma_min ** (1 / 7), config.sample.steps)
+  return [*root**7, 0]
 
 
 def edm_sampler(config, compiled, diffusers=False):

@@ -698,7 +698,7 @@ def _mute_orbax() -> None:
   def is_new(record):
     if not record.exc_info:
       return True
-    # An exception that nobody fetched is named by the logger; where it was raised, by its frames.
+    # asyncio reports an exception that nobody fetched without saying which code raised it.
     frames = traceback.walk_tb(record.exc_info[2])
     files = (frame.f_code.co_filename for frame, _ in frames)
     return 'orbax' not in ' '.join((record.pathname, record.getMessage(), *files))
