@@ -487,8 +487,8 @@ def labels(config, n):
 
 
 def denoising_step(config, compiled, diffusers, loss_of):
-  """(step, nets) of a diffusion model whose loss is loss_of(predict, x [b, c, h, w], label); step(x)
-  -> metrics.
+  """(step, nets) of a diffusion model whose loss is loss_of(predict, x [b, c, h, w], label);
+  step(x) -> metrics.
   """
   net = make_denoiser(config, diffusers)
   ema = copy.deepcopy(net).requires_grad_(False)
