@@ -59,16 +59,21 @@ class Case:
     self.step = self._compiled('train_step')
     self.sample = self._compiled('sample')
     self.evaluate = self._compiled('evaluate')
-    self.encode = self._compiled('encode')
-    self.decode = self._compiled('decode')
+    # A sampler that adds noise does not encode.
+    without_noise = configs.to_dict(self.config)
+    if 'eta' in without_noise.get('sample', {}):
+      without_noise['sample'] |= {'sampler': 'ddim', 'eta': 0.0}
+    without_noise = configs.check(without_noise)
+    self.encode = self._compiled('encode', without_noise)
+    self.decode = self._compiled('decode', without_noise)
     self.state = self.init(INIT_KEY, self.batch)
     self.after, self.metrics = self.step(self.state, self.batch, STEP_KEY)
 
-  def _compiled(self, name):
+  def _compiled(self, name, config=None):
     """A jitted function of the contract; None: the system has none of this name."""
     if not hasattr(self.system, name):
       return None
-    program = jax.jit(functools.partial(getattr(self.system, name), config=self.config))
+    program = jax.jit(functools.partial(getattr(self.system, name), config=config or self.config))
 
     def call(*args):
       is_key = lambda x: isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
