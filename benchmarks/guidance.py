@@ -5,8 +5,8 @@ of guidance that the runs allow: a table in Markdown and a picture.
         --classifier=runs/noisy_classifier_fashion_mnist --weak=runs/edm_fashion_mnist_weak \
         --out=docs/gallery/guidance.png
 
-Numbers also go to `evaluation.jsonl` of the run; those in the .json beside the picture are not
-measured again.
+Rows and grids of samples also go to `guidance/` in the run's folder. Numbers in the .json beside
+the picture are not measured again.
 """
 
 import argparse
@@ -38,6 +38,7 @@ parser.add_argument('--scales', type=float, nargs='+', default=[0, 0.5, 1, 2, 4,
 parser.add_argument('--samples', type=int, default=2000)
 parser.add_argument('--steps', type=int, help="of the run's sampler; by default as in its config")
 flags = parser.parse_args()
+OUT = Path(flags.workdir, 'guidance')
 
 
 def kinds(run) -> dict:
@@ -58,7 +59,9 @@ def measure(run, guidance: dict) -> dict:
   """
   how = dict(batch_size=100, guidance=guidance) | (dict(steps=flags.steps) if flags.steps else {})
   names = ('frechet', 'precision_recall', 'modes')
-  chosen = run.evaluate(num_samples=flags.samples, metrics=names, held_out_examples=None, **how)
+  chosen = run.evaluate(
+    OUT, num_samples=flags.samples, metrics=names, held_out_examples=None, **how
+  )
   rows = {row.metric: row for row in chosen}
   images = run.sample(10, **how)[..., 0].tolist()
   # A net that ignores labels, without guidance, is asked for no class.
@@ -98,7 +101,8 @@ for kind, group in kinds(run).items():
   points = found.setdefault(kind, {})
   for scale in flags.scales:
     if f'{scale:g}' not in points:
-      points[f'{scale:g}'] = measure(run, group(scale))
+      unguided = next((each['0'] for each in found.values() if '0' in each), None)
+      points[f'{scale:g}'] = unguided if scale == 0 and unguided else measure(run, group(scale))
       kept.parent.mkdir(parents=True, exist_ok=True)
       kept.write_text(json.dumps(found))
     shown = {name: points[f'{scale:g}'].get(name) for name in METRICS}

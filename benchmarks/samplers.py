@@ -3,8 +3,8 @@ Markdown and a picture.
 
     python benchmarks/samplers.py --workdir=runs/edm_fashion_mnist --out=docs/gallery/samplers.png
 
-Numbers also go to `evaluation.jsonl` of the run; those in the .json beside the picture, measured
-before with the same samples, are not measured again.
+Rows and grids of samples also go to `samplers/` in the run's folder. Numbers in the .json beside
+the picture, measured before with the same samples, are not measured again.
 """
 
 import argparse
@@ -39,6 +39,7 @@ parser.add_argument('--evaluations', type=int, nargs='+', default=[5, 10, 20, 40
 parser.add_argument('--curves', nargs='+', default=list(CURVES), choices=list(CURVES))
 parser.add_argument('--samples', type=int, default=2000)
 flags = parser.parse_args()
+OUT = Path(flags.workdir, 'samplers')
 
 
 def settings(curve: str) -> list[dict]:
@@ -59,7 +60,9 @@ def measure(run, how: dict) -> dict:
   metric, names = ('good', ('modes',)) if toys else ('frechet', ('frechet',))
   rows = {
     row.metric: row
-    for row in run.evaluate(num_samples=flags.samples, metrics=names, held_out_examples=None, **how)
+    for row in run.evaluate(
+      OUT, num_samples=flags.samples, metrics=names, held_out_examples=None, **how
+    )
   }
   row = rows[metric]
   about = dict(metric=row.label, protocol=dataclasses.asdict(row))

@@ -261,11 +261,12 @@ class Run:
       raise UserError(f'labels hold {worst}: classes from 0 to {classes - 1} are needed')
     return np.broadcast_to(found, n).astype(np.int32)
 
-  def evaluate(self, **fields) -> list:
+  def evaluate(self, out=None, **fields) -> list:
     """Scores the run as `--mode=evaluate` does, which also appends the rows to `evaluation.jsonl`
-    in its folder.
+    in its folder, from which `--mode=compare` takes the last ones.
 
     Args:
+      out: another folder for the rows and pictures, for settings that are only tried.
       **fields: fields of config.eval, or else of config.sample, e.g. `num_samples=1000`.
 
     Returns:
@@ -280,7 +281,7 @@ class Run:
     mine = [name for name in fields if f'eval.{name}' not in self._rules()]
     config = self._with('eval', {k: v for k, v in fields.items() if k not in mine})
     config = self._with('sample', {k: fields[k] for k in mine}, config)
-    return evaluate.score_state(config, Workdir(self.path), self.manifest, self.state)
+    return evaluate.score_state(config, Workdir(out or self.path), self.manifest, self.state)
 
   def encode(self, images, labels=None, seed: int = 0, **fields) -> dict[str, np.ndarray]:
     """Latents of images, by the system's `encode`.

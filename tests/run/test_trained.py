@@ -162,7 +162,7 @@ def assert_equal(a, b):
   jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def test_evaluate_gives_the_rows_of_the_verb(points, copy):
+def test_evaluate_gives_the_rows_of_the_verb(points, copy, tmp_path):
   folder = copy(points)
   settings = {'metrics': ('frechet', 'kernel'), 'num_samples': 48}
   made = gen_jax.load(folder).evaluate(**settings, batch_size=48)
@@ -176,6 +176,10 @@ def test_evaluate_gives_the_rows_of_the_verb(points, copy):
     if row.metric != 'samples_per_second':
       assert row.value == a['value'] == b['value'], row
   assert made[0].samples == '48'
+  tried = gen_jax.load(folder).evaluate(tmp_path / 'tried', **settings, batch_size=48)
+  assert [row.value for row in tried[:2]] == [row.value for row in made[:2]]
+  assert len(records.read(Workdir(tmp_path / 'tried'))) == len(made)
+  assert len(records.read(Workdir(folder))) == 2 * len(made)
 
 
 def test_a_notebook_keeps_its_signal_handlers(points):
