@@ -6,7 +6,7 @@ Karras, Aittala, Aila and Laine 2022, https://arxiv.org/abs/2206.00364.
 
 The net is conditional on the digit: the columns of the grids are 0 to 9. Labels are dropped now
 and then, so --config.sample.guidance.w=1 asks for classifier-free guidance.
-2,000 steps, 5 minutes on two busy CPU cores (AMD EPYC).
+2,000 steps, 2 minutes on two CPU cores (AMD EPYC).
 It writes grids of legible digits to runs/edm_digits/samples/.
 """
 

@@ -6,7 +6,7 @@ Lipman, Chen, Ben-Hamu, Nickel and Le 2023, https://arxiv.org/abs/2210.02747.
 
 The net is conditional on the digit: the columns of the grids are 0 to 9. Labels are dropped now
 and then, so --config.sample.guidance.w=1 asks for classifier-free guidance.
-2,000 steps, 7 minutes on two busy CPU cores (AMD EPYC).
+2,000 steps, 2 minutes on two CPU cores (AMD EPYC).
 It writes grids of legible digits to runs/flow_digits/samples/.
 """
 

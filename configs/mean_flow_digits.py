@@ -7,7 +7,7 @@ Geng, Deng, Bai, Kolter and He 2025, https://arxiv.org/abs/2505.13447.
 The net is conditional on the digit: the columns of the grids are 0 to 9. A sample takes one
 pass of the net; --config.sample.steps=2 takes two.
 
-3,000 steps, 7 minutes on two busy CPU cores (AMD EPYC).
+3,000 steps, 4 minutes on two CPU cores (AMD EPYC).
 It writes grids of samples to runs/mean_flow_digits/samples/.
 """
 
