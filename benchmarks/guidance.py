@@ -2,7 +2,7 @@
 of guidance that the runs allow: a table in Markdown and a picture.
 
     python benchmarks/guidance.py --workdir=runs/edm_fashion_mnist \
-        --classifier=runs/noisy_classifier_fashion_mnist --weak=runs/edm_fashion_mnist_weak \
+        --classifier=runs/noisy_classifier_fashion_mnist --weak=runs/edm_fashion_mnist_weak_raw \
         --out=docs/gallery/guidance.png
 
 Rows and grids of samples also go to `guidance/` in the run's folder. Numbers in the .json beside
@@ -101,8 +101,9 @@ for kind, group in kinds(run).items():
   points = found.setdefault(kind, {})
   for scale in flags.scales:
     if f'{scale:g}' not in points:
-      unguided = next((each['0'] for each in found.values() if '0' in each), None)
-      points[f'{scale:g}'] = unguided if scale == 0 and unguided else measure(run, group(scale))
+      # At scale 0 none of them guides: one measurement serves all.
+      known = [each['0'] for each in found.values() if scale == 0 and '0' in each]
+      points[f'{scale:g}'] = known[0] if known else measure(run, group(scale))
       kept.parent.mkdir(parents=True, exist_ok=True)
       kept.write_text(json.dumps(found))
     shown = {name: points[f'{scale:g}'].get(name) for name in METRICS}
