@@ -355,7 +355,6 @@ class Checkpointer:
     self._directory.mkdir(exist_ok=True)  # new, or removed during the run
     if self._prepared:
       return
-    _mute_orbax()
     for path in self._directory.glob(f'{_TEMPORARY}*'):
       shutil.rmtree(path)
     sync_directory(self._directory.parent)
@@ -475,6 +474,7 @@ def _cpu_name() -> str:
 
 def _arrays_of_this_process(handler=ocp.StandardCheckpointHandler) -> ocp.Checkpointer:
   """Orbax for arrays on disk; with several processes, without waiting for the others."""
+  _mute_orbax()
   if jax.process_count() == 1:
     return ocp.Checkpointer(handler())
   me = jax.process_index()
@@ -691,17 +691,20 @@ def _remove(folder: pathlib.Path) -> None:
 
 @functools.cache
 def _mute_orbax() -> None:
-  """Where a save fails, Orbax raises the error, logs the tracebacks of its threads, and leaves
-  callbacks for an event loop that it has closed, each of which Python reports, even later.
+  """Where a save or a restore fails, Orbax raises the error of one array and leaves those of others
+  to the event loop, logs the tracebacks of its threads, and leaves callbacks for an event loop that
+  it has closed, each of which Python reports, even later.
   """
 
   def is_new(record):
     if not record.exc_info:
       return True
-    # asyncio reports an exception that nobody fetched without saying which code raised it.
+    # asyncio reports an exception that nobody fetched without saying which code raised it, and
+    # TensorStore's have no frames.
     frames = traceback.walk_tb(record.exc_info[2])
     files = (frame.f_code.co_filename for frame, _ in frames)
-    return 'orbax' not in ' '.join((record.pathname, record.getMessage(), *files))
+    said = ' '.join((record.pathname, record.getMessage(), *files))
+    return 'orbax' not in said and 'tensorstore' not in said
 
   for name in ('absl', 'asyncio'):
     logging.getLogger(name).addFilter(is_new)

@@ -22,6 +22,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+import tensorstore
 from forged import replace_file, seal
 
 from gen_jax.errors import UserError
@@ -529,7 +530,12 @@ def test_what_a_save_raises_is_not_printed_by_its_threads(tmp_path, caplog):
     ocp.ArrayCheckpointHandler().restore(tmp_path / 'absent')
   with pytest.raises(OSError) as of_others:
     open(tmp_path / 'absent')  # noqa: SIM115
-  for caught in (of_orbax, of_others):
+  spec = {'driver': 'zarr', 'kvstore': {'driver': 'file', 'path': str(tmp_path / 'absent')}}
+  with pytest.raises(ValueError) as of_tensorstore:
+    tensorstore.open(spec).result()
+  # As the event loop finds it: the error of an array that Orbax did not wait for has no frames.
+  of_tensorstore.value.__traceback__ = None
+  for caught in (of_orbax, of_tensorstore, of_others):
     asyncio.run(forgotten(caught.value))
     gc.collect()
   (record,) = (record for record in caplog.records if record.name == 'asyncio')
