@@ -1,5 +1,7 @@
 """Shared by games of a generator and a discriminator (or critic): state, building, latents,
 sampling. Losses and steps are in the systems.
+
+Where a `label`, int32 [n], is passed, the nets take it as their second argument.
 """
 
 from typing import Any, NamedTuple
@@ -47,7 +49,12 @@ def build(config, d_field: str, axis_name=None) -> Game:
     d_field: the config's name of D, e.g. 'discriminator'.
     axis_name: `pmap` axis, or None.
   """
-  offered = {'precision': config.precision, 'shape': config.data.shape, 'axis_name': axis_name}
+  offered = dict(
+    precision=config.precision,
+    shape=config.data.shape,
+    num_classes=config.data.num_classes,
+    axis_name=axis_name,
+  )
   return Game(
     G=nets.make(config.generator, 'config.generator', **offered),
     D=nets.make(config[d_field], f'config.{d_field}', **offered),
@@ -56,15 +63,15 @@ def build(config, d_field: str, axis_name=None) -> Game:
   )
 
 
-def init_state(rng, batch, game: Game, config) -> State:
-  """Fresh nets for data like batch['image'] [k, b, ...]."""
+def init_state(rng, batch, game: Game, config, label=None) -> State:
+  """Fresh nets for data like batch['image'] [k, b, ...]; `label` [1] where the nets take one."""
   g_key, d_key = jax.random.split(rng)
   z = jnp.zeros((1, config.latent.dim))
   x = one_image(batch, config, axes=2)
   return State(
     step=jnp.zeros((), jnp.int32),
-    G=init_player(game.G.init(g_key, z, train=False), game.g_optimizer),
-    D=init_player(game.D.init(d_key, x, train=False), game.d_optimizer),
+    G=init_player(game.G.init(g_key, *_with(z, label), train=False), game.g_optimizer),
+    D=init_player(game.D.init(d_key, *_with(x, label), train=False), game.d_optimizer),
   )
 
 
@@ -76,24 +83,30 @@ def latents(key, n: int, config, axis_name=None) -> jax.Array:
   return draws.normal(key, shape, axis_name)
 
 
-def generate(G: nets.Net, player: Player, z, params=None, *, train: bool = True):
+def _with(x, label) -> tuple:
+  return (x,) if label is None else (x, label)
+
+
+def generate(G: nets.Net, player: Player, z, params=None, *, label=None, train: bool = True):
   """G(z) [n, ...] for z [n, d], and the batch statistics after this pass."""
+  inputs = _with(z, label)
   # `mutable`: some nets use batch statistics even in sampling, and then update their averages.
-  x, updates = G.apply(player.variables(params), z, train=train, mutable=['batch_stats'])
+  x, updates = G.apply(player.variables(params), *inputs, train=train, mutable=['batch_stats'])
   return x, updates.get('batch_stats', {})
 
 
-def score(D: nets.Net, player: Player, x, key, params=None):
+def score(D: nets.Net, player: Player, x, key, params=None, *, label=None):
   """D(x) [n] in training for x [n, ...], with dropout by `key`, and the batch statistics after this
   pass.
   """
+  variables, inputs = player.variables(params), _with(x, label)
   y, updates = D.apply(
-    player.variables(params), x, train=True, rngs={'dropout': key}, mutable=['batch_stats']
+    variables, *inputs, train=True, rngs={'dropout': key}, mutable=['batch_stats']
   )
   return y, updates.get('batch_stats', {})
 
 
-def sample(state, given, rng, game: Game, config) -> dict:
+def sample(state, given, rng, game: Game, config, label=None) -> dict:
   """Generated examples, one for each row of `given`: {'image': float32 [n, ...] in [-1, 1]}."""
   z = latents(rng, batch_size(given), config)
-  return {'image': generate(game.G, state.G, z, train=False)[0]}
+  return {'image': generate(game.G, state.G, z, label=label, train=False)[0]}
