@@ -71,7 +71,7 @@ def make_config(**changes):
   config = ConfigDict(
     dict(
       precision='float32',
-      data=dict(shape=(2,)),
+      data=dict(shape=(2,), num_classes=None),
       generator=dict(name=Point),
       discriminator=dict(name=Linear),
       latent=dict(dim=2, distribution='normal'),
