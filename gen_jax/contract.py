@@ -12,6 +12,7 @@ and optionally
     evaluate(state, batch, rng, *, config)  -> {name: [b] or [b, k]}
     encode(state, batch, rng, *, config)    -> {'z': [b, ...], 'reconstruction': [b, ...]}
     decode(state, z, given, *, config)      -> {'image': [n, ...]}
+    prior(rng, n, *, config)                -> [n, ...]
 
 `sample` returns one image (or point) for each row of `given` as 'image', in [-1, 1], and under
 other names additional images of each sample: one, or a sequence of m. Every name is written as an
@@ -28,7 +29,7 @@ against k.
 
 `encode` returns a latent of each example of a batch (`image`, and `label` where samples depend on
 labels), and what becomes of it, in [-1, 1]. `decode` makes images of latents z [n, ...], with the
-labels in `given`; it raises a UserError for a z of another shape.
+labels in `given`; it raises a UserError for a z of another shape. `prior` draws n such latents.
 
 `METRICS`, {'player/name': meaning} of the module, describes the metrics of `train_step` that the
 system computes, without those that `state.update` adds.

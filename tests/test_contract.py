@@ -66,14 +66,16 @@ class Case:
     without_noise = configs.check(without_noise)
     self.encode = self._compiled('encode', without_noise)
     self.decode = self._compiled('decode', without_noise)
+    self.prior = self._compiled('prior', n=self.config.train.batch_size)
     self.state = self.init(INIT_KEY, self.batch)
     self.after, self.metrics = self.step(self.state, self.batch, STEP_KEY)
 
-  def _compiled(self, name, config=None):
+  def _compiled(self, name, config=None, **static):
     """A jitted function of the contract; None: the system has none of this name."""
     if not hasattr(self.system, name):
       return None
-    program = jax.jit(functools.partial(getattr(self.system, name), config=config or self.config))
+    config = config or self.config
+    program = jax.jit(functools.partial(getattr(self.system, name), config=config, **static))
 
     def call(*args):
       is_key = lambda x: isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
@@ -291,6 +293,18 @@ def test_codes_and_reconstructions_are_of_each_example(case):
   if case.decode is not None:
     again = case.decode(case.after, found['z'], case.held_out)['image']
     np.testing.assert_allclose(again, found['reconstruction'], atol=1e-4)
+
+
+def test_latents_are_drawn_and_decoded(case):
+  if case.prior is None:
+    return
+  z = case.prior(OTHER_KEY)
+  n = case.config.train.batch_size
+  assert len(z) == n and z.dtype == jnp.float32 and jnp.isfinite(z).all()
+  if case.decode is not None:
+    image = case.decode(case.after, z, case.held_out)['image']
+    assert image.shape == (n, *case.config.data.shape) and jnp.isfinite(image).all()
+    assert not np.array_equal(image[0], image[1])
 
 
 def run_steps(case, mode, devices, steps=2, fsdp=1):

@@ -22,8 +22,19 @@ def run(path, cwd, **env):
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
 def test_an_example_has_under_40_lines_of_code(path):
-  lines = [line for line in path.read_text().splitlines() if line.strip()]
+  _, _, code = path.read_text().split('"""', 2)  # the docstring stands first
+  lines = [line for line in code.splitlines() if line.strip()]
   assert len(lines) < 40, len(lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name, extra', [('vae_digits', 'arithmetic'), ('edm_digits', 'classes')])
+def test_the_latent_space_of_a_run_is_drawn(name, extra, tmp_path):
+  path = ROOT / 'examples/latent_space.py'
+  done = run_python(path, ROOT / 'zoo' / name, 'out', cwd=tmp_path, PYTHONPATH=str(ROOT))
+  assert done.returncode == 0, done.stderr
+  drawn = {path.stem for path in (tmp_path / 'out').iterdir()}
+  assert drawn == {'strips', 'grid', 'nearest', extra}
 
 
 def test_gan_example_trains(tmp_path):

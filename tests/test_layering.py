@@ -19,6 +19,7 @@ ALLOWED = {
   'fields': set(),
   'config': {'nets', 'systems', 'run/files', 'run/imports'} | BASE,
   'draws': set(),
+  'latent': {'errors'},
   'ops': set(),
   'state': {'ops'} | BASE,
   'nets': {'draws', 'errors', 'devices', 'ops', 'run/imports'},
@@ -44,7 +45,7 @@ ALLOWED = {
   'train': {'contract', 'data', 'devices', 'evaluate', 'run', 'run/trained', 'sample'} | LEAVES,
 }
 # Imported inside functions, when a user calls them: the verbs import this file.
-LAZY = {'run/trained': {'sample', 'evaluate'}}
+LAZY = {'run/trained': {'sample', 'evaluate', 'metrics'}}
 
 
 def imports(path, depth=None):

@@ -59,6 +59,21 @@ def density_coverage(real, fake, *, k: int = 5) -> DensityCoverage:
   )
 
 
+def nearest(x, reference, *, k: int = 1) -> tuple[np.ndarray, np.ndarray]:
+  """The k nearest rows of `reference` [m, d] to each row of x [n, d], nearest first.
+
+  Returns:
+    Their row numbers int [n, k], and distances float32 [n, k].
+
+  Raises:
+    ValueError: the features have different numbers of entries, or there are fewer than k rows.
+  """
+  reference, x = _centred(reference, x, k - 1, 0)
+  squared = _by_block(_squared, (x,), reference)
+  index = np.argsort(squared, axis=1, kind='stable')[:, :k]
+  return index, np.sqrt(np.take_along_axis(squared, index, 1))
+
+
 def _centred(real, fake, least_real, least_fake):
   """Both sets as float32, minus the real mean: the distances are the same, with smaller rounding
   errors.

@@ -190,6 +190,11 @@ class Run:
       f'Run({str(self.path)!r}: {self.config.system}, step {self.step}, {self.weights} weights)'
     )
 
+  @property
+  def conditional(self) -> bool:
+    """Whether samples depend on labels."""
+    return contract.asked_labels(self.config, self._system, self.state, 1) is not None
+
   def params(self, player: str | None = None) -> Any:
     """The weights of a network, a tree of arrays: its moving average or its parameters, as
     `weights` says.
@@ -353,6 +358,41 @@ class Run:
 
     made = self._in_blocks(decode, config, 'z', np.float32(z), labels, jax.random.key(0))
     return sampling.as_data(made['image'], config)
+
+  def latents(self, n: int, seed: int = 0) -> np.ndarray:
+    """Draws from the prior of the latents, float32 [n, ...], for `decode`; `gen_jax.latent` has the
+    paths between them.
+
+    Args:
+      n: how many.
+      seed: the draws are a function of it and n.
+
+    Raises:
+      UserError: the system has no latents.
+    """
+    config = self._having('prior', 'latents', {})
+    if n < 1:
+      raise UserError(f'latents(n={n}): at least 1 is needed')
+    return np.asarray(self._system.prior(jax.random.key(seed), n, config=config))
+
+  def nearest(self, images, k: int = 1, by: str = 'pixels'):
+    """The training examples nearest to images, such as samples: are they copies?
+
+    Args:
+      images: uint8 [n, h, w, c], or float32 [n, 2] for points.
+      k: how many for each image.
+      by: 'pixels', or 'features' of the network that config.eval names.
+
+    Returns:
+      `gen_jax.metrics.memorisation.Nearest`: `image` [n, k, ...] as `images`, `index` [n, k] in the
+      training set, `distance` [n, k].
+
+    Raises:
+      UserError: the images differ from the data in shape or dtype, or there are fewer than k.
+    """
+    from gen_jax.metrics import memorisation
+
+    return memorisation.nearest(self.config, images, k, by)
 
   def _having(self, name: str, what: str, fields: Mapping):
     """The config with other values of config.sample, for a system that has the function `name`."""

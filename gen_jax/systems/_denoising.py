@@ -288,6 +288,11 @@ def decode(state: State, z, given, *, config) -> dict:
   return {'image': jnp.clip(encoding.decode(denoise, z, path, config.sample), -1, 1)}
 
 
+def prior(rng, n: int, *, config) -> jax.Array:
+  """Noise of unit variance, [n, ...], such as `encode` gives."""
+  return draws.normal(rng, (n, *config.data.shape))
+
+
 MEASURES = ode.measures(path_of)
 
 

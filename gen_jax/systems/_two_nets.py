@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax import draws, fields, nets
+from gen_jax.errors import UserError
 from gen_jax.state import OPTIMIZER, Player, batch_size, init_player, make_optimizer, one_image
 
 FIELDS = {
@@ -110,3 +111,22 @@ def sample(state, given, rng, game: Game, config, label=None) -> dict:
   """Generated examples, one for each row of `given`: {'image': float32 [n, ...] in [-1, 1]}."""
   z = latents(rng, batch_size(given), config)
   return {'image': generate(game.G, state.G, z, label=label, train=False)[0]}
+
+
+# --- Latents, for the contract ------------------------------------------------------------------
+
+
+def decode(state, z, game: Game, config, label=None) -> dict:
+  """G(z) for z [n, d]: {'image': float32 [n, ...] in [-1, 1]}.
+
+  Raises:
+    UserError: z has another shape.
+  """
+  if z.shape[1:] != (config.latent.dim,):
+    raise UserError(f'z is {z.shape}: {("n", config.latent.dim)} is needed')
+  return {'image': generate(game.G, state.G, z, label=label, train=False)[0]}
+
+
+def prior(rng, n: int, *, config) -> jax.Array:
+  """Draws of z, [n, latent.dim]."""
+  return latents(rng, n, config)

@@ -181,7 +181,7 @@ def denoiser(params, label, *, config):
 
 
 sample, conditional = _denoising.sample, _denoising.conditional
-encode, decode = _denoising.encode, _denoising.decode
+encode, decode, prior = _denoising.encode, _denoising.decode, _denoising.prior
 evaluations, runs = _denoising.evaluations, guidance.runs
 MEASURES = bound.MEASURES | {f'ode_{name}': about for name, about in _denoising.MEASURES.items()}
 

@@ -149,6 +149,6 @@ def denoiser(params, label, *, config):
 
 
 sample, conditional = _denoising.sample, _denoising.conditional
-encode, decode = _denoising.encode, _denoising.decode
+encode, decode, prior = _denoising.encode, _denoising.decode, _denoising.prior
 evaluate, MEASURES = _denoising.evaluate, _denoising.MEASURES
 evaluations, runs = _denoising.evaluations, guidance.runs

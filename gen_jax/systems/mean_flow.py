@@ -182,5 +182,5 @@ def evaluations(config) -> int:
 
 
 conditional, runs = _denoising.conditional, guidance.runs
-encode, decode = _denoising.encode, _denoising.decode
+encode, decode, prior = _denoising.encode, _denoising.decode, _denoising.prior
 evaluate, MEASURES = _denoising.evaluate, _denoising.MEASURES

@@ -290,6 +290,11 @@ def decode(state, z, given, *, config) -> dict:
   return {'image': model.likelihood.mean(model.decode(state.net.params, z))}
 
 
+def prior(rng, n: int, *, config) -> jax.Array:
+  """Draws of z, N(0, I), [n, latent.dim]."""
+  return draws.normal(rng, (n, config.latent.dim))
+
+
 def _settings(config) -> str:
   text = f'{config.likelihood} likelihood, {config.eval.importance_samples} samples of z'
   return text + ', statically binarised images' * (config.data.binarize == 'static')

@@ -161,3 +161,12 @@ def train_step(state, batch, rng, *, config, axis_name=None):
 def sample(state, given, rng, *, config) -> dict:
   """Generated examples, one for each row of `given`: {'image': float32 [n, ...] in [-1, 1]}."""
   return two_nets.sample(state, given, rng, build(config), config)
+
+
+prior = two_nets.prior
+
+
+def decode(state, z, given, *, config) -> dict:
+  """G(z) for latents z [n, d]: {'image': float32 [n, ...] in [-1, 1]}."""
+  del given
+  return two_nets.decode(state, z, build(config), config)

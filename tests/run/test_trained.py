@@ -24,6 +24,7 @@ import launch
 from gen_jax import config as configs
 from gen_jax import contract, sample, train
 from gen_jax.data import binarize as binarized
+from gen_jax.data import open_source as find_source
 from gen_jax.devices import sharding
 from gen_jax.errors import UserError
 from gen_jax.run import checkpoint, export_format, history, launcher, records, trained
@@ -214,12 +215,44 @@ def test_encode_gives_latents_and_reconstructions(tmp_path, binarize):
   np.testing.assert_allclose(np.int32(again), made['reconstruction'], atol=1)
 
 
+def test_latents_of_a_gan(images):
+  """Seeds give other draws, and the images of latents are those of G."""
+  run = gen_jax.load(images)
+  z = run.latents(5, seed=1)
+  assert z.shape == (5, run.config.latent.dim) and z.dtype == np.float32
+  np.testing.assert_array_equal(z, run.latents(5, seed=1))
+  assert np.abs(z - run.latents(5)).max() > 0.1
+  again = run.decode(z)
+  assert again.dtype == np.uint8 and again.shape == (5, 28, 28, 1) and not run.conditional
+  wanted = find_system('gan').decode(run.state, jnp.asarray(z), {}, config=run.config)['image']
+  np.testing.assert_allclose(np.int32(again), (np.asarray(wanted) + 1) * 127.5, atol=1)
+
+
+@pytest.mark.parametrize('by', ['pixels', 'features'])
+def test_the_nearest_training_examples(run, by):
+  """A training example is its own neighbour, also where noise is added."""
+  digits = find_source(run.config)
+  rows = [5, 500, 1200]
+  images = digits.read(rows)['image']
+  noisy = np.uint8(np.clip(images + np.random.RandomState(0).randint(-9, 10, images.shape), 0, 255))
+  found = run.nearest(images, k=3, by=by)
+  assert found.index.shape == (3, 3) and found.index[:, 0].tolist() == rows
+  np.testing.assert_array_equal(found.image[:, 0], images)
+  assert found.image.shape == (3, 3, 8, 8, 1) and (np.diff(found.distance) >= 0).all()
+  assert np.allclose(found.distance[:, 0], 0, atol=1e-3 * found.distance[:, 1].max())
+  assert run.nearest(noisy, by=by).index[:, 0].tolist() == rows
+  if by == 'pixels':
+    other = (np.float32(images[0]) - digits.read([found.index[0, 2]])['image'][0]) / 255
+    np.testing.assert_allclose(found.distance[0, 2], np.sqrt((other**2).mean()), rtol=1e-4)
+
+
 def test_encodings_of_a_conditional_net(tmp_path):
   run = gen_jax.load(save_untrained(tmp_path / 'flow', 'flow_digits'))
   images = np.random.RandomState(0).randint(0, 256, (5, 8, 8, 1), dtype=np.uint8)
   labels = [3, 1, 4, 1, 5]
   found = run.encode(images, labels, sampler='ddim', steps=4)
   z, again = found['z'], found['reconstruction']
+  assert run.conditional
   assert z.shape == images.shape and z.dtype == np.float32 and again.dtype == np.uint8
   decoded = run.decode(z, labels, sampler='ddim', steps=4)
   np.testing.assert_allclose(np.int32(decoded), again, atol=1)
@@ -264,6 +297,10 @@ def test_encodings_of_a_conditional_net(tmp_path):
     (lambda run: run.export(dtype='int8'), "dtype='int8': float32 or float16 is needed"),
     (lambda run: run.encode(np.zeros((2, 8, 8, 1))), 'encode: images are float64 (2, 8, 8, 1); '),
     (lambda run: run.decode(np.zeros(3)), 'decode: z is float64 (3,); numbers [n, ...] are needed'),
+    (lambda run: run.latents(0), 'latents(n=0): at least 1 is needed'),
+    (lambda run: run.nearest(np.zeros((2, 8, 8, 1))), 'images are float64 (2, 8, 8, 1): uint8'),
+    (lambda run: run.nearest(np.zeros((2, 8, 8, 1), np.uint8), k=0), 'k=0: 1 to 1438, the number'),
+    (lambda run: run.nearest(np.zeros((2, 8, 8, 1), np.uint8), by='x'), "by='x': 'pixels' or"),
   ],
 )
 def test_a_user_error_is_one_line(run, call, message):
