@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax import draws, fields, nets
+from gen_jax.errors import UserError
 from gen_jax.state import OPTIMIZER, Player, batch_size, init_player, make_optimizer, one_image
 
 FIELDS = {
@@ -61,6 +62,19 @@ def build(config, d_field: str, axis_name=None) -> Game:
     g_optimizer=make_optimizer(config.optim.G),
     d_optimizer=make_optimizer(config.optim.D),
   )
+
+
+def check_classes(config) -> None:
+  """Checks that there are classes, for a game whose nets take labels.
+
+  Raises:
+    UserError: config.data.num_classes is None.
+  """
+  if config.data.num_classes is None:
+    raise UserError(
+      f'config.data.num_classes=None: config.system={config.system!r} needs labelled data and the '
+      'number of their classes'
+    )
 
 
 def init_state(rng, batch, game: Game, config, label=None) -> State:
