@@ -118,8 +118,8 @@ def test_every_number_says_what_it_is(run_of, capsys):
   rows = rows_of(folder)
   assert set(rows) == {
     *('frechet', 'kernel', 'precision', 'recall', 'density', 'coverage', 'inception_score'),
-    *('classes', 'classes_kl', 'class_accuracy', 'samples_per_second', 'bits_per_dim'),
-    *('L_0', 'L_t', 'L_T'),
+    *('classes', 'classes_kl', 'class_accuracy', 'class_accuracy_lowest'),
+    *('samples_per_second', 'bits_per_dim', 'L_0', 'L_t', 'L_T'),
   }
   described = scores.MEANINGS | contract.measures(system)
   assert set(rows) - {'samples_per_second'} <= set(described)
@@ -208,7 +208,7 @@ def test_only_the_metrics_that_are_asked_for(run_of):
   folder = run_of('digits')
   fields = {'eval.metrics': ('kernel', 'modes'), 'eval.held_out_examples': None}
   assert evaluate.run(load(DIGITS, **fields)[0], folder) == 0
-  classes = {'classes', 'classes_kl', 'class_accuracy'}
+  classes = {'classes', 'classes_kl', 'class_accuracy', 'class_accuracy_lowest'}
   assert set(rows_of(folder)) == {'kernel', *classes, 'samples_per_second'}
 
 

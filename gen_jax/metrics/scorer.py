@@ -163,6 +163,7 @@ MEANINGS = {
   'classes': 'classes with at least one sample, by the classifier of the data set',
   'classes_kl': 'KL of the samples over the classes to the reference set, nats; lower is better',
   'class_accuracy': 'share of samples of the class that they were asked for, by that classifier',
+  'class_accuracy_lowest': 'that of the class in which it is lowest',
 }
 
 
@@ -215,7 +216,8 @@ def rows(scorer: Scorer, reference: Features, made: Features, **protocol) -> lis
 
 def class_accuracy(scorer: Scorer, made: Features, label, **protocol) -> list[Row]:
   """The share of samples that the classifier of the data set assigns to the class asked for, with
-  its standard error, one of the metrics 'modes'; no row where the feature network is another one.
+  its standard error, and that share in the class where it is lowest: two of the metrics 'modes'. No
+  row where the feature network is another one.
 
   Args:
     scorer: with the feature network.
@@ -225,10 +227,17 @@ def class_accuracy(scorer: Scorer, made: Features, label, **protocol) -> list[Ro
   """
   if label is None or scorer.network.name != 'classifier' or 'modes' not in scorer.names:
     return []
-  right = (np.argmax(made.probabilities, axis=1) == np.asarray(label)).astype(np.float64)
+  label = np.asarray(label)
+  right = (np.argmax(made.probabilities, axis=1) == label).astype(np.float64)
   spread = float(right.std(ddof=1) / np.sqrt(len(right)))
-  name = 'class accuracy'
-  return [Row('class_accuracy', name, float(right.mean()), spread, **scorer.protocol, **protocol)]
+  lowest = min(float(right[label == c].mean()) for c in np.unique(label))
+  return [
+    Row(*row, **scorer.protocol, **protocol)
+    for row in (
+      ('class_accuracy', 'class accuracy', float(right.mean()), spread),
+      ('class_accuracy_lowest', 'class accuracy, lowest class', lowest, None),
+    )
+  ]
 
 
 # --- Features, computed in parts, so that they resume after a stop ------------------------------

@@ -64,6 +64,19 @@ def build(config, d_field: str, axis_name=None) -> Game:
   )
 
 
+def check_classes(config) -> None:
+  """Checks that there are classes, for a game whose nets take labels.
+
+  Raises:
+    UserError: config.data.num_classes is None.
+  """
+  if config.data.num_classes is None:
+    raise UserError(
+      f'config.data.num_classes=None: config.system={config.system!r} needs labelled data and the '
+      'number of their classes'
+    )
+
+
 def init_state(rng, batch, game: Game, config, label=None) -> State:
   """Fresh nets for data like batch['image'] [k, b, ...]; `label` [1] where the nets take one."""
   g_key, d_key = jax.random.split(rng)

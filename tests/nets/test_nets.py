@@ -12,7 +12,7 @@ import pytest
 
 from gen_jax import nets
 from gen_jax.errors import UserError
-from gen_jax.nets import dcgan, layers, mlp, unet, wgan_gp
+from gen_jax.nets import acgan, dcgan, layers, mlp, unet, wgan_gp
 from gen_jax.ops import convolutions
 
 
@@ -24,9 +24,11 @@ def init(module, *inputs):
   return jax.jit(functools.partial(module.init, train=False))(jax.random.key(0), *inputs)
 
 
-def abstract(module, *shapes):
-  """Parameters and output as shapes; nothing is computed."""
+def abstract(module, *shapes, label=False):
+  """Parameters and output as shapes; nothing is computed. `label`: labels are the last input."""
   inputs = [jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes]
+  if label:
+    inputs.append(jax.ShapeDtypeStruct(shapes[0][:1], jnp.int32))
 
   def run(*inputs):
     variables = module.init(jax.random.key(0), *inputs, train=False)
@@ -73,6 +75,44 @@ def test_number_of_parameters_and_shape(name):
   assert count(params) == number
   assert out.shape == output and out.dtype == jnp.float32
   assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype('float32')}
+
+
+# The same for nets with 10 classes, the generators of which take labels.
+WITH_CLASSES = {
+  # That of dcgan28_g, and 10 more rows of the dense layer, 10 x 6,272.
+  'acgan28_g': (acgan.Generator28(10), (2, 100), (2, 28, 28, 1), 841_025),
+  # That of dcgan28_d, and 10 more columns of the dense layer, 10 x (6,272 + 1).
+  'acgan28_d': (acgan.Discriminator28(10), (2, 28, 28, 1), ((2,), (2, 10)), 201_291),
+  # Dense 110 x 49,152 + 49,152 = 5,455,872; 5x5 convolutions 7,373,184 + 2,457,856 + 1,228,992 +
+  # 14,403; batch norms 2 x (384 + 256 + 192).
+  'acgan128_g': (acgan.Generator(10), (2, 100), (2, 128, 128, 3), 16_531_971),
+  # Dense 110 x 6,144 + 6,144 = 681,984; 5x5 convolutions 1,843,392 + 460,896 + 7,203; batch norms
+  # 2 x (192 + 96).
+  'acgan32_g': (
+    acgan.Generator(10, shape=(32, 32, 3), features=(384, 192, 96)),
+    (2, 100),
+    (2, 32, 32, 3),
+    2_994_051,
+  ),
+  # 3x3 convolutions 448 + 4,640 + 18,496 + 73,856 + 295,168 + 1,180,160; batch norms
+  # 2 x (32 + 64 + 128 + 256 + 512); dense 16 x 16 x 512 x 11 + 11, or 4 x 4 x 512 x 11 + 11.
+  'acgan128_d': (acgan.Discriminator(10), (2, 128, 128, 3), ((2,), (2, 10)), 3_016_555),
+  'acgan32_d': (acgan.Discriminator(10), (2, 32, 32, 3), ((2,), (2, 10)), 1_664_875),
+}
+
+
+@pytest.mark.parametrize('name', WITH_CLASSES)
+def test_number_of_parameters_and_shape_with_classes(name):
+  module, inputs, output, number = WITH_CLASSES[name]
+  params, out = abstract(module, inputs, label=name.endswith('_g'))
+  assert count(params) == number
+  assert jax.tree.map(lambda x: x.shape, out) == output
+
+
+def test_an_acgan_generator_needs_a_size_that_its_layers_reach():
+  module = acgan.Generator(10, shape=(30, 30, 3), features=(4, 2))
+  with pytest.raises(UserError, match='multiples of 4'):
+    abstract(module, (2, 5), label=True)
 
 
 def test_the_32_pixel_dcgan_drops_one_stage():
