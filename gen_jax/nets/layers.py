@@ -55,6 +55,24 @@ class UpsampledConv(nn.Module):
     return convolutions.upsampled_conv(x, kernel) + bias[None, None, None]
 
 
+class PooledConv(nn.Module):
+  """A 3x3 `Conv`, then `mean_pool`: [b, h, w, c] -> [b, h / 2, w / 2, d]; h and w must be even."""
+
+  features: int
+  kernel_init: Callable = nn.initializers.lecun_normal()
+  bias_init: Callable = nn.initializers.zeros
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    kernel = self.param('kernel', self.kernel_init, (3, 3, x.shape[-1], self.features))
+    bias = self.param('bias', self.bias_init, (self.features,))
+    # One 4x4 convolution with stride 2, less than half as many products.
+    shifted = [
+      jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in (0, 1) for j in (0, 1)
+    ]
+    return convolutions.conv(x, sum(shifted) / 4, stride=2) + bias[None, None, None]
+
+
 class UpConv(nn.Module):
   """Transposed convolution with SAME padding: [b, h, w, c] -> [b, h stride, w stride, features].
 
@@ -87,6 +105,35 @@ def batch_norm_02(axis_name: str | None) -> nn.BatchNorm:
     scale_init=lambda key, shape, dtype: 1 + NORMAL_02(key, shape, dtype),
     axis_name=axis_name,
   )
+
+
+class ConditionalBatchNorm(nn.Module):
+  """Batch norm, over batches and, where not in training, by the running averages. Without a scale
+  and a shift per example it is Flax's, with learned ones.
+  """
+
+  epsilon: float = 1e-5
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, scale_shift: Sequence[jax.Array] | None = None, *, train: bool
+  ) -> jax.Array:
+    """[b, h, w, c] -> [b, h, w, c]. With a scale and a shift per example, [b, c] each, the
+    normalised y becomes y (1 + scale) + shift.
+    """
+    y = nn.BatchNorm(
+      use_running_average=not train,
+      momentum=0.9,
+      epsilon=self.epsilon,
+      use_scale=scale_shift is None,
+      use_bias=scale_shift is None,
+      axis_name=self.axis_name,
+    )(x)
+    if scale_shift is None:
+      return y
+    scale, shift = (p[:, None, None] for p in scale_shift)
+    return y * (1 + scale) + shift
 
 
 # --- Noise, resolution, time --------------------------------------------------------------------

@@ -77,6 +77,22 @@ def check_classes(config) -> None:
     )
 
 
+def check_num_classes(config, *names: str) -> None:
+  """Checks that nets which take labels have the classes of the data.
+
+  Raises:
+    UserError: the net config[name] of one of `names` has another `num_classes`.
+  """
+  classes = config.data.num_classes
+  for name in names:
+    found = config[name].get('num_classes', classes)
+    if found != classes:
+      raise UserError(
+        f'config.{name}.num_classes={found} but config.data.num_classes={classes}; set only the '
+        'latter'
+      )
+
+
 def init_state(rng, batch, game: Game, config, label=None) -> State:
   """Fresh nets for data like batch['image'] [k, b, ...]; `label` [1] where the nets take one."""
   g_key, d_key = jax.random.split(rng)
