@@ -329,11 +329,15 @@ def _score_run(config, folder, opened, stop) -> list[Row] | None:
   for name, array in values.items():
     about = contract.measures(opened.system)[name]
     scores.write_part(results.beside(out, f'_{name}.npz'), {name: array})
-    title = f'{folder.path.name}, step {manifest.step}: {len(array):,} examples ({about.kind})'
+    place = results.beside(out, f'_{name}.png')
+    if about.points:
+      title = f'{folder.path.name}, step {manifest.step}: {about.label} of {len(array):,} examples'
+      pictures.points_plot(array, place, title=title, labels=_labels(config, held_out, len(array)))
+      continue
     pictures.values_plot(
       array,
-      results.beside(out, f'_{name}.png'),
-      title=title,
+      place,
+      title=f'{folder.path.name}, step {manifest.step}: {len(array):,} examples ({about.kind})',
       label=about.label,
       index=about.index,
       log=about.log,
@@ -343,6 +347,13 @@ def _score_run(config, folder, opened, stop) -> list[Row] | None:
   records.append(folder, manifest.step, made)
   shutil.rmtree(parts, ignore_errors=True)
   return made
+
+
+def _labels(config, source, number: int) -> np.ndarray | None:
+  """Labels int [number] of the examples that `measured` takes from a source; None: without."""
+  if config.data.num_classes is None:
+    return None
+  return np.asarray(source.read(scores.chosen(len(source), number))['label'])
 
 
 def _place(config, folder, opened) -> pathlib.Path:

@@ -240,6 +240,7 @@ class Measure:
   how: Callable[[Any], str] | None = None  # config -> settings of the measurement, as text
   index: str = 'index'  # name of the last axis of values [b, k]
   log: bool = False  # plot values [b, k] with two logarithmic axes
+  points: bool = False  # values [b, 2] are points in the plane, plotted in the colours of labels
 
   def __post_init__(self):
     if self.kind not in KINDS:

@@ -230,6 +230,30 @@ def scatter_plot(real, generated, path, limit: float | None = None) -> None:
     axes.legend(loc='upper right')
 
 
+def points_plot(points, path, *, title: str, labels=None) -> None:
+  """Plots points in the plane, in a colour for each label; writes a PNG of 700 x 600 pixels.
+
+  Args:
+    points: [n, 2].
+    path: the file.
+    title: title of the figure.
+    labels: int [n], from 0 to 19 in colours of their own, which repeat from there on; None: one
+      colour.
+  """
+  points = np.asarray(points)
+  groups = np.zeros(len(points), int) if labels is None else np.asarray(labels)
+  with figure(path, figsize=(7, 6), dpi=100, layout='tight') as drawn:
+    axes = drawn.add_subplot()
+    colours = _matplotlib().colormaps['tab10' if groups.max(initial=0) < 10 else 'tab20']
+    for label in np.unique(groups):
+      chosen, colour = points[groups == label], colours(label % colours.N)
+      axes.scatter(*chosen.T, s=3, color=colour, alpha=0.6, linewidths=0, label=str(label))
+    axes.set(title=title, aspect='equal')
+    axes.set_adjustable('datalim')
+    if labels is not None:
+      axes.legend(loc='center left', bbox_to_anchor=(1, 0.5), markerscale=4)
+
+
 def values_plot(
   values, path, *, title: str, label: str, index: str = 'index', log: bool = False
 ) -> None:

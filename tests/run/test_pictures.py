@@ -9,7 +9,7 @@ from children import run_python
 from PIL import Image
 
 from gen_jax.run import pictures
-from gen_jax.run.pictures import image_grid, save_png, scatter_plot, values_plot
+from gen_jax.run.pictures import image_grid, points_plot, save_png, scatter_plot, values_plot
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -105,6 +105,28 @@ def test_axes_do_not_depend_on_what_is_generated(tmp_path):
     assert abs(colour_at(tmp_path / 'a.png', 0.5, 0.5, 1.5) - [255, 127, 14]).max() < 40
   scatter_plot(real, np.array([[0.5, 0.5]]), tmp_path / 'a.png', limit=4.0)
   assert abs(colour_at(tmp_path / 'a.png', 0.5, 0.5, 4.0) - [255, 127, 14]).max() < 40
+
+
+# points_plot
+
+
+def test_points_have_the_colours_of_their_labels(tmp_path, monkeypatch):
+  figures = []
+  monkeypatch.setattr(pictures, 'save_figure', lambda drawn, path: figures.append(drawn))
+  points, labels = np.arange(10.0).reshape(5, 2), [3, 0, 3, 7, 0]
+  points_plot(points, tmp_path / 'a.png', title='T', labels=labels)
+  (axes,) = figures[0].axes
+  drawn = {group.get_label(): group for group in axes.collections}
+  assert list(drawn) == ['0', '3', '7'] and axes.get_title() == 'T'
+  np.testing.assert_array_equal(drawn['3'].get_offsets(), points[[0, 2]])
+  assert len({tuple(group.get_facecolor()[0]) for group in drawn.values()}) == 3
+  assert [text.get_text() for text in axes.get_legend().get_texts()] == ['0', '3', '7']
+  points_plot(points, tmp_path / 'a.png', title='T')
+  (axes,) = figures[1].axes
+  np.testing.assert_array_equal(axes.collections[0].get_offsets(), points)
+  assert axes.get_legend() is None
+  points_plot(np.zeros((12, 2)), tmp_path / 'a.png', title='T', labels=range(12))
+  assert len({tuple(g.get_facecolor()[0]) for g in figures[2].axes[0].collections}) == 12
 
 
 # values_plot
