@@ -185,7 +185,7 @@ def swiss_roll(component, u, noise, components: int) -> jax.Array:
   return 0.4 * t[:, None] * jnp.stack([jnp.cos(t), jnp.sin(t)], -1) + 0.1 * noise
 
 
-def prior(key, n: int, config, component=None, axis_name=None) -> jax.Array:
+def draw_prior(key, n: int, config, component=None, axis_name=None) -> jax.Array:
   """z ~ p(z), float32 [n, d]; `component`, int32 [n], chooses those of the prior, None: at random,
   all equally likely.
   """
@@ -300,7 +300,7 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     return State(state.step + 1, E, G, state.D), metrics
 
   # Regularisation.
-  z = prior(keys['prior'], len(x), config, label, axis_name)
+  z = draw_prior(keys['prior'], len(x), config, label, axis_name)
   code = model.encode(E.params, x, eps('D'))
   loss = functools.partial(d_loss, player=state.D, model=model)
   dropout = {'prior': keys['d_prior'], 'code': keys['d_code']}
@@ -323,7 +323,7 @@ def sample(state, given, rng, *, config) -> dict:
   """
   model = build(config)
   component = given['label'] if config.latent.labels else None
-  z = prior(rng, batch_size(given), config, component)
+  z = draw_prior(rng, batch_size(given), config, component)
   made = {'image': model.decode(state.G.params, z)}
   if 'image' in given:
     coded = encode(state, given, rng, config=config)
@@ -352,9 +352,14 @@ def decode(state, z, given, *, config) -> dict:
   return {'image': build(config).decode(state.G.params, z)}
 
 
+def prior(rng, n: int, *, config) -> jax.Array:
+  """z ~ p(z), [n, d]."""
+  return draw_prior(rng, n, config)
+
+
 MEASURES = {
   'squared_error': Measure('||x - G(E(x))||^2, values in [-1, 1]', 'exact'),
-  'code': Measure('code', 'exact', points=True),
+  'code': Measure('codes z ~ q(z|x)', 'exact', points=True),
 }
 
 

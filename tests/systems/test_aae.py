@@ -80,7 +80,7 @@ def make_config(shape=SHAPE, **fields):
 def of_the_plane(prior, n, **latent):
   """Draws of a prior in the plane, float64 [n, 2]."""
   config = make_config((2,), latent__dim=2, latent__prior=prior, **latent)
-  return np.asarray(aae.prior(jax.random.key(0), n, config), np.float64)
+  return np.asarray(aae.draw_prior(jax.random.key(0), n, config), np.float64)
 
 
 def step(config, label=None):
@@ -133,9 +133,9 @@ def test_the_swiss_roll_is_a_spiral_of_sections():
 
 
 def test_the_normal_prior_has_its_sd():
-  z = np.asarray(aae.prior(jax.random.key(0), 50_000, make_config(latent__dim=3)))
+  z = np.asarray(aae.draw_prior(jax.random.key(0), 50_000, make_config(latent__dim=3)))
   np.testing.assert_allclose(np.cov(z.T), 25 * np.eye(3), atol=0.5)
-  z = np.asarray(aae.prior(jax.random.key(0), 50_000, make_config(latent__sd=0.5)))
+  z = np.asarray(aae.draw_prior(jax.random.key(0), 50_000, make_config(latent__sd=0.5)))
   assert abs(z.std() - 0.5) < 0.01 and abs(z.mean()) < 0.01
 
 
@@ -185,7 +185,7 @@ def test_a_step_is_autoencoder_then_discriminator_then_encoder():
   a, b, error = reconstructed()
   # D, on draws of the prior as the step draws them, and on codes of the new encoder.
   key = jax.random.split(jax.random.fold_in(jax.random.key(1), 0), 7)[3]
-  prior, code = np.asarray(aae.prior(key, 4, config), np.float64)[:, 0], x @ a
+  prior, code = np.asarray(aae.draw_prior(key, 4, config), np.float64)[:, 0], x @ a
   on_prior, on_code = expit(W * prior + C) - 1, expit(W * code + C)
   w = W - 0.2 * 0.5 * (np.mean(on_prior * prior) + np.mean(on_code * code))
   c = C - 0.2 * 0.5 * (np.mean(on_prior) + np.mean(on_code))
@@ -329,7 +329,9 @@ def test_an_evaluation_plots_codes_in_the_colours_of_labels(tmp_path, monkeypatc
   assert train.run(config, tmp_path) == 0
   assert evaluate.run(config, tmp_path) == 0
   assert (tmp_path / 'evaluation/0000002_code.png').exists()
-  assert seen['points'].shape == (8, 2) and 'step 2: code of 8 examples' in seen['title']
+  assert (
+    seen['points'].shape == (8, 2) and 'step 2: codes z ~ q(z|x) of 8 examples' in seen['title']
+  )
   with np.load(tmp_path / 'evaluation/0000002_code.npz') as file:
     np.testing.assert_array_equal(file['code'], seen['points'])
   source = evaluate.data.open_source(config, 'eval.held_out_split')
