@@ -80,6 +80,7 @@ class Discriminator(nn.Module):
   hidden_noise: float = 0.5  # sd, added after each hidden layer
   kernels: int = 0  # of minibatch discrimination; 0: none
   kernel_dims: int = 5  # of each
+  scale_kernels: bool = True  # to the first batch, see MinibatchDiscrimination
   axis_name: str | None = None
 
   @nn.compact
@@ -90,7 +91,8 @@ class Discriminator(nn.Module):
       features = nn.relu(improved_layers.Dense(width, kernel_init=_NORMAL_1)(x))
       x = improved_layers.Noise(self.hidden_noise, self.axis_name)(features, train=train)
     if self.kernels:
-      x = improved_layers.MinibatchDiscrimination(self.kernels, self.kernel_dims, self.axis_name)(x)
+      how = self.kernels, self.kernel_dims, self.scale_kernels, self.axis_name
+      x = improved_layers.MinibatchDiscrimination(*how)(x)
     out = improved_layers.Dense(self.num_classes or 1, train_scale=True, kernel_init=_NORMAL_1)
     return out(x), features
 
@@ -133,6 +135,7 @@ class ConvDiscriminator(nn.Module):
   dropout: float = 0.5  # after the first three layers, and the next three
   kernels: int = 0  # of minibatch discrimination; 0: none
   kernel_dims: int = 5  # of each
+  scale_kernels: bool = True  # to the first batch, see MinibatchDiscrimination
   axis_name: str | None = None
 
   @nn.compact
@@ -152,6 +155,7 @@ class ConvDiscriminator(nn.Module):
       x = conv(x, second, kernel=1)
     features = x = x.mean((1, 2))
     if self.kernels:
-      x = improved_layers.MinibatchDiscrimination(self.kernels, self.kernel_dims, self.axis_name)(x)
+      how = self.kernels, self.kernel_dims, self.scale_kernels, self.axis_name
+      x = improved_layers.MinibatchDiscrimination(*how)(x)
     out = improved_layers.Dense(self.num_classes or 1, sd=0.1, train_scale=True)
     return out(x), features

@@ -115,7 +115,9 @@ class MinibatchDiscrimination(nn.Module):
       f_i = sum over j != i of exp(-|M_i - M_j|_1) + bias,  M = x T,  for each kernel T [n, dims]
 
   At initialisation the distances are scaled so that half the mean distance to the nearest row is 1,
-  and the bias makes the mean of f 0. With `axis_name` the rows of all devices meet.
+  and the bias makes the mean of f 0. Where the nearest rows are almost the same, as in a mixture of
+  narrow modes, that makes T blind to all others; without `scaled`, its columns have length 1. With
+  `axis_name` the rows of all devices meet.
 
   Raises:
     UserError: the batch has one row only.
@@ -123,6 +125,7 @@ class MinibatchDiscrimination(nn.Module):
 
   kernels: int = 100
   dims: int = 5
+  scaled: bool = True  # to the first batch
   axis_name: str | None = None
 
   @nn.compact
@@ -151,7 +154,7 @@ class MinibatchDiscrimination(nn.Module):
       return distance + jnp.where(itself, 1e6, 0.0)[..., None]
 
     log_scale, bias = jnp.zeros(shape), -jnp.ones(self.kernels)
-    if self.is_initializing():
+    if self.is_initializing() and self.scaled:
       distance = distances(log_scale)
       typical = 0.5 * distance.min(1).mean(0)  # [kernels]
       typical = jnp.maximum(typical, 1e-6)  # 0 where rows are repeated

@@ -132,10 +132,17 @@ def test_minibatch_discrimination_starts_scaled_to_its_batch():
   np.testing.assert_allclose(d.min(1).mean(0), 2, rtol=1e-4)
 
 
+def test_minibatch_discrimination_need_not_scale_itself():
+  module, x = layers.MinibatchDiscrimination(kernels=4, dims=3, scaled=False), draw(30, 5)
+  params = module.init(KEYS, x)['params']
+  np.testing.assert_array_equal(params['log_scale'], np.zeros((4, 3)))
+  np.testing.assert_array_equal(params['bias'], -np.ones(4))
+
+
 def test_rows_of_all_devices_meet():
   module, x = layers.MinibatchDiscrimination(kernels=4, dims=3), draw(6, 5)
   variables = module.init(KEYS, x)
-  parts = on_two_devices(layers.MinibatchDiscrimination(4, 3, 'batch'), variables, x)
+  parts = on_two_devices(layers.MinibatchDiscrimination(4, 3, axis_name='batch'), variables, x)
   np.testing.assert_allclose(parts, module.apply(variables, x), rtol=1e-5, atol=1e-6)
 
 
@@ -144,7 +151,7 @@ def test_the_gradient_crosses_devices():
   variables = layers.MinibatchDiscrimination(4, 3).init(KEYS, x)
 
   def gradient(x, axis_name=None):
-    module = layers.MinibatchDiscrimination(4, 3, axis_name)
+    module = layers.MinibatchDiscrimination(4, 3, axis_name=axis_name)
     loss = lambda params: jnp.mean(jnp.sin(module.apply({'params': params}, x)))
     g = jax.grad(loss)(variables['params'])
     return g if axis_name is None else jax.lax.pmean(g, axis_name)
