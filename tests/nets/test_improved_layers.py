@@ -1,12 +1,16 @@
-"""The layers of Salimans et al. against loops in numpy."""
+"""The layers of Salimans et al. against loops in numpy, and against the authors' own
+(improved_reference.py).
+"""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from nets import improved_reference as reference
 
 from gen_jax.errors import UserError
+from gen_jax.nets import improved
 from gen_jax.nets import improved_layers as layers
 
 KEYS = dict(zip(('params', 'dropout'), jax.random.split(jax.random.key(0)), strict=True))
@@ -232,3 +236,130 @@ def test_the_reference_batch_is_the_start_of_the_first_batch_and_stays():
 def test_a_reference_batch_larger_than_the_first_batch_is_one_line():
   with pytest.raises(UserError, match='reference=4 of Normed: at most the 3 rows'):
     Normed().init(KEYS, draw(3, 2))
+
+
+# --- The authors' numbers -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def authors():
+  return dict(np.load(reference.FIXTURE)) | reference.inputs()
+
+
+def close(found, expected):
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_minibatch_discrimination_is_the_authors(authors):
+  x, module = authors['x'], layers.MinibatchDiscrimination(reference.KERNELS, reference.DIMS)
+  params = {
+    'kernel': authors['theta'],
+    'log_scale': np.zeros((reference.KERNELS, reference.DIMS)),
+    'bias': -np.ones(reference.KERNELS),
+  }
+  close(module.apply({'params': params}, x), authors['minibatch_plain'])
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(nn.initializers, 'normal', lambda sd: lambda *_: jnp.asarray(authors['theta']))
+    first, variables = module.init_with_output(KEYS, x)
+  close(first, authors['minibatch_first'])
+  close(variables['params']['log_scale'], authors['minibatch_log_weight_scale'])
+  close(variables['params']['bias'], authors['minibatch_b'])
+
+
+def test_weight_norm_is_the_authors(authors):
+  def given(name):
+    return lambda *_: jnp.asarray(authors[name])
+
+  dense = layers.Dense(reference.UNITS, kernel_init=given('dense'))
+  first, variables = dense.init_with_output(KEYS, authors['x'])
+  close(first, authors['dense_first'])
+  close(variables['batch_stats']['scale'], authors['dense_weight_scale'])
+  close(variables['params']['bias'], authors['dense_b'])
+
+  weights = []
+
+  class Conv(layers._WeightNorm):
+    """Keeps its weights, and passes on what is convolved already."""
+
+    @nn.compact
+    def __call__(self, y):
+      kernel = self.param('kernel', self.kernel_init)
+      return self.weighted(kernel, -1, lambda w: [weights.append(w), y][1])
+
+  conv = Conv(4, sd=0.1, kernel_init=given('conv'))
+  variables = conv.init(KEYS, authors['images'])
+  close(weights[0], authors['conv_weight'])
+  close(variables['batch_stats']['scale'], authors['conv_g'])
+  close(variables['params']['bias'], authors['conv_b'])
+
+
+def test_virtual_batch_norm_is_the_authors(authors):
+  module = layers.VirtualBatchNorm(reference.REFERENCE)
+  params = {'scale': authors['gamma'], 'bias': authors['beta']}
+  y = module.apply({'params': params}, authors['images'])
+  close(y[: reference.REFERENCE], authors['vbn_reference'])
+  close(y[reference.REFERENCE :], authors['vbn_live'])
+
+
+# --- The nets -------------------------------------------------------------------------------------
+
+
+def count(tree):
+  return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(
+  ('module', 'shape', 'parameters', 'fixed'),
+  [
+    # Sums over the layers of the released code, whose G has a trained length of each weight vector.
+    (improved.Generator(), (100,), 50_500 + 250_500 + 784 * 502, None),
+    (improved.Discriminator(10), (28, 28, 1), 784_000 + 627_260 + 125_000 + 2520 - 10, 2250),
+    (improved.ConvGenerator(), (100,), 827_392 + 3_277_056 + 819_328 + 9606, None),
+    (improved.ConvDiscriminator(10), (32, 32, 3), 1_403_424 + 1440 + 1940, 1440),
+    (improved.ConvDiscriminator(10, kernels=100), (32, 32, 3), 1_406_804 + 97_600, 1440),
+  ],
+)
+def test_number_of_parameters(module, shape, parameters, fixed):
+  init = lambda x: module.init(KEYS, x, train=True)
+  made = jax.eval_shape(init, jnp.zeros((4, *shape)))
+  assert count(made['params']) == parameters
+  assert fixed is None or count(made['batch_stats']) == fixed
+
+
+@pytest.mark.parametrize('name', ['Generator', 'ConvGenerator'])
+def test_generators_of_every_norm_fill_the_interval(name):
+  make, z = getattr(improved, name), draw(5, 6)
+  features = (8, 8, 8) if name == 'ConvGenerator' else (8, 8)
+  for norm in ('batch', 'virtual', 'reference', 'none')[:: 1 if name == 'Generator' else 3]:
+    module = make(features=features, norm=norm, reference=3)
+    variables = module.init(KEYS, z, train=True)
+    x, _ = module.apply(variables, z, train=True, mutable=['batch_stats'])
+    assert x.shape == (5, *module.shape) and 0 < np.abs(x).max() < 1, norm
+    one, _ = module.apply(variables, z[:1], train=True, mutable=['batch_stats'])
+    alone = np.abs(one[0] - x[0]).max() < 1e-5
+    assert alone == (norm != 'batch'), norm
+
+
+def test_the_output_is_the_sigmoid_of_the_released_code():
+  module, z = improved.Generator(shape=(3,), features=(4,)), draw(5, 6)
+  variables = module.init(KEYS, z, train=True)
+  linear = improved.Generator(shape=(3,), features=(4,), squash=False)
+  x, a = (m.apply(variables, z, train=True, mutable=['batch_stats'])[0] for m in (module, linear))
+  np.testing.assert_allclose(x, 2 * nn.sigmoid(a) - 1, atol=1e-6)
+
+
+def test_discriminators_return_logits_and_the_last_hidden_layer():
+  x = draw(6, 12, 12, 3)
+  for module in (
+    improved.Discriminator(10, features=(8, 5), unit_range=True, kernels=3),
+    improved.ConvDiscriminator(10, features=(4, 5), kernels=3),
+    improved.Discriminator(None, features=(8, 5)),
+  ):
+    variables = module.init(KEYS, x, train=True)
+    logits, features = module.apply(variables, x, train=False)
+    assert logits.shape == (6, module.num_classes or 1) and features.shape == (6, 5)
+    noisy, _ = module.apply(variables, x, train=True, rngs=KEYS)
+    assert (noisy != logits).any()
+  plain = improved.Discriminator(None, features=(8, 5), unit_range=True)
+  shown, _ = plain.apply(variables, x, train=False)
+  np.testing.assert_allclose(shown, module.apply(variables, (x + 1) / 2, train=False)[0], atol=1e-5)
