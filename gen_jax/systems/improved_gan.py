@@ -34,6 +34,7 @@ from gen_jax.fields import Measure
 from gen_jax.ops.scan import scan
 from gen_jax.state import init_player, one_image, step_keys, update
 from gen_jax.systems import _two_nets as two_nets
+from gen_jax.systems import gan
 from gen_jax.systems._two_nets import generate, latents
 from gen_jax.systems.gan import GENERATOR_LOSSES, discriminator_loss
 
@@ -48,12 +49,10 @@ FIELDS = two_nets.FIELDS | {
     'squared',
     'absolute',
     default='squared',
-    meaning='of the mean features, averaged over them',
+    meaning='of mean features, averaged over them',
     when=('.generator', (MATCHING,)),
   ),
-  'loss.real_target': fields.number(
-    above=0, high=1, default=1.0, meaning="D's target for real examples; below 1: label smoothing"
-  ),
+  'loss.real_target': gan.FIELDS['loss.real_target'],
   'loss.historical': fields.number(
     0, default=0.0, meaning='weight of the squared distance of parameters to their mean over steps'
   ),
@@ -64,10 +63,7 @@ FIELDS = two_nets.FIELDS | {
     1, optional=True, default=None, meaning='labelled examples of each class; None: no labels'
   ),
   'first.minibatches': fields.integer(
-    1,
-    10_000,
-    default=5,
-    meaning='minibatches of the first step, that nets are initialised with and labels are taken of',
+    1, 10_000, default=5, meaning='minibatches of the first step, the source of labelled examples'
   ),
   'ema_decay': fields.number(
     0, below=1, default=0.9999, meaning="decay of D's averaged weights, less in the first steps"
@@ -92,26 +88,23 @@ def check(config) -> None:
   """
   classes, per_class = config.data.num_classes, config.labels.per_class
   size, parts = config.train.batch_size, config.train.accumulate
+  labels, reference = f'config.labels.per_class={per_class}', config.generator.get('reference', 0)
   if (classes is None) != (per_class is None):
-    raise UserError(
-      f'config.labels.per_class={per_class}, but config.data.num_classes={classes}: both are '
-      'needed, or neither (None)'
-    )
+    raise UserError(f'{labels}, but config.data.num_classes={classes}: both or neither is needed')
   if classes is not None and classes * per_class > size * config.first.minibatches:
     raise UserError(
-      f'config.labels.per_class={per_class}: {classes} classes need {classes * per_class}, but '
-      f'config.first.minibatches={config.first.minibatches} of {size} examples are fewer'
+      f'{labels}: {classes} classes need {classes * per_class} examples, but '
+      f'config.first.minibatches={config.first.minibatches} of {size} are fewer'
     )
-  reference = config.generator.get('reference', 0)
   if config.generator.get('norm') in ('virtual', 'reference') and not 1 <= reference <= size:
     raise UserError(
-      f'config.generator.reference={reference}: from 1 to config.train.batch_size={size} rows make '
-      'a reference batch'
+      f'config.generator.reference={reference}: a reference batch of 1 to '
+      f'config.train.batch_size={size} rows is needed'
     )
   if config.discriminator.get('kernels') and size // parts < 2:
     raise UserError(
       f'config.train.batch_size={size} in config.train.accumulate={parts} parts is too small for '
-      'minibatch discrimination: at least 2 rows are needed, which it compares'
+      'minibatch discrimination: at least 2 rows, which it compares, are needed'
     )
 
 
@@ -260,7 +253,7 @@ def train_step(state, batch, rng, *, config, axis_name=None):
   b, history = x.shape[1], state.history or {'G': None, 'D': None}
   keys = step_keys(rng, state.step, 'D', 'G')
   how = dict(step=state.step, accumulate=config.train.accumulate, axis_name=axis_name)
-  # Rises from 0.1, so that the average forgets the initial weights in short runs, too.
+  # From 0.1 on, so that the average forgets the initial weights in short runs, too.
   decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
 
   def d_step(D, inputs):
@@ -307,28 +300,19 @@ def settings(config) -> str:
 
 MEASURES = {
   'error': Measure('classification error', 'estimate', settings),
-  'cross_entropy': Measure('cross-entropy, nats', 'estimate', settings),
   'real_prob': Measure('probability of being real', 'estimate', settings),
 }
 
 
 def evaluate(state, batch, rng, *, config) -> dict:
-  """What D says of held-out examples, with averaged weights and without noise.
-
-  Args:
-    state: the `State`.
-    batch: `image` float32 [b, ...] in [-1, 1] and, where there are labels, `label` int32 [b].
-    rng: unused.
-    config: as for `train_step`.
+  """What D, with averaged weights and without noise, says of held-out examples.
 
   Returns:
-    'real_prob' [b], the probability of being real and, with labels, 'error', 0 or 1, and
-    'cross_entropy' of the classes, nats.
+    For batch['image'] [b, ...], 'real_prob' [b]; with labels also 'error' [b], 1 where the class is
+    not batch['label'].
   """
   u, _ = build(config).D.apply(state.D.variables(state.D.ema), batch['image'], train=False)
-  real_prob = {'real_prob': jax.nn.sigmoid(logsumexp(u, axis=-1))}
-  if config.labels.per_class is None:
-    return real_prob
-  wrong = jnp.argmax(u, axis=-1) != batch['label']
-  losses = optax.softmax_cross_entropy_with_integer_labels(u, batch['label'])
-  return {'error': wrong.astype(jnp.float32), 'cross_entropy': losses} | real_prob
+  found = {'real_prob': jax.nn.sigmoid(logsumexp(u, axis=-1))}
+  if config.labels.per_class is not None:
+    found['error'] = jnp.float32(jnp.argmax(u, axis=-1) != batch['label'])
+  return found
