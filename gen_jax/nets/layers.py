@@ -157,6 +157,20 @@ class Dropout(nn.Module):
     return jnp.where(keep, x / (1 - self.rate), 0)
 
 
+class Maxout(nn.Module):
+  """The largest of `pieces` dense layers, per unit (Goodfellow et al. 2013, arXiv 1302.4389):
+  [b, d] -> [b, features].
+  """
+
+  features: int
+  pieces: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    x = nn.Dense(self.features * self.pieces)(x)
+    return x.reshape(-1, self.features, self.pieces).max(axis=-1)
+
+
 class GroupNorm(nn.Module):
   """Flax's GroupNorm, with the same parameters and values, optionally followed by `swish`."""
 

@@ -117,11 +117,18 @@ def _with(x, label) -> tuple:
   return (x,) if label is None else (x, label)
 
 
-def generate(G: nets.Net, player: Player, z, params=None, *, label=None, train: bool = True):
-  """G(z) [n, ...] for z [n, d], and the batch statistics after this pass."""
+def generate(
+  G: nets.Net, player: Player, z, params=None, *, label=None, key=None, train: bool = True
+):
+  """G(z) [n, ...] for z [n, d], with dropout by `key` where a net has it in training, and the batch
+  statistics after this pass.
+  """
   inputs = _with(z, label)
+  how = {} if key is None else {'rngs': {'dropout': key}}
   # `mutable`: some nets use batch statistics even in sampling, and then update their averages.
-  x, updates = G.apply(player.variables(params), *inputs, train=train, mutable=['batch_stats'])
+  x, updates = G.apply(
+    player.variables(params), *inputs, train=train, mutable=['batch_stats'], **how
+  )
   return x, updates.get('batch_stats', {})
 
 

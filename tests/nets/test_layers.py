@@ -149,3 +149,16 @@ def test_fir_resampling_is_that_of_its_definition(taps):
 def test_flatten():
   x = draw(2, 3, 4)
   np.testing.assert_array_equal(layers.flatten(x), np.asarray(x).reshape(2, 12))
+
+
+def test_maxout_is_the_largest_of_its_pieces():
+  x = draw(4, 5)
+  module = layers.Maxout(3, 2)
+  variables = module.init(jax.random.key(0), x)
+  w = np.asarray(variables['params']['Dense_0']['kernel']).reshape(5, 3, 2)
+  b = np.asarray(draw(3, 2, seed=1))
+  variables['params']['Dense_0']['bias'] = b.ravel()
+  first, second = (np.asarray(x) @ w[:, :, i] + b[:, i] for i in range(2))
+  found = module.apply(variables, x)
+  np.testing.assert_allclose(found, np.maximum(first, second), rtol=1e-5)
+  assert (found != first).any() and (found != second).any()

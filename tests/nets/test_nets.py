@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 
 import chex
 import flax.linen as nn
@@ -12,7 +13,7 @@ import pytest
 
 from gen_jax import nets
 from gen_jax.errors import UserError
-from gen_jax.nets import acgan, dcgan, layers, mlp, unet, wgan_gp
+from gen_jax.nets import acgan, cgan, dcgan, layers, mlp, unet, wgan_gp
 from gen_jax.ops import convolutions
 
 
@@ -77,8 +78,12 @@ def test_number_of_parameters_and_shape(name):
   assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype('float32')}
 
 
-# The same for nets with 10 classes, the generators of which take labels.
+# The same for nets with 10 classes; all but the discriminators of acgan take labels.
 WITH_CLASSES = {
+  # 100 x 200 + 200; 10 x 1,000 + 1,000; 1,200 x 1,200 + 1,200; 1,200 x 784 + 784.
+  'cgan_g': (cgan.Generator(10), (2, 100), (2, 28, 28, 1), 2_413_984),
+  # 784 x 1,200 + 1,200; 10 x 250 + 250; 290 x 960 + 960; 240 + 1.
+  'cgan_d': (cgan.Discriminator(10), (2, 28, 28, 1), (2,), 1_224_351),
   # That of dcgan28_g, and 10 more rows of the dense layer, 10 x 6,272.
   'acgan28_g': (acgan.Generator28(10), (2, 100), (2, 28, 28, 1), 841_025),
   # That of dcgan28_d, and 10 more columns of the dense layer, 10 x (6,272 + 1).
@@ -104,7 +109,7 @@ WITH_CLASSES = {
 @pytest.mark.parametrize('name', WITH_CLASSES)
 def test_number_of_parameters_and_shape_with_classes(name):
   module, inputs, output, number = WITH_CLASSES[name]
-  params, out = abstract(module, inputs, label=name.endswith('_g'))
+  params, out = abstract(module, inputs, label=not re.match('acgan.*_d', name))
   assert count(params) == number
   assert jax.tree.map(lambda x: x.shape, out) == output
 

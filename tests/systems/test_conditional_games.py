@@ -10,12 +10,13 @@ from scipy.special import log_expit, log_softmax, softmax
 
 from gen_jax import config as configs
 from gen_jax.errors import UserError
-from gen_jax.systems import acgan, find_system
+from gen_jax.systems import acgan, cgan, find_system
 
 LR_D, LR_G = 0.3, 0.2
 CLASSES = 3
 POINTS = np.array([[0.5, -0.25], [-0.1, 0.7], [0.9, 0.2]])  # of G, one for each class
 W, B = np.array([0.3, -0.7]), 0.1  # of D
+V = np.array([[0.2, -0.4, 0.6], [0.5, 0.1, -0.3]])  # of D, one column for each class
 
 
 class Points(nn.Module):
@@ -58,10 +59,79 @@ def step(system, config, batch):
   return run(state, batch)
 
 
+# --- Conditional GAN ------------------------------------------------------------------------------
+
+
+class Joint(nn.Module):
+  """D with the logit w[label] x + b."""
+
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, x, label, *, train):
+    w = self.param('w', lambda _: jnp.float32(V.T))
+    b = self.param('b', lambda _: jnp.float32(B))
+    return (x * w[label]).sum(1) + b
+
+
+@pytest.mark.parametrize('form', ['non_saturating', 'minimax'])
+def test_a_step_of_cgan_by_hand(form):
+  config = make_config('cgan', discriminator=dict(name=Joint), **{'loss.generator': form})
+  label = np.array([0, 2, 2, 1, 0])
+  batch, one_hot, n = batch_of(label), np.eye(CLASSES)[label], len(label)
+  x, x_fake = batch['image'][0].astype(np.float64), POINTS[label]
+
+  def logit(x, w, b):
+    return (x * w[label]).sum(1) + b
+
+  real, fake = logit(x, V.T, B), logit(x_fake, V.T, B)
+  real_slope, fake_slope = -sigmoid(-real) / (2 * n), sigmoid(fake) / (2 * n)
+  w = V.T - LR_D * one_hot.T @ (real_slope[:, None] * x + fake_slope[:, None] * x_fake)
+  b = B - LR_D * (real_slope.sum() + fake_slope.sum())
+
+  # G meets the D that has just moved.
+  after = logit(x_fake, w, b)
+  slope = -sigmoid(-after) if form == 'non_saturating' else -sigmoid(after)
+  points = POINTS - LR_G * one_hot.T @ (slope[:, None] * w[label]) / n
+
+  state, metrics = step(cgan, config, batch)
+  np.testing.assert_allclose(state.D.params['w'], w, rtol=1e-5)
+  np.testing.assert_allclose(state.D.params['b'], b, rtol=1e-5)
+  np.testing.assert_allclose(state.G.params['points'], points, rtol=1e-5)
+  minimax = log_expit(-after).mean()
+  wanted = {
+    'd/loss': -(log_expit(real).mean() + log_expit(-fake).mean()) / 2,
+    'd/real_prob': sigmoid(real).mean(),
+    'd/fake_prob': sigmoid(fake).mean(),
+    'd/accuracy': (np.mean(real > 0) + np.mean(fake < 0)) / 2,
+    'g/loss': -log_expit(after).mean() if form == 'non_saturating' else minimax,
+  }
+  found = {name: float(metrics[name]) for name in wanted}
+  assert found == pytest.approx(wanted, rel=1e-5)
+  assert set(cgan.METRICS) == set(wanted)
+  assert 0 < wanted['d/accuracy'] < 1
+
+
+def test_both_nets_of_cgan_drop_out_in_training():
+  """The paper's nets do: other keys, other losses for the same latents."""
+  config = configs.load('configs/cgan_mnist.py:smoke')
+  batch = {'image': draw(1, 4, 28, 28, 1), 'label': np.int32([[0, 1, 2, 3]])}
+  state = cgan.init_state(jax.random.key(0), batch, config=config)
+  game = cgan.build(config)
+  loss = jax.jit(lambda z, y, keys: g_loss(z, y, keys)[0])
+
+  def g_loss(z, y, keys):
+    return cgan.g_loss(state.G.params, (z, y), keys, state=state, game=game, config=config)
+
+  a, b = jax.random.split(jax.random.key(1))
+  found = [
+    float(loss(draw(4, 100), batch['label'][0], {'g': g, 'd': d}))
+    for g, d in ((a, b), (a, b), (b, b), (a, a))
+  ]
+  assert found[0] == found[1] and len(set(found)) == 3
+
+
 # --- AC-GAN ---------------------------------------------------------------------------------------
-
-
-V = np.array([[0.2, -0.4, 0.6], [0.5, 0.1, -0.3]])  # D's weights of the classes
 
 
 class TwoHeads(nn.Module):
@@ -133,7 +203,7 @@ def test_a_step_of_acgan_by_hand(form):
 # --- All ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('name', ['acgan'])
+@pytest.mark.parametrize('name', ['acgan', 'cgan'])
 def test_data_without_classes_are_one_line(name):
   config = configs.load(f'configs/{name}_mnist.py:smoke', [('data.num_classes', 'None')])
   with pytest.raises(UserError, match=rf"num_classes=None: config.system='{name}' needs labelled"):
