@@ -198,6 +198,18 @@ def mean_pool(x: jax.Array) -> jax.Array:
   return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
 
 
+def upsample_linear(x: jax.Array) -> jax.Array:
+  """Doubles the size by linear interpolation between corners that stay where they are: [b, h, w, c]
+  -> [b, 2 h, 2 w, c] (`align_corners=True` of other libraries).
+  """
+
+  def weights(n):  # [2 n, n], the share of each pixel
+    place = np.linspace(0, n - 1, 2 * n)[:, None]
+    return jnp.asarray(np.maximum(0, 1 - np.abs(place - np.arange(n))), x.dtype)
+
+  return jnp.einsum('bhwc,ih,jw->bijc', x, weights(x.shape[1]), weights(x.shape[2]))
+
+
 def fir_downsample(x: jax.Array, taps: Sequence[int], padding: int | None = None) -> jax.Array:
   """Halves the size with the separable filter `taps`, normalised to sum 1: [b, h, w, c] ->
   [b, h / 2, w / 2, c]. (1, 1) is `mean_pool`, (1, 3, 3, 1) StyleGAN2's (Karras et al. 2020).

@@ -68,13 +68,14 @@ def check_classes(config) -> None:
   """Checks that there are classes, for a game whose nets take labels.
 
   Raises:
-    UserError: config.data.num_classes is None.
+    UserError: config.data.num_classes is None, or a net has another number of classes.
   """
   if config.data.num_classes is None:
     raise UserError(
       f'config.data.num_classes=None: config.system={config.system!r} needs labelled data and the '
       'number of their classes'
     )
+  check_num_classes(config, 'generator', 'discriminator')
 
 
 def check_num_classes(config, *names: str) -> None:

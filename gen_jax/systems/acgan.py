@@ -171,3 +171,11 @@ def sample(state, given, rng, *, config) -> dict:
 def conditional(state, *, config) -> bool:
   """Samples depend on labels."""
   return True
+
+
+prior = two_nets.prior
+
+
+def decode(state, z, given, *, config) -> dict:
+  """G(z, given['label']) for z [n, d], as `sample`."""
+  return two_nets.decode(state, z, build(config), config, given['label'])

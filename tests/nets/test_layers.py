@@ -1,5 +1,6 @@
 """The layers against loops in numpy and closed forms."""
 
+import functools
 import itertools
 
 import flax.linen as nn
@@ -162,3 +163,14 @@ def test_maxout_is_the_largest_of_its_pieces():
   found = module.apply(variables, x)
   np.testing.assert_allclose(found, np.maximum(first, second), rtol=1e-5)
   assert (found != first).any() and (found != second).any()
+
+
+def test_linear_upsampling_keeps_the_corners():
+  x = np.asarray(draw(2, 3, 4, 2))
+  rows = [[0, 0.4, 0.8, 1.2, 1.6, 2], np.linspace(0, 3, 8)]
+  expected = x
+  for axis, where in enumerate(rows, start=1):
+    old = np.arange(x.shape[axis])
+    interpolate = functools.partial(lambda row, w, o: np.interp(w, o, row), w=where, o=old)
+    expected = np.apply_along_axis(interpolate, axis, expected)
+  np.testing.assert_allclose(layers.upsample_linear(jnp.asarray(x)), expected, atol=1e-6)

@@ -13,7 +13,7 @@ import pytest
 
 from gen_jax import nets
 from gen_jax.errors import UserError
-from gen_jax.nets import acgan, cgan, dcgan, layers, mlp, unet, wgan_gp
+from gen_jax.nets import acgan, cgan, dcgan, lapgan, layers, mlp, unet, wgan_gp
 from gen_jax.ops import convolutions
 
 
@@ -80,6 +80,20 @@ def test_number_of_parameters_and_shape(name):
 
 # The same for nets with 10 classes; all but the discriminators of acgan take labels.
 WITH_CLASSES = {
+  # 110 x 1,200 + 1,200; 1,200 x 1,200 + 1,200; 1,200 x 192 + 192.
+  'lapgan_coarse_g': (lapgan.CoarseGenerator(10), (2, 100), (2, 8, 8, 3), 1_804_992),
+  # 202 x 600 + 600; 600 x 600 + 600; 600 + 1.
+  'lapgan_coarse_d': (lapgan.CoarseDiscriminator(10), (2, 8, 8, 3), (2,), 483_001),
+  # The map of the label 10 x 1,024 + 1,024; 7x7 convolutions of 5 and 64 channels 15,744 + 200,768;
+  # 5x5 to 3 channels 4,803.
+  'lapgan_g': (
+    lapgan.Generator(10),
+    ((2, 32, 32, 1), (2, 32, 32, 3)),
+    (2, 32, 32, 3),
+    232_579,
+  ),
+  # The map 11,264; 5x5 convolutions of 4 and 64 channels 6,464 + 102,464; dense 12 x 12 x 64 + 1.
+  'lapgan_d': (lapgan.Discriminator(10), (2, 32, 32, 3), (2,), 129_409),
   # 100 x 200 + 200; 10 x 1,000 + 1,000; 1,200 x 1,200 + 1,200; 1,200 x 784 + 784.
   'cgan_g': (cgan.Generator(10), (2, 100), (2, 28, 28, 1), 2_413_984),
   # 784 x 1,200 + 1,200; 10 x 250 + 250; 290 x 960 + 960; 240 + 1.
@@ -109,7 +123,8 @@ WITH_CLASSES = {
 @pytest.mark.parametrize('name', WITH_CLASSES)
 def test_number_of_parameters_and_shape_with_classes(name):
   module, inputs, output, number = WITH_CLASSES[name]
-  params, out = abstract(module, inputs, label=not re.match('acgan.*_d', name))
+  inputs = inputs if isinstance(inputs[0], tuple) else (inputs,)
+  params, out = abstract(module, *inputs, label=not re.match('acgan.*_d', name))
   assert count(params) == number
   assert jax.tree.map(lambda x: x.shape, out) == output
 
