@@ -371,7 +371,7 @@ def test_rows_do_not_meet_in_microbatches_under_virtual_batch_norm():
     ({'labels.per_class': None}, 'config.labels.per_class=None, but config.data.num_classes=10'),
     ({'data.num_classes': None}, 'config.labels.per_class=1, but config.data.num_classes=None'),
     ({'labels.per_class': 9}, 'config.labels.per_class=9: 10 classes need 90 examples, but'),
-    ({'generator.norm': 'virtual', 'generator.reference': 9}, 'config.generator.reference=9: a'),
+    ({'generator.norm': 'virtual', 'generator.reference': 50}, 'reference=50 of Generator: a ref'),
     ({'generator.norm': 'layer'}, "config.generator.norm='layer'"),
     ({'discriminator.kernels': 4, 'train.accumulate': 8}, 'is too small for minibatch discrimin'),
     ({'discriminator.name': 'mlp.Discriminator'}, 'returns no features'),
