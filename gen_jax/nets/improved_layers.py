@@ -176,12 +176,12 @@ def with_reference(module: nn.Module, x: jax.Array, count: int) -> jax.Array:
   module's `batch_stats`, and nothing changes it.
 
   Raises:
-    UserError: these were fewer rows.
+    UserError: these are fewer rows, or `count` is below 1.
   """
-  if module.is_initializing() and len(x) < count:
+  if module.is_initializing() and not 1 <= count <= len(x):
     raise UserError(
-      f'reference={count} of {type(module).__name__}: at most the {len(x)} rows of the batch that '
-      'the reference batch is taken from are possible'
+      f'reference={count} of {type(module).__name__}: a reference batch of 1 to {len(x)} rows, as '
+      'many as the first batch has for it, is needed'
     )
   reference = module.variable('batch_stats', 'reference', lambda: x[:count])
   return jnp.concatenate([reference.value.astype(x.dtype), x])

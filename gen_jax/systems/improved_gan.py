@@ -88,18 +88,13 @@ def check(config) -> None:
   """
   classes, per_class = config.data.num_classes, config.labels.per_class
   size, parts = config.train.batch_size, config.train.accumulate
-  labels, reference = f'config.labels.per_class={per_class}', config.generator.get('reference', 0)
+  labels = f'config.labels.per_class={per_class}'
   if (classes is None) != (per_class is None):
     raise UserError(f'{labels}, but config.data.num_classes={classes}: both or neither is needed')
   if classes is not None and classes * per_class > size * config.first.minibatches:
     raise UserError(
       f'{labels}: {classes} classes need {classes * per_class} examples, but '
       f'config.first.minibatches={config.first.minibatches} of {size} are fewer'
-    )
-  if config.generator.get('norm') in ('virtual', 'reference') and not 1 <= reference <= size:
-    raise UserError(
-      f'config.generator.reference={reference}: a reference batch of 1 to '
-      f'config.train.batch_size={size} rows is needed'
     )
   if config.discriminator.get('kernels') and size // parts < 2:
     raise UserError(
@@ -290,6 +285,14 @@ def train_step(state, batch, rng, *, config, axis_name=None):
 def sample(state, given, rng, *, config) -> dict:
   """Generated examples, one for each row of `given`: {'image': float32 [n, ...] in [-1, 1]}."""
   return two_nets.sample(state, given, rng, build(config), config)
+
+
+prior = two_nets.prior
+
+
+def decode(state, z, given, *, config) -> dict:
+  """{'image': G(z), float32 [n, ...] in [-1, 1]} for latents z [n, d]."""
+  return two_nets.decode(state, z, build(config), config)
 
 
 def settings(config) -> str:

@@ -234,7 +234,7 @@ def test_the_reference_batch_is_the_start_of_the_first_batch_and_stays():
 
 
 def test_a_reference_batch_larger_than_the_first_batch_is_one_line():
-  with pytest.raises(UserError, match='reference=4 of Normed: at most the 3 rows'):
+  with pytest.raises(UserError, match='reference=4 of Normed: .* of 1 to 3 rows'):
     Normed().init(KEYS, draw(3, 2))
 
 
