@@ -25,7 +25,7 @@ names, such as ('image',), by row number.
 `evaluate` returns values of each example of a held-out batch. `MEASURES`, {name: fields.Measure} of
 the module, describes each that it may return; the first one represents the system in comparisons.
 Values [b] become a row with mean and standard error; values [b, k] a file and a plot of their means
-against k.
+against k or, of points in the plane (`Measure.points`), of the points in the colours of labels.
 
 `encode` returns a latent of each example of a batch (`image`, and `label` where samples depend on
 labels), and what becomes of it, in [-1, 1]. `decode` makes images of latents z [n, ...], with the
