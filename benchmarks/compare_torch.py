@@ -47,6 +47,8 @@ CASES = {
   'dcgan_fashion_mnist': Case('dcgan_fashion_mnist', 64),
   'wgan_gp_mnist': Case('wgan_gp_mnist', 64),
   'wgan_gp_cifar': Case('wgan_gp_cifar', 8),
+  'sngan': Case('sngan_fashion_mnist', 64),
+  'biggan': Case('biggan_fashion_mnist', 64),
   'ddpm_digits': Case('ddpm_digits', 64),
   'ddpm_fashion_mnist': Case('ddpm_fashion_mnist', 32),
   'ddpm_cifar': Case('ddpm_cifar', 8),

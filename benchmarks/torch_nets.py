@@ -15,6 +15,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
@@ -199,6 +200,140 @@ class ResNetCritic(nn.Module):
     return self.dense(F.relu(self.blocks(x)).mean((2, 3)))[:, 0]
 
 
+class ConditionalBatchNorm(nn.Module):
+  """gen_jax.nets.layers.ConditionalBatchNorm; make_affine(c) maps the condition to [b, c]."""
+
+  def __init__(self, features, eps, make_affine):
+    super().__init__()
+    self.norm = nn.BatchNorm2d(features, eps=eps, affine=make_affine is None)
+    if make_affine is not None:
+      self.scale, self.shift = make_affine(features), make_affine(features)
+
+  def forward(self, x, condition):
+    x = self.norm(x)
+    if condition is None:
+      return x
+    scale, shift = (f(condition)[:, :, None, None] for f in (self.scale, self.shift))
+    return x * (1 + scale) + shift
+
+
+class ConditionalUpBlock(nn.Module):
+  """gen_jax.nets.sngan.UpBlock and gen_jax.nets.biggan.UpBlock."""
+
+  def __init__(self, inputs, features, eps, make_affine, normed):
+    super().__init__()
+    self.norm1 = ConditionalBatchNorm(inputs, eps, make_affine)
+    self.norm2 = ConditionalBatchNorm(features, eps, make_affine)
+    self.conv1, self.conv2 = normed(conv3(inputs, features)), normed(conv3(features, features))
+    self.shortcut = normed(nn.Conv2d(inputs, features, 1))
+
+  def forward(self, x, condition):
+    h = self.conv1(F.interpolate(F.relu(self.norm1(x, condition)), scale_factor=2))
+    h = self.conv2(F.relu(self.norm2(h, condition)))
+    # As ours, the 1x1 convolution before the upsampling.
+    return h + F.interpolate(self.shortcut(x), scale_factor=2)
+
+
+class SelfAttention(nn.Module):
+  """gen_jax.nets.biggan.SelfAttention."""
+
+  def __init__(self, c):
+    super().__init__()
+    conv = lambda a, b: spectral_norm(nn.Conv2d(a, b, 1, bias=False))
+    self.theta, self.phi, self.g = conv(c, c // 8), conv(c, c // 8), conv(c, c // 2)
+    self.o, self.gate = conv(c // 2, c), nn.Parameter(torch.zeros(()))
+
+  def forward(self, x):
+    b, _, h, w = x.shape
+    flat = lambda x: x.permute(0, 2, 3, 1).flatten(1, 2)
+    q, k = flat(self.theta(x)), flat(F.max_pool2d(self.phi(x), 2))
+    v = flat(F.max_pool2d(self.g(x), 2))
+    o = F.scaled_dot_product_attention(q, k, v, scale=1.0)
+    return x + self.gate * self.o(o.view(b, h, w, -1).permute(0, 3, 1, 2))
+
+
+class SNGANGenerator(nn.Module):
+  """gen_jax.nets.sngan.Generator and, with `biggan`, gen_jax.nets.biggan.Generator."""
+
+  def __init__(
+    self,
+    latent,
+    shape,
+    num_classes,
+    features,
+    attention=(),
+    shared=None,
+    hierarchical=False,
+    init_name=None,
+    biggan=False,
+  ):
+    super().__init__()
+    normed = spectral_norm if biggan else lambda layer: layer
+    first, *widths = features
+    parts = len(widths) + 1 if hierarchical else 1
+    self.part, self.size, self.first = latent // parts, shape[0] // 2 ** len(widths), first
+    make_affine = None if num_classes is None else functools.partial(nn.Embedding, num_classes)
+    self.shared = None
+    if shared is not None:
+      self.shared, width = nn.Embedding(num_classes, shared), shared + self.part * hierarchical
+      make_affine = lambda c: spectral_norm(nn.Linear(width, c, bias=False))
+    eps = 1e-5 if biggan else 2e-5
+    self.dense = normed(nn.Linear(self.part, self.size**2 * first))
+    self.blocks, self.attention = nn.ModuleList(), nn.ModuleDict()
+    size = self.size
+    for i, (a, b) in enumerate(zip(features, widths, strict=False)):
+      self.blocks.append(ConditionalUpBlock(a, b, eps, make_affine, normed))
+      size *= 2
+      if size in attention:
+        self.attention[str(i)] = SelfAttention(b)
+    self.norm = nn.BatchNorm2d(features[-1], eps=eps)
+    self.out = normed(conv3(features[-1], shape[-1]))
+
+  def forward(self, z, label):
+    y = label if self.shared is None else self.shared(label)
+    z, *rest = z.split(self.part, 1)
+    x = maps(self.dense(z), self.size, self.first)
+    for i, block in enumerate(self.blocks):
+      x = block(x, torch.cat([y, rest[i]], 1) if rest else y)
+      x = self.attention[str(i)](x) if str(i) in self.attention else x
+    return torch.tanh(self.out(F.relu(self.norm(x))))
+
+
+class ProjectionDiscriminator(nn.Module):
+  """gen_jax.nets.sngan.Discriminator and, with `biggan`, gen_jax.nets.biggan.Discriminator."""
+
+  def __init__(
+    self, shape, num_classes, features, downs, attention=(), init_name=None, biggan=False
+  ):
+    super().__init__()
+    self.downs, self.blocks, self.attention = downs, nn.ModuleList(), nn.ModuleDict()
+    size, a = shape[0], shape[-1]
+    for i, b in enumerate(features):
+      hidden = b if biggan or i == 0 else a
+      layers = dict(conv1=conv3(a, hidden), conv2=conv3(hidden, b))
+      if i < downs or a != b:
+        layers['shortcut'] = nn.Conv2d(a, b, 1)
+      self.blocks.append(nn.ModuleDict({k: spectral_norm(v) for k, v in layers.items()}))
+      size //= 2 if i < downs else 1
+      if size in attention:
+        self.attention[str(i)] = SelfAttention(b)
+      a = b
+    self.psi = spectral_norm(nn.Linear(a, 1, bias=biggan))
+    self.embed = None if num_classes is None else spectral_norm(nn.Embedding(num_classes, a))
+
+  def forward(self, x, label):
+    for i, block in enumerate(self.blocks):
+      h = block['conv1'](x if i == 0 else F.relu(x))
+      h = block['conv2'](F.relu(h))
+      if i < self.downs:
+        h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
+      x = h + (block['shortcut'](x) if 'shortcut' in block else x)
+      x = self.attention[str(i)](x) if str(i) in self.attention else x
+    phi = F.relu(x).sum((2, 3))
+    y = self.psi(phi)[:, 0]
+    return y if self.embed is None else y + (self.embed(label) * phi).sum(1)
+
+
 class ResBlock(nn.Module):
   """gen_jax.nets.unet.ResBlock."""
 
@@ -371,6 +506,10 @@ NETS = {
   'wgan_gp.Critic28': WGANCritic28,
   'wgan_gp.ResNetGenerator': ResNetGenerator,
   'wgan_gp.ResNetCritic': ResNetCritic,
+  'sngan.Generator': SNGANGenerator,
+  'sngan.Discriminator': ProjectionDiscriminator,
+  'biggan.Generator': functools.partial(SNGANGenerator, biggan=True),
+  'biggan.Discriminator': functools.partial(ProjectionDiscriminator, biggan=True),
   'unet.UNet': UNet,
 }
 
@@ -472,6 +611,82 @@ def wgan_gp_step(config, compiled):
     return d_loss, g_loss, d_norm, g_norm
 
   return step, (G, D)
+
+
+def hinge_step(config, compiled, g_rows, one_pass):
+  """(step, nets) of a conditional game with the hinge loss; step(x) -> metrics.
+
+  Args:
+    config: of sngan or biggan.
+    compiled: compile the nets.
+    g_rows: rows of G's batch.
+    one_pass: real and generated examples are in one batch of D.
+  """
+  shape, classes = config.data.shape, config.data.num_classes
+  G = make_net(config.generator, latent=config.latent.dim, shape=shape, num_classes=classes)
+  D = make_net(config.discriminator, shape=shape, num_classes=classes)
+  (g_adam, _), (d_adam, _) = make_adam(G, config.optim.G), make_adam(D, config.optim.D)
+  g, d = (torch.compile(G), torch.compile(D)) if compiled else (G, D)
+  averages = config.get('ema') is not None
+  ema = copy.deepcopy(G).requires_grad_(False) if averages else None
+  average = get_ema_multi_avg_fn(config.ema.decay) if averages else None
+
+  def fakes(n):
+    label = None if classes is None else torch.randint(classes, (n,))
+    return g(torch.randn(n, config.latent.dim), label), label
+
+  def step(x):  # [n_dis, b, c, h, w]
+    b = x.shape[1]
+    y = None if classes is None else torch.arange(b) % classes
+    for x_real in x:
+      with torch.no_grad():
+        x_fake, y_fake = fakes(b)
+      if one_pass:
+        real, fake = d(torch.cat([x_real, x_fake]), torch.cat([y, y_fake])).view(2, b)
+      else:
+        real, fake = d(x_real, y), d(x_fake, y_fake)
+      d_loss = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+      d_adam.zero_grad()
+      d_loss.backward()
+      d_norm = grad_norm(D)
+      d_adam.step()
+
+    D.requires_grad_(False)
+    g_loss = -d(*fakes(g_rows)).mean()
+    if config.loss.get('orthogonal'):
+      g_loss = g_loss + config.loss.orthogonal * orthogonal_penalty(G)
+    g_adam.zero_grad()
+    g_loss.backward()
+    g_norm = grad_norm(G)
+    g_adam.step()
+    D.requires_grad_(True)
+    if averages:
+      with torch.no_grad():
+        average(list(ema.parameters()), list(G.parameters()), None)
+    return d_loss, g_loss, d_norm, g_norm
+
+  return step, (G, D)
+
+
+def orthogonal_penalty(G):
+  """gen_jax.systems.biggan.orthogonal_penalty."""
+  total = 0
+  for name, w in G.named_parameters():
+    if w.ndim > 1 and not name.startswith('shared'):
+      gram = w.flatten(1) @ w.flatten(1).T
+      total = total + (gram * (1 - torch.eye(len(gram)))).square().sum()
+  return total
+
+
+def sngan_step(config, compiled):
+  """(step, nets) of gen_jax.systems.sngan; step(x) -> metrics."""
+  rows = config.train.batch_size * config.loss.g_batch
+  return hinge_step(config, compiled, rows, one_pass=False)
+
+
+def biggan_step(config, compiled):
+  """(step, nets) of gen_jax.systems.biggan; step(x) -> metrics."""
+  return hinge_step(config, compiled, config.train.batch_size, one_pass=True)
 
 
 def alpha_bars(config):
@@ -688,7 +903,14 @@ def edm_diffusers_sampler(config):
   return draw, (net,)
 
 
-STEPS = {'gan': gan_step, 'wgan_gp': wgan_gp_step, 'ddpm': ddpm_step, 'edm': edm_step}
+STEPS = {
+  'gan': gan_step,
+  'wgan_gp': wgan_gp_step,
+  'sngan': sngan_step,
+  'biggan': biggan_step,
+  'ddpm': ddpm_step,
+  'edm': edm_step,
+}
 # Of each system: with the nets of this file, and with those and the schedulers of diffusers.
 SAMPLERS = {
   'ddpm': (ddpm_sampler, ddpm_diffusers_sampler),

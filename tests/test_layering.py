@@ -24,7 +24,7 @@ ALLOWED = {
   'state': {'ops'} | BASE,
   'nets': {'draws', 'errors', 'devices', 'ops', 'run/imports'},
   'diffusion': {'draws'} | BASE,
-  'systems': {'nets', 'diffusion', 'state', 'draws', 'ops', 'run/imports'} | BASE,
+  'systems': {'nets', 'diffusion', 'latent', 'state', 'draws', 'ops', 'run/imports'} | BASE,
   'data': {'draws', 'errors', 'run/console', 'run/files', 'run/imports'},
   'devices': {'ops', 'run'} | LEAVES,
   'run': LEAVES,

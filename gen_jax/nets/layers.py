@@ -11,6 +11,8 @@ from gen_jax import draws
 from gen_jax.errors import UserError
 from gen_jax.ops import convolutions, norms
 
+MOMENTUM = 0.9  # of the running averages of ConditionalBatchNorm
+
 # Radford et al. 2016: every weight from N(0, 0.02).
 NORMAL_02 = nn.initializers.normal(0.02)
 
@@ -124,7 +126,7 @@ class ConditionalBatchNorm(nn.Module):
     """
     y = nn.BatchNorm(
       use_running_average=not train,
-      momentum=0.9,
+      momentum=MOMENTUM,
       epsilon=self.epsilon,
       use_scale=scale_shift is None,
       use_bias=scale_shift is None,

@@ -85,30 +85,32 @@ class Generator(nn.Module):
 
 class DownBlock(nn.Module):
   """ReLU-conv3-ReLU-conv3(-meanpool) with a shortcut, all convolutions with spectral norm; `first`
-  leaves out the first ReLU. As in the released code, the channels change in the second convolution,
-  or in the first one of the `first` block.
+  leaves out the first ReLU.
   """
 
   features: int
   down: bool = False
   first: bool = False
+  hidden: int | None = None  # channels between them; None: as before, or `features` if `first`
+  inits: Sequence[nn.initializers.Initializer] = (_HE, _GLOROT)  # of these and of the shortcut
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     def normed(layer, x):
       return SpectralNorm(layer, name=f'{layer.name}_sn')(x, train=train)
 
-    hidden = self.features if self.first else x.shape[-1]
-    conv1 = layers.Conv(hidden, kernel_init=_HE, name='conv1')
+    init, shortcut_init = self.inits
+    hidden = self.hidden or (self.features if self.first else x.shape[-1])
+    conv1 = layers.Conv(hidden, kernel_init=init, name='conv1')
     h = normed(conv1, x if self.first else nn.relu(x))
     kind = layers.PooledConv if self.down else layers.Conv
-    h = normed(kind(self.features, kernel_init=_HE, name='conv2'), nn.relu(h))
+    h = normed(kind(self.features, kernel_init=init, name='conv2'), nn.relu(h))
     if self.down:
       # The released code takes the mean after the 1x1 convolution in all blocks but the first: both
       # are linear, so the numbers are the same.
       x = layers.mean_pool(x)
     if self.down or x.shape[-1] != self.features:
-      x = normed(layers.Conv(self.features, 1, kernel_init=_GLOROT, name='shortcut'), x)
+      x = normed(layers.Conv(self.features, 1, kernel_init=shortcut_init, name='shortcut'), x)
     return h + x
 
 

@@ -63,6 +63,8 @@ class SpectralNorm(nn.Module):
     u = self.variable('batch_stats', 'u', first)
     sigma = self.variable('batch_stats', 'sigma', jnp.ones, ())
     now, next_u = spectral_norm(w, u.value)
+    if self.is_initializing():
+      return w  # what is returned here becomes the initial weight
     if train:
       u.value, sigma.value = next_u, jax.lax.stop_gradient(now)
     return (w / jnp.where(now == 0, 1, now)).astype(w.dtype)

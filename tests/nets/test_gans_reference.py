@@ -12,7 +12,7 @@ import pytest
 from nets import gans_reference as reference
 from nets.unets_reference import weight
 
-from gen_jax.nets import sngan
+from gen_jax.nets import biggan, sngan
 from gen_jax.ops.compiler import options_for_one_run
 
 TOLERANCE = dict(rtol=1e-4, atol=1e-4)
@@ -115,6 +115,96 @@ def test_sngan_computes_what_the_authors_does(classes):
 
   gradient, (scores, stats) = jax.grad(total, has_aux=True)(variables['params'])
   np.testing.assert_allclose(scores, want['scores'], **TOLERANCE)
+  np.testing.assert_allclose(stats['DownBlock_1']['conv2_sn']['u'], want['u'], **TOLERANCE)
+  found = gradient['DownBlock_1']['conv2']['kernel']
+  np.testing.assert_allclose(found, want['gradient'], rtol=1e-3, atol=1e-3)
+
+
+# --- BigGAN -------------------------------------------------------------------------------------
+
+BIGGAN_BLOCK = dict(
+  **dict(conv1='0.conv1', conv2='0.conv2', shortcut='0.conv_sc', norm1='0.bn1', norm2='0.bn2'),
+  **dict(theta='1.theta', phi='1.phi', g='1.g', o='1.o'),
+)
+BIGGAN_TOP = dict(
+  **dict(dense='linear', psi='linear', embed='embed', shared='shared', out='output_layer.2'),
+  **dict(ConditionalBatchNorm_0='output_layer.0', BatchNorm_0=''),
+)
+BIGGAN_KINDS = dict(kernel='weight', embedding='weight', gate='1.gamma', scale='gain')
+
+
+def biggan_leaf(keys, shape):
+  names = []
+  for key in keys[:-1]:
+    key = key.removesuffix('_sn')
+    numbered = re.fullmatch(r'(Up|Down)Block_(\d)', key)
+    if numbered:
+      names.append(f'blocks.{numbered[2]}')
+    elif key == 'SelfAttention_0':
+      names.append('blocks.1')  # in both nets it follows the second block
+    elif embedding := re.fullmatch(r'(norm\d)_(scale|shift)', key):
+      names += [BIGGAN_BLOCK[embedding[1]], dict(scale='gain', shift='bias')[embedding[2]]]
+    else:
+      names.append(BIGGAN_BLOCK.get(key) or BIGGAN_TOP[key])
+  name, kind = '.'.join(filter(None, names)), keys[-1]
+  if kind in ('mean', 'var'):
+    return reference.average(f'{name}.stored_{kind}', *shape)
+  if kind == 'sigma':
+    return 1.0
+  if kind == 'u' and name == 'embed':  # the other side's, converged
+    return np.linalg.svd(weight('embed.weight', (reference.CLASSES, *shape)))[2][0]
+  if kind == 'u' and name == 'linear' and shape != (1,):
+    return chw_to_hwc(weight('linear.u0', (1, *shape))[0])
+  if kind == 'u':
+    return weight(f'{name}.u0', (1, *shape))[0]
+  name = f'{name}.{BIGGAN_KINDS.get(kind, kind)}'
+  if name.startswith('linear.') and shape[-1] > 1:  # the dense layer of G
+    return chw_to_hwc(weight(name, shape[::-1]).T)
+  return kernel(name, shape) if kind == 'kernel' else weight(name, shape)
+
+
+def chw_to_hwc(x):
+  """The last axis, [c, h, w] in theirs, as [h, w, c]."""
+  parts = np.reshape(x, (*x.shape[:-1], -1, 4, 4))
+  return np.moveaxis(parts, -3, -1).reshape(x.shape)
+
+
+CIFAR, LARGE = (4, 4, 4, 4), (16, 16, 8, 4, 2)
+BIGGANS = {
+  32: (
+    biggan.Generator(reference.CLASSES, (32, 32, 3), CIFAR),
+    biggan.Discriminator(reference.CLASSES, CIFAR),
+  ),
+  64: (
+    biggan.Generator(
+      reference.CLASSES, (64, 64, 3), LARGE, attention=(16,), shared=6, hierarchical=True
+    ),
+    biggan.Discriminator(reference.CLASSES, (4, 8, 16, 32, 64), downs=4, attention=(16,)),
+  ),
+}
+
+
+@pytest.mark.parametrize('size', BIGGANS)
+def test_biggan_computes_what_the_authors_does(size):
+  G, D = BIGGANS[size]
+  z, x, label = reference.inputs(size, reference.BIGGAN[size]['dim_z']).values()
+  with np.load(reference.FIXTURES / 'biggan.npz') as file:
+    want = {k.partition('/')[2]: v for k, v in file.items() if k.startswith(f'{size}/')}
+
+  variables = filled(shapes_of(G, z, label), biggan_leaf)
+  for mode in ('eval', 'train'):
+    images, _ = applied(G, variables, z, label, train=mode == 'train')
+    every = size // 16
+    np.testing.assert_allclose(images[:2, ::every, 1::every], want[mode], **TOLERANCE)
+
+  variables = filled(shapes_of(D, x, label), biggan_leaf)
+
+  def total(params):
+    scores, updates = applied(D, dict(variables, params=params), x, label)
+    return jnp.sum(scores), (scores, updates['batch_stats'])
+
+  gradient, (scores, stats) = jax.grad(total, has_aux=True)(variables['params'])
+  np.testing.assert_allclose(scores, want['scores'], rtol=1e-4, atol=1e-3)
   np.testing.assert_allclose(stats['DownBlock_1']['conv2_sn']['u'], want['u'], **TOLERANCE)
   found = gradient['DownBlock_1']['conv2']['kernel']
   np.testing.assert_allclose(found, want['gradient'], rtol=1e-3, atol=1e-3)

@@ -107,6 +107,15 @@ def test_in_bfloat16_the_vectors_stay_float32():
   assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype('float32')}
 
 
+def test_initial_weights_are_those_of_the_layer():
+  x = draw(2, 4)
+  wanted = nn.initializers.normal(0.02)
+  layer = nn.Dense(500, kernel_init=wanted)
+  made = SpectralNorm(layer).init(KEY, x, train=False)
+  kernels = [leaf for leaf in jax.tree.leaves(made['params']) if leaf.ndim > 1]
+  assert [float(w.std()) for w in kernels] == pytest.approx([0.02], rel=0.1)
+
+
 def test_weights_of_zero_stay_zero():
   variables = Net('dense').init(KEY, draw(2, 4), train=False)
   variables = {**variables, 'params': jax.tree.map(jnp.zeros_like, variables['params'])}
