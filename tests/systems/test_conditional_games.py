@@ -114,7 +114,7 @@ def test_a_step_of_cgan_by_hand(form):
 
 def test_both_nets_of_cgan_drop_out_in_training():
   """The paper's nets do: other keys, other losses for the same latents."""
-  config = configs.load('configs/cgan_mnist.py:smoke')
+  config = configs.load('configs/cgan_mnist.py:smoke', [('generator.dropout', '0.5')])
   batch = {'image': draw(1, 4, 28, 28, 1), 'label': np.int32([[0, 1, 2, 3]])}
   state = cgan.init_state(jax.random.key(0), batch, config=config)
   game = cgan.build(config)
