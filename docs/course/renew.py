@@ -1,9 +1,9 @@
-"""Writes the notebook of a course page, `diffusion.ipynb` from `diffusion.md`.
+"""Writes the notebooks of the course pages: `gans.ipynb` from `gans.md`, and so on.
 
     python docs/course/renew.py
-    python docs/course/renew.py --run
+    python docs/course/renew.py --run gans
 
-`--run` first executes the blocks of the page in the root of the repository, where the runs that it
+`--run` first executes the blocks of a page in the root of the repository, where the runs that it
 names must have been trained, and renews what they print and draw.
 """
 
@@ -18,32 +18,37 @@ import sys
 
 COURSE = pathlib.Path(__file__).resolve().parent
 ROOT = COURSE.parents[1]
-PAGE = COURSE / 'diffusion.md'
+PAGES = [COURSE / f'{name}.md' for name in ('gans', 'diffusion')]
 DRAWN = pathlib.Path('runs/course')  # where the blocks write their pictures
 
 # A block, and what it prints.
 BLOCK = re.compile(r'^```python\n(.*?)^```\n(?:\n^```text\n(.*?)^```\n)?', re.M | re.S)
 
 
-def execute(text: str):
+def execute(text: str, page: pathlib.Path):
   """Executes the blocks of a page in order, as one program; yields (block, printed) of each."""
   names = {'__name__': 'course'}
   for match in BLOCK.finditer(text):
     line = text.count('\n', 0, match.start()) + 1
-    code = compile('\n' * line + match[1], str(PAGE), 'exec')  # errors name lines of the page
+    code = compile('\n' * line + match[1], str(page), 'exec')  # errors name lines of the page
     with contextlib.redirect_stdout(io.StringIO()) as printed:
       exec(code, names)
     yield match, printed.getvalue()
 
 
-def with_outputs(text: str) -> str:
+def with_outputs(text: str, page: pathlib.Path) -> str:
   """The page with what its blocks print when they are executed now."""
   parts, end = [], 0
-  for match, printed in execute(text):
+  for match, printed in execute(text, page):
     parts += [text[end : match.start()], f'```python\n{match[1]}```\n']
     parts += [f'\n```text\n{printed}```\n'] * bool(printed)
     end = match.end()
   return ''.join([*parts, text[end:]])
+
+
+def pictures(text: str) -> set[str]:
+  """The names of the pictures that a page shows."""
+  return set(re.findall(r'\]\((\w+\.png)\)', text))
 
 
 def notebook(text: str) -> str:
@@ -70,10 +75,12 @@ def notebook(text: str) -> str:
 
 
 if __name__ == '__main__':
-  if sys.argv[1:] == ['--run']:
+  if sys.argv[1:2] == ['--run']:
     sys.path.insert(0, str(ROOT))
     os.chdir(ROOT)
-    PAGE.write_text(with_outputs(PAGE.read_text()))
-    for drawn in DRAWN.glob('*.png'):
-      shutil.copy(drawn, COURSE)
-  PAGE.with_suffix('.ipynb').write_text(notebook(PAGE.read_text()))
+    page = COURSE / f'{sys.argv[2]}.md'
+    page.write_text(with_outputs(page.read_text(), page))
+    for drawn in pictures(page.read_text()):
+      shutil.copy(DRAWN / drawn, COURSE)
+  for page in PAGES:
+    page.with_suffix('.ipynb').write_text(notebook(page.read_text()))
