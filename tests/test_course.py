@@ -57,7 +57,7 @@ SHORT = {
     'RATES = (1e-4, 1e-3, 1e-2) ': 'RATES = (1e-3,) ',
   },
 }
-DEPENDS = {'diffusion': r'STEPS', 'gans': r'\bfit\(|\bplay\('}
+DEPENDS = {'diffusion': r'STEPS', 'gans': r'\bfit\(|\bplay\(|over_seeds\(|digit_gan'}
 
 
 def numbers(text: str) -> list[float]:
