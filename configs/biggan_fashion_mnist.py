@@ -19,7 +19,7 @@ def get_config():
     generator=dict(
       name='biggan.Generator', features=(64, 64, 32), shared=32, hierarchical=True, attention=(14,)
     ),
-    discriminator=dict(name='biggan.Discriminator', features=(32, 48, 64), attention=(14,)),
+    discriminator=dict(name='biggan.Discriminator', features=(32, 64, 64), attention=(14,)),
     latent=dict(dim=60),
     loss=dict(d_steps=2, orthogonal=1e-4),
     ema=dict(decay=0.999, start=1000),
