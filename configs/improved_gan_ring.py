@@ -6,7 +6,8 @@ Salimans et al. 2016, https://arxiv.org/abs/1606.03498, section 3.2; the ring: M
 
 Without it, --config.discriminator.kernels=0, G stays on one of the eight modes. With it G reaches
 seven, blurred (two seeds: see the changes of `modes` in evaluation.jsonl). Other techniques:
---config.loss.generator=feature_matching, --config.loss.historical=0.1, --config.loss.real_target=0.9.
+--config.loss.generator=feature_matching, --config.loss.historical=0.1 and
+--config.loss.real_target=0.9.
 3,000 steps, 40 s of CPU time on two cores (AMD EPYC).
 It writes plots of real and generated points to runs/improved_gan_ring/samples/.
 """
