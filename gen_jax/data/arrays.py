@@ -11,7 +11,7 @@ from PIL import Image
 from gen_jax.data.folder import BadImage, fit_image
 from gen_jax.data.sources import ArraySource, check_image_shape, content_hash
 from gen_jax.errors import UserError
-from gen_jax.run.arrays import BadArrays, Stored, stored
+from gen_jax.run.arrays import BadArrays, Stored, open_zip, stored
 from gen_jax.run.files import open_file
 
 _LISTED = 10
@@ -59,6 +59,10 @@ def _read(path: str, where: str) -> tuple[np.ndarray, np.ndarray | None]:
     with open_file(path) as file:
       found = stored(file)
       names = sorted(found)
+      objects = [] if '' in found else {'image.npy', 'label.npy'} & {*open_zip(file).namelist()}
+      for name in sorted(objects):
+        if name.removesuffix('.npy') not in found:
+          raise UserError(f'{where}: {name.removesuffix(".npy")} holds objects: numbers are needed')
       if '' in found:
         found = {'image': found['']}
       if 'image' not in found:

@@ -39,8 +39,11 @@ def make_x(y, uniforms, config) -> jax.Array:
   """
   data, y = config.data, jnp.asarray(y).astype(jnp.float32)
   if data.x_from == 'mask':
-    hole = {'box': _box, 'strokes': _strokes}[data.x.mask](uniforms, *y.shape[-3:-1])
-    return jnp.where(hole[..., None], jnp.float32(HOLE), y)
+    form = {'box': _box, 'strokes': _strokes}[data.x.mask]
+    hole = functools.partial(form, h=y.shape[-3], w=y.shape[-2])
+    for _ in range(y.ndim - 3):
+      hole = jax.vmap(hole)
+    return jnp.where(hole(uniforms)[..., None], jnp.float32(HOLE), y)
   if data.x_from == 'small':
     return _small(y, data.x.factor, domains.x_shape(config))
   grey = luminance(y)
@@ -130,22 +133,22 @@ def _relative(size) -> jax.Array:
 
 
 def _box(u, h: int, w: int) -> jax.Array:
-  """A box of a quarter to half of each side, anywhere inside: u [..., 16] -> bool [..., h, w]."""
-  u = u[..., None, None, :]
-  high, wide = ((0.25 + 0.25 * u[..., i]) * side for i, side in ((0, h), (1, w)))
-  top, left = u[..., 2] * (h - high), u[..., 3] * (w - wide)
+  """A box of a quarter to half of each side, anywhere inside: u [16] -> bool [h, w]."""
+  high, wide = ((0.25 + 0.25 * u[i]) * side for i, side in ((0, h), (1, w)))
+  top, left = u[2] * (h - high), u[3] * (w - wide)
   y, x = jnp.arange(h)[:, None] + 0.5, jnp.arange(w)[None, :] + 0.5
   return (top <= y) & (y < top + high) & (left <= x) & (x < left + wide)
 
 
 def _strokes(u, h: int, w: int) -> jax.Array:
-  """A line through six points anywhere, a sixteenth to an eighth of the smaller side wide."""
-  u = u[..., None, None, :]
+  """A line through six points anywhere, its width 1/16 to 1/8 of the smaller side: u [16] ->
+  bool [h, w].
+  """
   y, x = jnp.arange(h)[:, None] + 0.5, jnp.arange(w)[None, :] + 0.5
-  radius = (1 + u[..., 12]) * min(h, w) / 32
+  radius = (1 + u[12]) * min(h, w) / 32
   hole = False
   for i in range(_STROKES):
-    ay, ax, by, bx = (u[..., 2 * i + k] * (h, w)[k % 2] for k in range(4))
+    ay, ax, by, bx = (u[2 * i + k] * (h, w)[k % 2] for k in range(4))
     dy, dx = by - ay, bx - ax
     along = ((y - ay) * dy + (x - ax) * dx) / jnp.maximum(dy**2 + dx**2, 1e-6)
     along = jnp.clip(along, 0, 1)
