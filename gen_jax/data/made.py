@@ -8,7 +8,8 @@
     small   means of squares of `data.x.factor` pixels a side, enlarged again (bicubic)
 
 All are functions of levels, 0 to 255, and give levels, as an image file would: a translation of a
-file that was saved is the translation of x itself. They run inside the compiled step.
+file that was saved is the translation of x itself. They run inside the compiled step, mostly in
+integers, so that the same levels come out of every program.
 """
 
 import functools
@@ -21,8 +22,7 @@ from gen_jax import domains
 
 NUM_UNIFORMS = 16  # random numbers for an image
 HOLE = 128  # level
-# Of the largest gradient of the image.
-_HIGH, _LOW = 0.25, 0.1
+_HIGH, _LOW = 4, 10  # thresholds of edges: a fourth and a tenth of the largest gradient
 _STROKES = 5  # segments of the line, through one more point
 
 
@@ -30,28 +30,26 @@ def make_x(y, uniforms, config) -> jax.Array:
   """x of images y.
 
   Args:
-    y: levels [..., h, w, c], uint8 or integers in a float array.
+    y: levels [..., h, w, c], uint8.
     uniforms: in [0, 1), [..., NUM_UNIFORMS]; 'mask' draws its holes from them.
     config: the whole config.
 
   Returns:
     Levels float32 [..., *domains.x_shape(config)].
   """
-  data, y = config.data, jnp.asarray(y).astype(jnp.float32)
+  data, y = config.data, jnp.asarray(y).astype(jnp.int32)
   if data.x_from == 'mask':
     form = {'box': _box, 'strokes': _strokes}[data.x.mask]
     hole = functools.partial(form, h=y.shape[-3], w=y.shape[-2])
     for _ in range(y.ndim - 3):
       hole = jax.vmap(hole)
-    return jnp.where(hole(uniforms)[..., None], jnp.float32(HOLE), y)
-  if data.x_from == 'small':
-    return _small(y, data.x.factor, domains.x_shape(config))
-  grey = luminance(y)
-  if data.x_from == 'sobel':
-    grey = 255 * (1 - _relative(jnp.hypot(*_gradient(grey))))
-  elif data.x_from == 'edges':
-    grey = jnp.where(canny(grey), 0.0, 255.0)
-  return jnp.repeat(jnp.rint(grey)[..., None], domains.x_shape(config)[2], axis=-1)
+    x = jnp.where(hole(uniforms)[..., None], HOLE, y)
+  elif data.x_from == 'small':
+    x = _small(y, data.x.factor, domains.x_shape(config))
+  else:
+    x = {'grey': lambda grey: grey, 'sobel': _sobel, 'edges': _edges}[data.x_from](luminance(y))
+    x = jnp.repeat(x[..., None], domains.x_shape(config)[2], axis=-1)
+  return x.astype(jnp.float32)
 
 
 def uniforms(rows) -> np.ndarray:
@@ -61,46 +59,54 @@ def uniforms(rows) -> np.ndarray:
 
 
 def luminance(y) -> jax.Array:
-  """[..., h, w, c] with 1, 3 or 4 channels -> [..., h, w]; alpha is ignored."""
+  """int32 [..., h, w, c] with 1, 3 or 4 channels -> int32 [..., h, w]; alpha is ignored."""
   if y.shape[-1] == 1:
     return y[..., 0]
-  return 0.299 * y[..., 0] + 0.587 * y[..., 1] + 0.114 * y[..., 2]
+  return (299 * y[..., 0] + 587 * y[..., 1] + 114 * y[..., 2] + 500) // 1000
 
 
-def canny(grey) -> jax.Array:
-  """Whether a pixel is on an edge: [..., h, w] -> bool [..., h, w].
+def _sobel(grey) -> jax.Array:
+  """int32 [..., h, w] -> levels float32 [..., h, w]; a constant image becomes white."""
+  dy, dx = _gradient(grey)
+  square = dy**2 + dx**2
+  largest = square.max((-2, -1), keepdims=True)
+  return jnp.rint(255 - 255 * jnp.sqrt(square / jnp.maximum(largest, 1)))
 
-  The thresholds are shares of the largest gradient of the image.
+
+def _edges(grey) -> jax.Array:
+  """int32 [..., h, w] -> levels int32 [..., h, w].
+
+  The size of a gradient is |dy| + |dx|, the thresholds are shares of the largest one of the image.
   """
-  dy, dx = _gradient(_smooth(grey))
-  size = _relative(jnp.hypot(dy, dx))
-  # The neighbours across the edge, by the direction of the gradient in steps of 45 degrees.
-  steep, flat = jnp.abs(dy) > 2.4142 * jnp.abs(dx), jnp.abs(dx) > 2.4142 * jnp.abs(dy)
-  rising = dy * dx > 0
-  around = functools.partial(_moved, size, mode='constant')
+  dy, dx = map(jnp.abs, gradient := _gradient(_smooth(grey)))
+  size = dy + dx
+  largest = size.max((-2, -1), keepdims=True)
 
-  def pick(at):
-    one, other = (1, 1), (1, -1)
-    sides = [(1, 0), (0, 1), one, other]
-    up, across, diagonal, anti = (around(at * i, at * j) for i, j in sides)
-    return jnp.where(steep, up, jnp.where(flat, across, jnp.where(rising, diagonal, anti)))
+  def beyond(sign):
+    """The size one pixel further in the direction of the gradient, in steps of 45 degrees."""
+    vertical, horizontal, diagonal, other = (
+      _moved(size, sign * i, sign * j, mode='constant')
+      for i, j in ((1, 0), (0, 1), (1, 1), (1, -1))
+    )
+    steep, flat = 5 * dy > 12 * dx, 5 * dx > 12 * dy  # tan(67.5 degrees) = 2.41
+    falling = (gradient[0] > 0) == (gradient[1] > 0)
+    return jnp.select([steep, flat, falling], [vertical, horizontal, diagonal], other)
 
-  # Of two equal neighbours one is kept.
-  thin = (size >= pick(1)) & (size > pick(-1))
-  strong, weak = thin & (size >= _HIGH), thin & (size >= _LOW)
+  thin = (size >= beyond(1)) & (size > beyond(-1))  # of two equal neighbours one is kept
+  strong, weak = thin & (_HIGH * size >= largest), thin & (_LOW * size >= largest)
 
   def grow(edges):
-    shifts = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
-    near = functools.reduce(jnp.logical_or, (_moved(edges, *s, mode='constant') for s in shifts))
-    return near & weak
+    around = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+    return weak & functools.reduce(
+      jnp.logical_or, (_moved(edges, i, j, mode='constant') for i, j in around)
+    )
 
-  def unfinished(pair):
-    before, after = pair
-    return (before != after).any()
-
-  return jax.lax.while_loop(
-    unfinished, lambda pair: (pair[1], grow(pair[1])), (strong, grow(strong))
-  )[1]
+  _, edges = jax.lax.while_loop(
+    lambda last_two: (last_two[0] != last_two[1]).any(),
+    lambda last_two: (last_two[1], grow(last_two[1])),
+    (strong, grow(strong)),
+  )
+  return jnp.where(edges, 0, 255)
 
 
 def _moved(x, i: int, j: int, mode: str) -> jax.Array:
@@ -111,10 +117,9 @@ def _moved(x, i: int, j: int, mode: str) -> jax.Array:
 
 
 def _smooth(x) -> jax.Array:
-  """Weights 1/4, 1/2, 1/4 along both axes, twice: nearly a Gaussian of variance 1."""
-  for axis in ((1, 0), (0, 1)) * 2:
-    sides = (_moved(x, sign * axis[0], sign * axis[1], mode='edge') for sign in (-1, 1))
-    x = 0.5 * x + 0.25 * sum(sides)
+  """Weights 1, 2, 1 along both axes, twice: 256 times nearly a Gaussian of variance 1."""
+  for i, j in ((1, 0), (0, 1)) * 2:
+    x = 2 * x + _moved(x, i, j, mode='edge') + _moved(x, -i, -j, mode='edge')
   return x
 
 
@@ -124,12 +129,6 @@ def _gradient(x) -> tuple[jax.Array, jax.Array]:
   dy = sum(weight * (at(1, j) - at(-1, j)) for j, weight in ((-1, 1), (0, 2), (1, 1)))
   dx = sum(weight * (at(i, 1) - at(i, -1)) for i, weight in ((-1, 1), (0, 2), (1, 1)))
   return dy, dx
-
-
-def _relative(size) -> jax.Array:
-  """A gradient in units of the largest one of its image; one below a level is 0."""
-  largest = size.max((-2, -1), keepdims=True)
-  return jnp.where(largest < 1, 0.0, size / jnp.maximum(largest, 1))
 
 
 def _box(u, h: int, w: int) -> jax.Array:
@@ -160,7 +159,9 @@ def _strokes(u, h: int, w: int) -> jax.Array:
 def _small(y, factor: int, shape) -> jax.Array:
   """Means of squares of pixels, enlarged to `shape` where that is larger."""
   *leading, h, w, c = y.shape
-  small = jnp.rint(y.reshape(*leading, h // factor, factor, w // factor, factor, c).mean((-4, -2)))
+  sums = y.reshape(*leading, h // factor, factor, w // factor, factor, c).sum((-4, -2))
+  small = (2 * sums + factor**2) // (2 * factor**2)
   if tuple(shape) == small.shape[-3:]:
     return small
-  return jnp.clip(jnp.rint(jax.image.resize(small, (*leading, *shape), 'cubic')), 0, 255)
+  enlarged = jax.image.resize(small.astype(jnp.float32), (*leading, *shape), 'cubic')
+  return jnp.clip(jnp.rint(enlarged), 0, 255)

@@ -159,6 +159,9 @@ def test_a_name_without_its_partner_is_named_or_left_out(tmp_path, make_images, 
   source = data.open_training(make('names', bad_files='skip', **fields))
   np.testing.assert_array_equal(source.arrays()['x'], [x[f'{i}.png'] for i in (1, 2, 3)])
   assert '0.png (no x); 4.png (no y)' in caplog.messages[-1]
+  elsewhere = fields | dict(x=fields['x'] | dict(path=str(tmp_path / '{split}')))
+  message = refusal(data.open_training, make('names', **elsewhere))
+  assert 'config.data.x.path=' in message and "config.data.split='train'" in message
   make_images(tmp_path / 'A', ['2.jpg'], (6, 5, 1))
   assert 'holds 2.jpg and 2.png' in refusal(data.open_training, make('names', **fields))
 
@@ -422,9 +425,9 @@ def make_x(y, x_from, u=None, **x):
 
 
 def test_grey_is_the_luminance():
-  colours = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [10, 10, 10]]])
-  assert make_x(colours, 'grey').ravel().tolist() == [76, 150, 29, 10]
-  assert make_x(colours, 'grey', shape=(1, 4, 3))[0, 1].tolist() == [150] * 3
+  colours = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [10, 10, 10], [255, 255, 0]]])
+  assert make_x(colours, 'grey').ravel().tolist() == [76, 150, 29, 10, 226]
+  assert make_x(colours, 'grey', shape=(1, 5, 3))[0, 1].tolist() == [150] * 3
 
 
 def test_sobel_of_a_ramp_and_a_step():
