@@ -52,12 +52,12 @@ def side_by_side(folder, names, height=6, width=5, seed=0):
   return {name: (image[:, :width], image[:, width:]) for name, image in both.items()}
 
 
-def batches_of(config, steps, storage='auto'):
+def batches_of(config, steps, storage='auto', minibatches=None):
   """(host batches, batches) of some steps."""
   config = FrozenConfigDict(
     config.to_dict() | {'data': {**config.data.to_dict(), 'storage': storage}}
   )
-  batches = data.Batches(data.open_training(config), config, minibatches=None)
+  batches = data.Batches(data.open_training(config), config, minibatches=minibatches)
   finish = jax.jit(lambda fed, key: data.preprocess(batches.device_data, fed, key, config=config))
   fed = [batches.host_batch(step) for step in steps]
   return fed, [
@@ -373,41 +373,41 @@ def test_a_small_set_is_enlarged_before_it_is_cropped():
 
 
 CASES = [
-  dict(x_from='sobel', **EVERYTHING),
-  dict(x_from='mask', paired=False, **EVERYTHING),
-  dict(x_from='domain', x=dict(name='shapes', shape=(6, 4, 3)), **EVERYTHING),
+  (None, dict(x_from='edges', **EVERYTHING)),
+  (2, dict(x_from='mask', paired=False, **EVERYTHING)),
+  (None, dict(x_from='domain', x=dict(name='shapes', shape=(6, 4, 3)), **EVERYTHING)),
 ]
 
 
-@pytest.mark.parametrize('fields', CASES, ids=['pairs', 'unpaired', 'domain'])
-def test_streamed_or_on_the_device_resumed_and_on_two_devices(fields):
+@pytest.mark.parametrize(('k', 'fields'), CASES, ids=['pairs', 'unpaired', 'domain'])
+def test_streamed_or_on_the_device_resumed_and_on_two_devices(k, fields):
   config = make(**fields)
-  steps = [0, 1, 300]
-  fed, on_device = batches_of(config, steps, 'device')
+  steps, axis = [0, 1, 300], 0 if k is None else 1
+  fed, on_device = batches_of(config, steps, 'device', k)
   assert all(name.endswith('index') for name in fed[0])
-  streamed_fed, streamed = batches_of(config, steps, 'stream')
+  streamed_fed, streamed = batches_of(config, steps, 'stream', k)
   assert all(v.dtype in (np.uint8, np.int32) for v in streamed_fed[0].values())
-  _, late = batches_of(config, steps[2:], 'stream')
+  _, late = batches_of(config, steps[2:], 'stream', k)
   for a, b in zip([*on_device, on_device[2]], [*streamed, late[0]], strict=True):
     for name in ('x', 'y', 'x_label', 'y_label') if 'x_label' in a else ('x', 'y'):
       np.testing.assert_array_equal(a[name], b[name])
   # The rows of each device, under pmap and as a sharded jit.
-  batches = data.Batches(data.open_training(config), config, minibatches=None)
+  batches = data.Batches(data.open_training(config), config, minibatches=k)
 
   def finish(fed, axis_name=None):
     return data.preprocess(
       batches.device_data, fed, jax.random.key(1), config=config, axis_name=axis_name
     )
 
-  halves = {name: value.reshape(2, -1) for name, value in fed[1].items()}
+  halves = {name: np.stack(np.split(value, 2, axis)) for name, value in fed[1].items()}
   parts = jax.pmap(lambda fed: finish(fed, 'batch'), axis_name='batch')(halves)
   mesh = jax.make_mesh((2,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
-  rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
+  rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*[None] * axis, 'data'))
   sharded = jax.jit(finish)(jax.device_put(fed[1], rows))
   with jax.debug_key_reuse(True):
     jax.jit(finish)(fed[1])
   for name, value in on_device[1].items():
-    np.testing.assert_array_equal(np.concatenate(list(np.asarray(parts[name]))), value)
+    np.testing.assert_array_equal(np.concatenate(list(np.asarray(parts[name])), axis), value)
     np.testing.assert_array_equal(sharded[name], value)
 
 
