@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, FieldReference, FrozenConfigDict
 
-from gen_jax import __version__, systems
+from gen_jax import __version__, domains, systems
 from gen_jax.errors import UserError
 from gen_jax.fields import INT32, REQUIRED, SHARED, Field, did_you_mean
 from gen_jax.run import imports
@@ -55,6 +55,7 @@ SAFE_TO_CHANGE = (
   'eval.*',
   'net.remat',
   'data.path',
+  'data.x.path',
   'data.storage',
   'data.read_threads',
   'data.prefetch',
@@ -102,8 +103,9 @@ def check(
     if rule.same_as is not None and isinstance(value, str) and value == rule.same_as:
       value = values[rule.same_as]
     values[path] = _accept(path, value, rule)
-  if values['data.name'] == 'folder' and values['data.path'] is None:
-    raise UserError("config.data.path=None: config.data.name='folder' needs the folder of images")
+  needed = {'folder': 'the folder of images', 'arrays': 'the file of arrays'}
+  if (name := values['data.name']) in needed and values['data.path'] is None:
+    raise UserError(f'config.data.path=None: config.data.name={name!r} needs {needed[name]}')
   complete = {}
   for path in rules:
     _put(complete, path, values[path])
@@ -231,6 +233,12 @@ def _smoke(values, rules, said, own) -> dict[str, Any]:
     # Synthetic images need no download; they have one split.
     shrunk |= {'data.name': 'shapes', 'eval.network': 'classifier'}
     shrunk |= {path: 'train' for path in rules if path.endswith('split')}
+    if values.get('data.x_from') in domains.FILES:
+      shrunk |= {'data.x_from': 'small', 'data.x.shape': None, 'data.x.factor': 2}
+  default = rules['data.x_from'].default if 'data.x_from' in rules else None
+  if values.get('data.x_from', default) == 'domain' and 'data.x.name' not in said:
+    if values.get('data.x.name') not in ('digits', 'shapes'):
+      shrunk |= {'data.x.name': 'shapes', 'data.x.split': 'train', 'data.x.held_out_split': 'train'}
   nets = [path for path, rule in rules.items() if rule.type == 'net']
   for path in own:
     if path not in rules and not any(path.startswith(f'{net}.') for net in nets):

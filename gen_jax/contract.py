@@ -20,7 +20,8 @@ image grid of its own; but 'evaluations', int32 [n], are the passes of a net for
 an adaptive solver decides on them (`evaluations(config)` is None then). A system without `sample`,
 such as a classifier, is trained and evaluated like any other. Where images are generated for people
 to look at, `given` also holds the leaves of held-out examples that `CONDITIONS` of the module
-names, such as ('image',), by row number.
+names, such as ('image',), by row number. Of a system with `inputs` it always holds them: without
+them, nothing can be translated.
 
 `evaluate` returns values of each example of a held-out batch. `MEASURES`, {name: fields.Measure} of
 the module, describes each that it may return; the first one represents the system in comparisons.
@@ -36,6 +37,8 @@ system computes, without those that `state.update` adds.
 
 Where needed:
 
+    inputs(config) -> {leaf: shape}       leaves of a batch and shapes of an example, (): an int32
+                                          label; if not 'image' and, with labels, 'label'
     minibatches(config, step) -> int      minibatches of a step: leaves of the batch are [k, b, ...]
     check(config)                         raises a UserError for fields that are inconsistent
     evaluations(config) -> int or None    forward passes per sample, if not one
@@ -183,7 +186,10 @@ def abstract_samples(config, system, state) -> dict:
   Raises:
     UserError: the nets do not fit the config, or a finished run in the state does not fit this one.
   """
-  given = conditions(config, config.sample.batch_size)
+  number = config.sample.batch_size
+  given = conditions(config, number)
+  if always := needed(system):
+    given |= {name: jnp.zeros((number, *inputs(config, system)[name])) for name in always}
   return jax.eval_shape(
     lambda state: system.sample(state, given, jax.random.key(0), config=config), state
   )
@@ -192,6 +198,19 @@ def abstract_samples(config, system, state) -> dict:
 @functools.lru_cache(maxsize=1)  # tracing a large net takes a second
 def _samples(config, system) -> dict:
   return abstract_samples(config, system, abstract_state(config, system))
+
+
+def inputs(config, system) -> dict[str, tuple[int, ...]]:
+  """The leaves of a batch, and the shape of an example in each; () is a label, int32."""
+  if hasattr(system, 'inputs'):
+    return system.inputs(config)
+  label = {} if config.data.num_classes is None else {'label': ()}
+  return {'image': tuple(config.data.shape)} | label
+
+
+def needed(system) -> tuple[str, ...]:
+  """The leaves of held-out examples without which the system has no samples."""
+  return getattr(system, 'CONDITIONS', ()) if hasattr(system, 'inputs') else ()
 
 
 def runs(config, system) -> dict:
@@ -347,10 +366,10 @@ def abstract_batch(config, system) -> dict:
   """
   k = minibatches(config, system)
   rows = (config.train.batch_size,) if k is None else (k, config.train.batch_size)
-  batch = {'image': jax.ShapeDtypeStruct((*rows, *config.data.shape), jnp.float32)}
-  if config.data.num_classes is not None:
-    batch['label'] = jax.ShapeDtypeStruct(rows, jnp.int32)
-  return batch
+  return {
+    leaf: jax.ShapeDtypeStruct((*rows, *shape), jnp.float32 if shape else jnp.int32)
+    for leaf, shape in inputs(config, system).items()
+  }
 
 
 @functools.lru_cache(maxsize=1)

@@ -27,7 +27,6 @@ from gen_jax.errors import Diverged, UserError, writing
 from gen_jax.fields import METRICS
 from gen_jax.metrics import networks
 from gen_jax.metrics import scorer as scores
-from gen_jax.metrics.arrays import BadArrays, stored
 from gen_jax.metrics.scorer import Features, Scorer
 from gen_jax.run import (
   checkpoint,
@@ -39,6 +38,7 @@ from gen_jax.run import (
   signals,
   trained,
 )
+from gen_jax.run.arrays import BadArrays, stored
 from gen_jax.run.cache import cache_folder, working_folder
 from gen_jax.run.files import open_file
 from gen_jax.run.records import Row
@@ -87,8 +87,10 @@ def batches(config, system, state) -> Callable[[int], dict]:
   size = config.sample.batch_size
   rng = jax.random.fold_in(jax.random.key(config.eval.seed), SAMPLES)
 
+  conditions = sampling.default_conditions(config, system)
+
   def inputs(i):
-    return state, contract.conditions(config, size, i * size), jax.random.fold_in(rng, i)
+    return state, conditions(size, i * size), jax.random.fold_in(rng, i)
 
   sample = sampling.compile_sampler(config, system).compile(*inputs(0))
   return lambda i: sample(*inputs(i))
@@ -260,7 +262,7 @@ def _open_run(config, folder, step) -> Opened:
 def _opened(config, system, manifest, state) -> Opened:
   state, runs = trained.attach(state, config, system)
   measures = bool(contract.measures(system)) and config.eval.held_out_examples is not None
-  held_out = data.open_source(config, 'eval.held_out_split') if measures else None
+  held_out = data.held_out(config) if measures else None
   scorer = None
   if contract.has_samples(system):
     number = config.eval.num_samples

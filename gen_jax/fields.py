@@ -277,10 +277,15 @@ SHARED = {
     length=(2,), optional=True, default=None, meaning='first and last step to trace; None: none'
   ),
   'data.name': text(
-    default='digits', meaning='digits, shapes, ring, grid, swiss_roll, folder, or any name of TFDS'
+    default='digits',
+    meaning='digits, shapes, ring, grid, swiss_roll, folder, arrays (an .npz or .npy file), or any '
+    'name of TFDS',
   ),
   'data.path': path(
-    optional=True, default=None, meaning='the folder of images, or of TFDS (None: its default)'
+    optional=True,
+    default=None,
+    meaning='the folder of images, file of arrays, or folder of TFDS (None: its default); {split} '
+    'in it stands for the split',
   ),
   'data.split': text(default='train', meaning='part of the data to train on, such as train[:80%]'),
   'data.shape': integers(
@@ -313,7 +318,7 @@ SHARED = {
     'error', 'skip', default='error', meaning='unreadable files of a folder'
   ),
   'data.fit': one_of(
-    'exact', 'crop', default='exact', meaning='folders and TFDS: crop and resize to the shape'
+    'exact', 'crop', default='exact', meaning='folders, arrays and TFDS: crop and resize'
   ),
   'data.background': integers(
     0,
@@ -321,7 +326,8 @@ SHARED = {
     length=(1, 3),
     optional=True,
     default=None,
-    meaning='colour (or grey) under the alpha of images of folders and TFDS; None: it is refused',
+    meaning='colour (or grey) under the alpha of images of folders, arrays and TFDS; None: it is '
+    'refused',
   ),
   'data.read_threads': integer(
     1, 1024, default=8, meaning='threads that read ahead when streaming'

@@ -33,12 +33,15 @@ def compile_sampler(config, system):
 
 
 def as_trained(batch, config) -> dict:
-  """Preprocesses examples of a source as training does, without noise and flips."""
-  image = jnp.asarray(batch['image'])
-  if len(config.data.shape) == 3:
-    image = data.from_pixels(batch['image'], config.data.dequantize)
-  labels = {} if config.data.num_classes is None else {'label': jnp.asarray(batch['label'])}
-  return {'image': image} | labels
+  """Preprocesses examples of a source as training does, without noise, crops and flips."""
+  made = {}
+  for name, value in batch.items():
+    if not name.endswith('label'):
+      points = len(config.data.shape) == 1
+      made[name] = jnp.asarray(value) if points else data.from_pixels(value, config.data.dequantize)
+    elif config.data.num_classes is not None:
+      made[name] = jnp.asarray(value)
+  return made
 
 
 def held_out_conditions(config, system) -> Callable[[int, int], dict]:
@@ -49,7 +52,7 @@ def held_out_conditions(config, system) -> Callable[[int, int], dict]:
     UserError: the system needs that split, and it cannot be opened.
   """
   names = getattr(system, 'CONDITIONS', ())
-  source = data.open_source(config, 'eval.held_out_split') if names else None
+  source = data.held_out(config) if names else None
 
   def conditions(n, start):
     given = contract.conditions(config, n, start)
@@ -61,11 +64,20 @@ def held_out_conditions(config, system) -> Callable[[int, int], dict]:
   return conditions
 
 
+def default_conditions(config, system) -> Callable[[int, int], dict]:
+  """`conditions(n, start)` of samples that are measured: without the leaves of held-out examples,
+  unless the system has no samples without them.
+  """
+  if contract.needed(system):
+    return held_out_conditions(config, system)
+  return functools.partial(contract.conditions, config)
+
+
 def make_sampler(config, system, conditions=None):
   """Returns `draw(state, rng, n, stop=None, labels=None) -> {name: numpy array}`, which generates n
   samples in batches: uint8 images, or float32 points.
 
-  `conditions(n, start)` makes what `sample` is given; None: `contract.conditions`.
+  `conditions(n, start)` makes what `sample` is given; None: `default_conditions`.
 
   Every batch has config.sample.batch_size rows, so that one program serves all and batch
   statistics, where a net uses them, are those of a full batch. With `stop` (a `signals.Stop`), it
@@ -74,7 +86,7 @@ def make_sampler(config, system, conditions=None):
   """
   size = config.sample.batch_size
   sample = compile_sampler(config, system)
-  conditions = conditions or functools.partial(contract.conditions, config)
+  conditions = conditions or default_conditions(config, system)
 
   def draw(state, rng, n, stop=None, labels=None):
     parts, quiet = [], stop is not None or n <= size or not processes.is_first()

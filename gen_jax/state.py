@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gen_jax import fields
+from gen_jax import domains, fields
 from gen_jax.errors import UserError
 from gen_jax.ops.optim import global_norm, scale_by_adam
 from gen_jax.ops.scan import after, scan
@@ -171,23 +171,27 @@ def make_optimizer(config) -> optax.GradientTransformationExtraArgs:
   )
 
 
-def one_image(batch, config, axes: int = 1) -> jax.Array:
+def one_image(batch, config, axes: int = 1, leaf: str = 'image') -> jax.Array:
   """Zeros [1, *config.data.shape] in place of an image, to initialise nets with.
 
   Args:
-    batch: `image` has `axes` axes, such as [b, ...] or [k, b, ...], before those of the shape.
+    batch: `leaf` has `axes` axes, such as [b, ...] or [k, b, ...], before those of the shape.
     config: the run's.
     axes: number of leading axes.
+    leaf: 'image', or 'x' or 'y' of two domains, where the shape is that of the domain.
 
   Raises:
-    UserError: batch['image'] has another shape.
+    UserError: batch[leaf] has another shape.
   """
-  found, shape = tuple(batch['image'].shape), tuple(config.data.shape)
+  found, shape = tuple(batch[leaf].shape), tuple(config.data.shape)
+  field = 'config.data.shape'
+  if leaf == 'x':
+    shape, field = domains.x_shape(config), 'config.data.x.shape'
   if len(found) != axes + len(shape) or found[axes:] != shape:
     leading = ', '.join(('k', 'b')[-axes:])
     raise UserError(
-      f"batch['image'] is {list(found)}: [{leading}, {', '.join(map(str, shape))}] is needed, as "
-      f'config.data.shape={shape}'
+      f'batch[{leaf!r}] is {list(found)}: [{leading}, {", ".join(map(str, shape))}] is needed, as '
+      f'{field}={shape}'
     )
   return jnp.zeros((1, *shape))
 

@@ -126,7 +126,7 @@ def run(config, workdir, started: float | None = None, callbacks: Sequence[Any] 
       configs.check_resumable(earlier, configs.to_dict(config), folder.path)
     with signals.exit_in_order():
       with processes.first_alone():  # may download and prepare the data, or train a classifier
-        source = data.open_source(config)
+        source = data.open_training(config)
         quick = evaluate.Quick(config, system) if config.eval.every_steps else None
         conditions = sampling.held_out_conditions(config, system)
       processes.check_same(_of_all_processes(config, source))
@@ -476,7 +476,7 @@ def _of_all_processes(config, source) -> dict:
   """What all processes of a run must agree on: the data, and the config except for fields that each
   process may set for itself.
   """
-  own = ('compilation_cache', 'data.path', 'data.read_threads', 'data.prefetch')
+  own = ('compilation_cache', 'data.path', 'data.x.path', 'data.read_threads', 'data.prefetch')
   fields = {f'config.{path}': value for path, value in configs.leaves(config) if path not in own}
   return fields | {'config.data': source.fingerprint}
 

@@ -8,13 +8,18 @@ import pathlib
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-BASE = {'errors', 'fields'}  # and `config`, which knows systems: for what lies above them
-LEAVES = BASE | {'config', 'run/console', 'run/files', 'run/imports'}
+BASE = {
+  'domains',
+  'errors',
+  'fields',
+}  # and `config`, which knows systems: for what lies above them
+LEAVES = BASE | {'config', 'run/arrays', 'run/console', 'run/files', 'run/imports'}
 VERBS = ('train', 'sample', 'evaluate', 'compare')
 # What a file or folder of gen_jax may import of gen_jax, besides itself. A file with arrows of its
 # own, 'folder/file', stands beside its folder: others import it only where that is said.
 ALLOWED = {
   '__init__': {'run/trained'},
+  'domains': {'errors', 'fields'},
   'errors': set(),
   'fields': set(),
   'config': {'nets', 'systems', 'run/files', 'run/imports'} | BASE,
@@ -25,9 +30,10 @@ ALLOWED = {
   'nets': {'draws', 'errors', 'devices', 'ops', 'run/imports'},
   'diffusion': {'draws'} | BASE,
   'systems': {'nets', 'diffusion', 'latent', 'state', 'draws', 'ops', 'run/imports'} | BASE,
-  'data': {'draws', 'errors', 'run/console', 'run/files', 'run/imports'},
+  'data': {'draws', 'run/arrays', 'run/console', 'run/files', 'run/imports'} | BASE,
   'devices': {'ops', 'run'} | LEAVES,
   'run': LEAVES,
+  'run/arrays': {'run/files'},
   'run/console': set(),
   'run/files': set(),
   'run/imports': {'errors', 'run/files'},

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from gen_jax.data.sources import (
   Source,
@@ -170,8 +170,12 @@ def decode(
   shape: tuple[int, int, int],
   fit: str,
   background: tuple[int, ...] | None = None,
+  halves: bool = False,
 ) -> np.ndarray:
   """Decodes a PNG, JPEG or WebP file to uint8 `shape`, upright by its EXIF data; see `fit_image`.
+
+  With `halves` the file is two images side by side: each is fitted into `shape`, (h, w, c), and
+  they are returned side by side, [h, 2 w, c].
 
   What the header says is checked before pixels are decoded. All threads together decode at most
   `MAX_PIXELS` at once.
@@ -192,19 +196,32 @@ def decode(
       # MPO: a JPEG with further pictures, such as a preview, behind the first.
       if getattr(image, 'is_animated', False) and image.format != 'MPO':
         raise BadImage('is animated')
-      _mode(image, shape, fit, background, [shape[:2], shape[1::-1]])  # it may lie on its side
+      sizes = [shape[:2], shape[1::-1]]  # it may lie on its side
+      _mode(image, shape, 'crop' if halves else fit, background, sizes)
       if image.format in ('JPEG', 'MPO') and pixels > _SCANNED_FREELY:
         _check_scans(file, size)
       with _MEMORY.take(4 * pixels):
         image.load()
         _turn_upright(image)
-        return fit_image(image, shape, fit, background)
+        return (_fit_halves if halves else fit_image)(image, shape, fit, background)
   except BadImage:
     raise
   except Image.UnidentifiedImageError:
     raise BadImage('is not a PNG, JPEG or WebP image') from None
   except Exception as error:  # whatever Pillow raises, the file is the cause
     raise BadImage(f'cannot be decoded ({str(error) or type(error).__name__})') from None
+
+
+def _fit_halves(image, shape, fit, background) -> np.ndarray:
+  """The left and the right half of an image, each fitted into `shape`, side by side."""
+  width, height = image.size
+  if width % 2:
+    raise BadImage(f'is {width} pixels wide: an odd width has no two halves')
+  halves = [image.crop((left, 0, left + width // 2, height)) for left in (0, width // 2)]
+  try:
+    return np.concatenate([fit_image(half, shape, fit, background) for half in halves], axis=1)
+  except BadImage as error:
+    raise BadImage(f'{error} in each half') from None
 
 
 def _turn_upright(image) -> None:
@@ -355,6 +372,16 @@ class FolderSource(Source):
   The classes are the sub-folders that `config.data.classes` lists, by default all of them in
   natural order; index = label. One without images keeps its label. A flat folder has no classes.
 
+  Args:
+    config: the whole config.
+    split: the name of the split that the folder is, for the fingerprint.
+    halves: whether each file is two images side by side, of `config.data.shape` each; those of the
+      source are twice as wide.
+
+  Attributes:
+    root: the folder.
+    paths: of the images, relative to it.
+
   Raises:
     UserError: for a folder without images, one with images both in it and in sub-folders, a listed
       class that it does not have, and, if `config.data.bad_files='error'`, for bad files.
@@ -362,19 +389,21 @@ class FolderSource(Source):
 
   name = 'folder'
 
-  def __init__(self, config):
+  def __init__(self, config, split: str = 'train', halves: bool = False):
     data = config.data
     where = f'config.data.path={data.path!r}'
     if data.path is None:
       raise UserError(f'{where}, but folder needs a folder of images')
-    self._root = pathlib.Path(data.path)
-    if not os.path.isdir(self._root):
+    self.root = pathlib.Path(data.path)
+    if not os.path.isdir(self.root):
       raise UserError(f'{where} is not a folder')
-    self.shape = tuple(data.shape)
+    check_image_shape(tuple(data.shape), data.get('background'))
+    height, width, channels = self._one = tuple(data.shape)
+    self.shape = (height, width * (1 + halves), channels)
+    self._split, self._halves = split, halves
     self._fit, self._background = data.fit, data.get('background')
-    check_image_shape(self.shape, self._background)
     try:
-      found = find_images(self._root, data.read_threads)
+      found = find_images(self.root, data.read_threads)
     except OSError as error:
       raise UserError(f'{where} cannot be read: {error.strerror}') from error
     names = _classes(found, data.get('classes'), where)
@@ -384,17 +413,17 @@ class FolderSource(Source):
         f'{where} holds no image (PNG, JPEG or WebP)' + f'; {_listed(left_out)}' * bool(left_out)
       )
     self._decoded = None
-    self._files = self._checked(files, names, found.unread, data)
+    self.paths = self._checked(files, names, found.unread, data)
     labels = {name: label for label, name in enumerate(names)}
     self.classes = tuple(map(printable, names))
     self.num_classes = len(names) or None
-    self._labels = np.array([labels[path.parts[0]] for path in self._files if labels], np.int32)
+    self._labels = np.array([labels[path.parts[0]] for path in self.paths if labels], np.int32)
     told = [_listed(left_out)] if left_out else []
     with_images = {path.parts[0] for path in files}
     if empty := [f'{name} ({i})' for name, i in labels.items() if name not in with_images]:
       told.append(f'classes without images (labels): {", ".join(empty)}')
     if told:
-      _log.warning('%s', printable(f'{self._root}: {"; ".join(told)}'))
+      _log.warning('%s', printable(f'{self.root}: {"; ".join(told)}'))
 
   def _checked(self, files, classes, unread, data) -> list[pathlib.PurePosixPath]:
     """Decodes every file once and returns the good ones; sets the fingerprint."""
@@ -403,8 +432,8 @@ class FolderSource(Source):
 
     def examine(path):
       try:
-        with open_file(self._root / path) as file:
-          image = decode(file, self.shape, self._fit, self._background)
+        with open_file(self.root / path) as file:
+          image = self._decode(file)
           return None, _file_hash(file), image if keep else None
       except OSError as error:
         return f'cannot be read ({error.strerror})', None, None
@@ -433,8 +462,9 @@ class FolderSource(Source):
         if any(_WITH_ALPHA in text for text in bad):
           resize += 'set config.data.background (such as 255,255,255) to lay alpha over it, '
         raise UserError(
-          f'config.data.shape={self.shape} with config.data.fit={self._fit!r}, but {count} cannot '
-          f'be used: {named}. Fix them, change the shape, {resize}or set '
+          f'config.data.shape={self._one} with config.data.fit={self._fit!r}'
+          + ', two images side by side' * self._halves
+          + f', but {count} cannot be used: {named}. Fix them, change the shape, {resize}or set '
           "config.data.bad_files='skip'"
         )
       _log.warning('%s', printable(f'{count} are skipped: {named}'))
@@ -444,20 +474,34 @@ class FolderSource(Source):
     # What the paths do not say.
     if data.num_classes is not None and classes != _of_paths(files):
       lines.append(f'classes {classes}')
+    if self._halves:
+      lines.append('halves')
     if self._background is not None:
       lines.append(f'background {self._background}')
     content = content_hash(*(line.encode('utf-8', 'surrogateescape') for line in lines))
-    self.fingerprint = f'{self.name}/train/{len(good)}/{content}'
+    self.fingerprint = f'{self.name}/{self._split}/{len(good)}/{content}'
     return good
 
   def __len__(self):
-    return len(self._files)
+    return len(self.paths)
+
+  def size(self, index: int) -> tuple[int, int]:
+    """(height, width) of an image as it is in its file, upright."""
+    with (
+      open_file(self.root / self.paths[index]) as file,
+      Image.open(file, formats=FORMATS) as image,
+    ):
+      turned = image.getexif().get(ExifTags.Base.Orientation) in range(5, 9)
+      return image.size if turned else image.size[::-1]
+
+  def _decode(self, file: BinaryIO) -> np.ndarray:
+    return decode(file, self._one, self._fit, self._background, self._halves)
 
   def _image(self, index: int) -> np.ndarray:
-    path = self._root / self._files[index]
+    path = self.root / self.paths[index]
     try:
       with open_file(path) as file:
-        return decode(file, self.shape, self._fit, self._background)
+        return self._decode(file)
     except (BadImage, OSError) as error:
       raise UserError(f'{path} was good when the run started, but now: {error}') from error
 

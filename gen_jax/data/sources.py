@@ -61,6 +61,10 @@ class Source:
     """Returns the whole set in memory, as `read` does."""
     return self.read(range(len(self)))
 
+  def streams(self) -> dict[str, 'Source']:
+    """The sources, by name, whose examples are permuted independently; '' for this one."""
+    return {'': self}
+
   @property
   def nbytes(self) -> int:
     """Size of `arrays()` in bytes."""
@@ -149,28 +153,34 @@ class Part(Source):
   def read(self, indices):
     return self._source.read(self._rows[np.asarray(indices)])
 
+  @property
+  def nbytes(self):
+    return self._source.nbytes * len(self) // len(self._source)
 
-def part(source: Source, split: str, field: str = 'data.split') -> Source:
-  """The subset that a split names of a source with no other split than `train`.
+
+def part(source: Source, split: str, field: str = 'data.split', whole: str = 'train') -> Source:
+  """The subset that a split names of a source with no other split than `whole`.
 
   Args:
     source: the full source.
     split: 'train' or a slice in the syntax of tensorflow-datasets, such as 'train[:80%]' or
       'train[-100:]', in a fixed shuffled order, as a folder is sorted by class.
     field: the config field whose value `split` is.
+    whole: the name of the split that the source is.
 
   Raises:
     UserError: there is no such slice, or it is empty.
   """
   bound = r'(?:(-?)(\d{1,18})(%?))?'
-  match = re.fullmatch(rf'train(?:\[{bound}:{bound}\])?', split)
+  match = re.fullmatch(rf'{re.escape(whole)}(?:\[{bound}:{bound}\])?', split)
   n = len(source)
   if match is None:
+    more = '; with {split} in its path it has others' * (source.name in ('folder', 'arrays'))
     raise UserError(
-      f"config.{field}={split!r}, but {source.name} has only one split, 'train', and parts of it, "
-      "such as 'train[:80%]'"
+      f'config.{field}={split!r}, but {source.name} has only one split, {whole!r}, and parts of '
+      f"it, such as '{whole}[:80%]'{more}"
     )
-  if split == 'train':
+  if split == whole:
     return source
   edges = []
   for sign, number, percent in (match.groups()[:3], match.groups()[3:]):

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from gen_jax import data
-from gen_jax.data import folder, pipeline
+from gen_jax.data import folder, pipeline, sources
 from gen_jax.errors import UserError
 
 NAMES = ['img10.png', 'img2.png', 'img1.png', 'b.jpeg', 'c.webp', 'D.JPG']
@@ -163,7 +163,7 @@ def test_classes_are_those_that_are_listed(make_config, make_images, tmp_path, c
   other = open_folder(make_config, tmp_path, classes=('b', 'c'), **fields)
   assert other.arrays()['label'].tolist() == [0, 0, 1]
   assert other.fingerprint != source.fingerprint
-  assert data.part(source, 'train[:2]').classes == ('c', 'b')
+  assert sources.part(source, 'train[:2]').classes == ('c', 'b')
   message = refusal(make_config, tmp_path, classes=('b', 'd'))
   assert "config.data.classes holds 'd'" in message and 'has the folders a, b, c' in message
   assert "config.data.classes names 'b' twice" in refusal(
