@@ -4,7 +4,7 @@ Odena, Olah and Shlens 2017, https://arxiv.org/abs/1610.09585.
 
     python launch.py --config=configs/acgan_mnist.py
 
-16,000 steps, 30 minutes on one busy CPU core (AMD EPYC).
+16,000 steps, 30 minutes on one of two busy CPU cores (AMD EPYC).
 It writes grids of handwritten digits, in columns by class, to runs/acgan_mnist/samples/.
 """
 
