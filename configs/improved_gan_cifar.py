@@ -4,8 +4,8 @@ Salimans et al. 2016, https://arxiv.org/abs/1606.03498: nets, rates and steps of
 
     python launch.py --config=configs/improved_gan_cifar.py
 
-600,000 steps, 1,200 epochs. Not trained here: a step takes 9 s on two busy CPU cores (AMD EPYC).
-The version with minibatch discrimination, whose samples look better:
+600,000 steps, 1,200 epochs, for an accelerator. Not trained here: a step has 0.8 TFLOP, by which it
+would take 10 seconds on two CPU cores (AMD EPYC). The version with minibatch discrimination:
 
     --config.loss.generator=minimax --config.loss.g_steps=3 --config.discriminator.kernels=100
     --config.discriminator.noise=0.2 --config.discriminator.input_dropout=0
