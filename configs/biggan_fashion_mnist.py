@@ -4,7 +4,7 @@ Brock, Donahue and Simonyan 2019, https://arxiv.org/abs/1809.11096.
 
     python launch.py --config=configs/biggan_fashion_mnist.py
 
-8,000 steps. Not trained yet: a step takes 0.2 s on two CPU cores (AMD EPYC).
+8,000 steps. Not trained yet: a step takes 0.5 s of CPU time on two busy CPU cores (AMD EPYC).
 It writes grids of clothes, a column for each class, to runs/biggan_fashion_mnist/samples/.
 """
 
