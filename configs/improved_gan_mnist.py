@@ -6,7 +6,8 @@ makes that the same as [-1, 1]).
 
     python launch.py --config=configs/improved_gan_mnist.py
 
-25,000 steps, 68 minutes on one busy CPU core (AMD EPYC): 2.9 % of the test set are misclassified.
+25,000 steps, 68 minutes beside other work on two CPU cores (AMD EPYC): 2.9 % of the test set are
+misclassified.
 It writes grids of digits to runs/improved_gan_mnist/samples/; --mode=evaluate measures the error of
 classification on the test set.
 """

@@ -4,7 +4,7 @@ Miyato and Koyama 2018, https://arxiv.org/abs/1802.05637.
 
     python launch.py --config=configs/sngan_fashion_mnist.py
 
-10,000 steps, 57 minutes of one CPU core (AMD EPYC).
+10,000 steps, 57 minutes of CPU time on two cores (AMD EPYC).
 It writes grids of clothes, a column for each class, to runs/sngan_fashion_mnist/samples/.
 """
 

@@ -343,7 +343,7 @@ def test_a_signal_stops_the_process_and_the_same_command_goes_on(run_of):
     f'--config={ROOT / RING}',
     '--mode=evaluate',
     f'--workdir={folder}',
-    '--config.eval.num_samples=60000',
+    '--config.eval.num_samples=120000',
     '--config.eval.num_reference=500',
     '--config.eval.metrics=frechet,modes',
   ]
@@ -362,7 +362,7 @@ def test_a_signal_stops_the_process_and_the_same_command_goes_on(run_of):
   again = subprocess.run(command, capture_output=True, text=True, env=env, timeout=240)
   assert again.returncode == 0, again.stderr
   rows = rows_of(folder)
-  assert rows['frechet']['samples'] == '60,000'
+  assert rows['frechet']['samples'] == '120,000'
   assert not list(folder.glob('evaluation/parts_*'))
 
 

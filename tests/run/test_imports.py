@@ -354,11 +354,11 @@ def test_a_system_of_ones_own(place):
 @pytest.mark.parametrize(
   'name, told',
   [
-    ('gann', 'one of ddpm, edm, '),
-    ('my.gan', 'one of ddpm, edm, '),
+    ('gann', 'one of aae, acgan, '),
+    ('my.gan', 'one of aae, acgan, '),
     ('jax', 'is no system: it has no FIELDS and no init_state and no train_step'),
-    ('.gan', 'one of ddpm'),
-    ('a b', 'one of ddpm'),
+    ('.gan', 'one of aae'),
+    ('a b', 'one of aae'),
     ('empty.system', 'cannot be imported (cannot import name'),
     ('gen_jax.run.imports', 'is no system'),
   ],
