@@ -209,7 +209,10 @@ def upsample_linear(x: jax.Array) -> jax.Array:
     place = np.linspace(0, n - 1, 2 * n)[:, None]
     return jnp.asarray(np.maximum(0, 1 - np.abs(place - np.arange(n))), x.dtype)
 
-  return jnp.einsum('bhwc,ih,jw->bijc', x, weights(x.shape[1]), weights(x.shape[2]))
+  # Images, not features: on accelerators the default precision would round them to bfloat16.
+  exact = jax.lax.Precision.HIGHEST
+  parts = weights(x.shape[1]), weights(x.shape[2])
+  return jnp.einsum('bhwc,ih,jw->bijc', x, *parts, precision=exact)
 
 
 def fir_downsample(x: jax.Array, taps: Sequence[int], padding: int | None = None) -> jax.Array:

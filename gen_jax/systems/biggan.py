@@ -91,7 +91,9 @@ def orthogonal_penalty(params) -> jax.Array:
     if w.ndim < 2 or 'shared' in names:
       continue
     W = w if names[-1] == 'embedding' else w.reshape(-1, w.shape[-1]).T
-    total += jnp.sum((W @ W.T * (1 - jnp.eye(len(W)))) ** 2)
+    # Of the float32 parameters, in every compute dtype.
+    products = jnp.matmul(W, W.T, precision=jax.lax.Precision.HIGHEST)
+    total += jnp.sum((products * (1 - jnp.eye(len(W)))) ** 2)
   return total
 
 
