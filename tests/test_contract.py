@@ -395,7 +395,8 @@ def assert_trains_as_on_one_device(path, state, history):
       np.testing.assert_allclose(found[name], want[name], rtol=2e-3, atol=1e-4, err_msg=name)
     for name in want:
       if name.endswith('/loss'):
-        np.testing.assert_allclose(found[name], want[name], rtol=1e-4, atol=1e-5, err_msg=name)
+        # A mean of scores of both signs, as of the hinge, has fewer digits than they have.
+        np.testing.assert_allclose(found[name], want[name], rtol=3e-4, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize(('mode', 'fsdp'), [('jit', 1), ('jit', 2), ('pmap', 1)])
