@@ -38,7 +38,6 @@ def get_config():
   return ConfigDict(config)
 
 
-# 32 pixels: at 128 a step of the smallest nets takes seconds.
 SMOKE = {
   'data.shape': (32, 32, 3),
   **{f'{net}.features': (8,) * 4 for net in ('generator', 'discriminator')},
