@@ -24,6 +24,7 @@ from gen_jax import fields
 from gen_jax.state import init_player, one_image, step_keys, update
 from gen_jax.systems import _two_nets as two_nets
 from gen_jax.systems._two_nets import State, generate, latents, score
+from gen_jax.systems.gan import GENERATOR_LOSSES
 
 FIELDS = two_nets.FIELDS | {
   'generator': fields.net(meaning='G: latents and labels to data'),
@@ -86,10 +87,7 @@ def g_loss(params, rows, key, *, state, game, config):
   x_fake, stats = generate(game.G, state.G, z, params, label=label)
   # D in training mode, with dropout; its updated batch statistics are discarded.
   (fake, fake_class), _ = score(game.D, state.D, x_fake, key)
-  if config.loss.generator == 'minimax':
-    source_loss = -jnp.mean(nn.softplus(fake))
-  else:
-    source_loss = jnp.mean(nn.softplus(-fake))
+  source_loss = GENERATOR_LOSSES[config.loss.generator](fake)
   class_loss = -class_likelihood(fake_class, label)
   metrics = {
     'g/loss': source_loss + class_loss,

@@ -16,7 +16,6 @@ One step is d_steps updates of D, each on its own minibatch, then one of G.
 
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -27,6 +26,7 @@ from gen_jax.ops.scan import scan
 from gen_jax.state import batch_size, step_keys, update
 from gen_jax.systems import _two_nets as two_nets
 from gen_jax.systems._two_nets import State, generate, score
+from gen_jax.systems.sngan import discriminator_loss
 
 FIELDS = two_nets.FIELDS | {
   'discriminator': fields.net(meaning='D: data and labels to one number'),
@@ -107,7 +107,7 @@ def d_loss(params, rows, key, *, player, game):
   labels = jnp.stack([y, y_fake], axis=1).reshape(-1)
   scores, stats = score(game.D, player, both, key, params, label=labels)
   real, fake = scores[0::2], scores[1::2]
-  loss = jnp.mean(nn.relu(1 - real)) + jnp.mean(nn.relu(1 + fake))
+  loss = discriminator_loss(real, fake)
   metrics = {
     'd/loss': loss,
     'd/real': jnp.mean(real),

@@ -22,6 +22,7 @@ from gen_jax import fields
 from gen_jax.state import step_keys, update
 from gen_jax.systems import _two_nets as two_nets
 from gen_jax.systems._two_nets import State, generate, latents, score
+from gen_jax.systems.gan import GENERATOR_LOSSES
 
 FIELDS = two_nets.FIELDS | {
   'generator': fields.net(meaning='G: latents and labels to data'),
@@ -69,10 +70,7 @@ def g_loss(params, rows, keys, *, state, game, config):
   x_fake, stats = generate(game.G, state.G, z, params, label=y, key=keys['g'])
   # D in training mode, with dropout; its updated batch statistics are discarded.
   fake, _ = score(game.D, state.D, x_fake, keys['d'], label=y)
-  if config.loss.generator == 'minimax':
-    loss = -jnp.mean(nn.softplus(fake))
-  else:
-    loss = jnp.mean(nn.softplus(-fake))
+  loss = GENERATOR_LOSSES[config.loss.generator](fake)
   return loss, ({'g/loss': loss}, stats)
 
 

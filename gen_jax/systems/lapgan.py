@@ -42,6 +42,7 @@ from gen_jax.state import (
 )
 from gen_jax.systems import _two_nets as two_nets
 from gen_jax.systems._two_nets import score
+from gen_jax.systems.gan import GENERATOR_LOSSES, discriminator_loss
 
 K = 2  # the coarsest level
 LEVELS = range(K + 1)
@@ -152,7 +153,7 @@ def d_loss(params, rows, keys, *, k, player, level):
   x, x_fake, y = rows
   real, _ = score(level.D, player, x, keys['real'], params, label=y)
   fake, stats = score(level.D, player, x_fake, keys['fake'], params, label=y)
-  loss = 0.5 * (jnp.mean(nn.softplus(-real)) + jnp.mean(nn.softplus(fake)))
+  loss = discriminator_loss(real, fake)
   metrics = {
     f'd{k}/loss': loss,
     f'd{k}/real_prob': jnp.mean(nn.sigmoid(real)),
@@ -165,7 +166,7 @@ def g_loss(params, rows, key, *, k, G, D, level):
   """-E log D_k on rows (z, l, y); also its metric."""
   x_fake = generate(level.G, G, *rows, params)
   fake, _ = score(level.D, D, x_fake, key, label=rows[2])
-  loss = jnp.mean(nn.softplus(-fake))
+  loss = GENERATOR_LOSSES['non_saturating'](fake)
   return loss, ({f'g{k}/loss': loss}, G.stats)
 
 
