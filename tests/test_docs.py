@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 @pytest.mark.slow
 def test_the_system_of_the_docs_needs_no_other_edit(tmp_path):
-  for folder in ('gen_jax', 'configs', 'tests', 'docs', 'examples', 'zoo'):
+  for folder in ('gen_jax', 'configs', 'tests', 'docs', 'examples', 'benchmarks', 'zoo'):
     shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns('__pycache__'))
   for file in ('launch.py', 'pyproject.toml'):
     shutil.copy(ROOT / file, tmp_path)

@@ -87,4 +87,7 @@ def test_a_signal_while_the_command_imports_is_quiet(installed, tmp_path):
     time.sleep(0.1 + 0.08 * i)  # Python itself takes less to start, the imports more
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
+    if process.returncode == 0:  # the signal came too late: a fast machine
+      assert i >= 6 and not err, (i, err)
+      break
     assert (process.returncode, out, err) == (128 + number, b'', b''), i

@@ -128,11 +128,12 @@ def compiled():
   return made
 
 
-def test_the_rule_takes_the_largest_axis_that_divides():
+def test_the_rule_takes_the_first_or_last_axis_that_divides():
   assert fsdp.spec((3, 3, 64, 128), 4) == PartitionSpec(None, None, None, 'fsdp')
-  assert fsdp.spec((3, 3, 128, 64), 4) == PartitionSpec(None, None, 'fsdp', None)
+  assert fsdp.spec((512, 8, 64), 4) == PartitionSpec('fsdp', None, None)
+  assert fsdp.spec((10, 32, 32, 3), 2) == PartitionSpec('fsdp', None, None, None)
   assert fsdp.spec((64, 64), 4) == PartitionSpec(None, 'fsdp')
-  assert fsdp.spec((3, 3, 128, 1), 3) == PartitionSpec(None, 'fsdp', None, None)
+  assert fsdp.spec((3, 3, 128, 1), 3) == PartitionSpec('fsdp', None, None, None)
   assert fsdp.spec((10, 6), 4) == fsdp.spec((), 4) == fsdp.spec((64,), 1) == PartitionSpec()
 
 
