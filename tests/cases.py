@@ -130,3 +130,14 @@ def selection() -> list[str] | None:
   changed = set(git('diff', '--name-only', since))
   names, (turn, _) = [path.stem for path in FILES], git('rev-list', '--count', 'HEAD')
   return chosen(names, reached(changed), int(turn), MOST)
+
+
+def steady(config) -> dict:
+  """Changes to a config that keep rounding small, for comparing runs on different devices.
+
+  With b1 = 0 the first steps of Adam are the signs of the gradient: whole steps also for biases
+  before batch norm, whose gradient is nothing but rounding. A larger eps leaves those in place.
+  """
+  first_moments = [path for path, _ in configs.leaves(config) if path.endswith('.b1')]
+  values = dict(configs.leaves(config))
+  return {path[: -len('b1')] + 'eps': 1e-3 for path in first_moments if values[path] == 0}

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from children import QUICK, run_python
 
+from gen_jax import config as configs
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 EIGHT = {'XLA_FLAGS': f'{QUICK} --xla_force_host_platform_device_count=8'}
 # (mode, data, fsdp)
@@ -96,7 +98,8 @@ def run(script, *args, timeout=1800):
 @pytest.mark.parametrize('path', cases.ALL_SLOW)
 def test_losses_are_the_same_on_any_devices(path, tmp_path):
   name = path.stem
-  flags = ('train.steps=20', 'train.log_steps=1', 'eval.every_steps=None')
+  flags = ['train.steps=20', 'train.log_steps=1', 'eval.every_steps=None']
+  flags += [f'{field}={value}' for field, value in cases.steady(configs.load(f'{path}:smoke')).items()]
   run(TRAIN, name, tmp_path, [('jit', 1, 1), *LAYOUTS], *flags)
   wanted = losses(tmp_path / 'jit_1_1')
   assert len(wanted) == 20
