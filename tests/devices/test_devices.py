@@ -99,7 +99,9 @@ def run(script, *args, timeout=1800):
 def test_losses_are_the_same_on_any_devices(path, tmp_path):
   name = path.stem
   flags = ['train.steps=20', 'train.log_steps=1', 'eval.every_steps=None']
-  flags += [f'{field}={value}' for field, value in cases.steady(configs.load(f'{path}:smoke')).items()]
+  flags += [
+    f'{field}={value}' for field, value in cases.steady(configs.load(f'{path}:smoke')).items()
+  ]
   run(TRAIN, name, tmp_path, [('jit', 1, 1), *LAYOUTS], *flags)
   wanted = losses(tmp_path / 'jit_1_1')
   assert len(wanted) == 20
