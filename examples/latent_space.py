@@ -1,9 +1,9 @@
 """Looks at the latent space of a trained GAN, VAE or diffusion model of images.
 
-    python examples/latent_space.py zoo/gan_mnist
-    python examples/latent_space.py runs/edm_digits pictures
+    PYTHONPATH=. python examples/latent_space.py zoo/gan_mnist
+    PYTHONPATH=. python examples/latent_space.py runs/edm_digits pictures
 
-It writes to a folder (default: latent_space)
+(without PYTHONPATH where gen_jax is installed). It writes to a folder (default: latent_space)
 
     strips.png      arcs between pairs of latents
     grid.png        a rectangle of latents between four
