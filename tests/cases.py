@@ -140,4 +140,4 @@ def steady(config) -> dict:
   """
   first_moments = [path for path, _ in configs.leaves(config) if path.endswith('.b1')]
   values = dict(configs.leaves(config))
-  return {path[: -len('b1')] + 'eps': 1e-3 for path in first_moments if values[path] == 0}
+  return {path[: -len('b1')] + 'eps': 1e-2 for path in first_moments if values[path] == 0}
