@@ -1,5 +1,5 @@
-"""The generator of CycleGAN (Zhu et al. 2017, arXiv 1703.10593), as in the authors' PyTorch code. It
-is the net of Johnson et al. 2016 (arXiv 1603.08155); the discriminator is `pix2pix.PatchGAN`.
+"""The generator of CycleGAN (Zhu et al. 2017, arXiv 1703.10593), as in the authors' PyTorch code,
+the net of Johnson et al. 2016 (arXiv 1603.08155). The discriminator is `pix2pix.PatchGAN`.
 """
 
 from collections.abc import Sequence

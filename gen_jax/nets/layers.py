@@ -78,8 +78,8 @@ class PooledConv(nn.Module):
 class UpConv(nn.Module):
   """Transposed convolution with SAME padding: [b, h, w, c] -> [b, h stride, w stride, features].
 
-  For a 4x4 kernel and stride 2 this is PyTorch's ConvTranspose2d(4, 2, padding=1); `padding` is that
-  of PyTorch, with the output_padding that gives this size. The kernel's layout is
+  For a 4x4 kernel and stride 2 this is PyTorch's ConvTranspose2d(4, 2, padding=1); `padding` is
+  PyTorch's, with the output_padding that gives this size. The kernel's layout is
   [k, k, features, c], that of the convolution whose transpose this is.
   """
 
@@ -217,8 +217,8 @@ def mean_pool(x: jax.Array) -> jax.Array:
 
 
 def reflect(x: jax.Array, n: int) -> jax.Array:
-  """[b, h, w, c] -> [b, h + 2 n, w + 2 n, c]: n more pixels at every side, reflected at those of the
-  border, which are not repeated.
+  """[b, h, w, c] -> [b, h + 2 n, w + 2 n, c]: n more pixels at every side, reflected at the border
+  pixels, which are not repeated.
   """
   return jnp.pad(x, ((0, 0), (n, n), (n, n), (0, 0)), mode='reflect')
 
