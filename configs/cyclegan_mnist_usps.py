@@ -36,4 +36,7 @@ def get_config():
   return ConfigDict(config)
 
 
-SMOKE = {'generator.features': 4, 'generator.blocks': 1, 'discriminator.features': 4}
+SMOKE = {
+  **{'data.shape': (16, 16, 1), 'generator.features': 4, 'generator.blocks': 1},
+  **{'discriminator.features': 4, 'discriminator.patch': 16},
+}

@@ -6,7 +6,7 @@ Isola et al. 2017, https://arxiv.org/abs/1611.07004.
 
 emoji/train and emoji/test hold images of 128x64 pixels, x on the left, y on the right; any other
 pairs are used in the same way. Instance norm: a translation does not depend on its batch.
-8,000 steps, about 20 minutes of CPU time on two cores (AMD EPYC).
+8,000 steps, about 11 minutes of CPU time on two cores (AMD EPYC).
 It writes grids of sources, translations and targets to runs/pix2pix_emoji/samples/.
 """
 
