@@ -78,8 +78,9 @@ class PooledConv(nn.Module):
 class UpConv(nn.Module):
   """Transposed convolution with SAME padding: [b, h, w, c] -> [b, h stride, w stride, features].
 
-  For a 4x4 kernel and stride 2 this is PyTorch's ConvTranspose2d(4, 2, padding=1). The kernel's
-  layout is [k, k, features, c], that of the convolution whose transpose this is.
+  For a 4x4 kernel and stride 2 this is PyTorch's ConvTranspose2d(4, 2, padding=1); `padding` is
+  PyTorch's, with the output_padding that gives this size. The kernel's layout is
+  [k, k, features, c], that of the convolution whose transpose this is.
   """
 
   features: int
@@ -87,11 +88,13 @@ class UpConv(nn.Module):
   stride: int = 2
   bias: bool = True
   kernel_init: Callable = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
+  padding: int | None = None  # zeros at every side in the convolution; None: SAME
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     shape = (self.kernel, self.kernel, self.features, x.shape[-1])
-    x = convolutions.transposed_conv(x, self.param('kernel', self.kernel_init, shape), self.stride)
+    kernel = self.param('kernel', self.kernel_init, shape)
+    x = convolutions.transposed_conv(x, kernel, self.stride, self.padding)
     if not self.bias:
       return x
     return x + self.param('bias', nn.initializers.zeros, (self.features,))[None, None, None]
@@ -136,6 +139,19 @@ class ConditionalBatchNorm(nn.Module):
       return y
     scale, shift = (p[:, None, None] for p in scale_shift)
     return y * (1 + scale) + shift
+
+
+def instance_norm(x: jax.Array, epsilon: float = 1e-5) -> jax.Array:
+  """Each channel of each image, [b, h, w, c], with mean 0 and variance 1 over its positions
+  (Ulyanov et al. 2016, arXiv 1607.08022), without learned factors.
+  """
+  b, *_, c = x.shape
+  return norms.group_norm(x, jnp.ones((b, c)), jnp.zeros((b, c)), c, epsilon, swish=False)
+
+
+def batch_or_instance_norm(kind: str, axis_name: str | None) -> Callable:
+  """`batch_norm_02` for 'batch', `instance_norm` for 'instance'."""
+  return batch_norm_02(axis_name) if kind == 'batch' else instance_norm
 
 
 # --- Noise, resolution, time --------------------------------------------------------------------
@@ -198,6 +214,26 @@ def mean_pool(x: jax.Array) -> jax.Array:
   """Mean of each 2x2 block: [b, h, w, c] -> [b, h / 2, w / 2, c]; h and w must be even."""
   b, h, w, c = x.shape
   return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
+
+
+def reflect(x: jax.Array, n: int) -> jax.Array:
+  """[b, h, w, c] -> [b, h + 2 n, w + 2 n, c]: n more pixels at every side, reflected at the border
+  pixels, which are not repeated.
+  """
+  return jnp.pad(x, ((0, 0), (n, n), (n, n), (0, 0)), mode='reflect')
+
+
+def reflect_to_multiple(x: jax.Array, n: int) -> jax.Array:
+  """[b, h, w, c] as `reflect`, at both sides, up to the next multiples of n; see `crop`."""
+  more = [(-size % n) for size in x.shape[1:3]]
+  pads = [(total // 2, total - total // 2) for total in more]
+  return jnp.pad(x, ((0, 0), *pads, (0, 0)), mode='reflect') if any(more) else x
+
+
+def crop(x: jax.Array, size: Sequence[int]) -> jax.Array:
+  """The middle of `size` (h, w) of x [b, ...]: undoes `reflect_to_multiple`."""
+  top, left = ((have - want) // 2 for have, want in zip(x.shape[1:3], size, strict=True))
+  return x[:, top : top + size[0], left : left + size[1]]
 
 
 def upsample_linear(x: jax.Array) -> jax.Array:

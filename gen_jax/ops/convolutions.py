@@ -52,10 +52,14 @@ def depthwise_conv(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
   return _positions_conv(x, w, stride, padding)
 
 
-def transposed_conv(x: jax.Array, w: jax.Array, stride: int) -> jax.Array:
-  """The transpose of `conv`: x [b, h, w, d] with w [k, k, c, d] -> [b, h stride, w stride, c]."""
+def transposed_conv(
+  x: jax.Array, w: jax.Array, stride: int, padding: int | None = None
+) -> jax.Array:
+  """The transpose of `conv` with the same arguments: x [b, h, w, d] with w [k, k, c, d] ->
+  [b, h stride, w stride, c].
+  """
   hw = (x.shape[1] * stride, x.shape[2] * stride)
-  padding = _same(hw, w.shape[:2], stride)
+  padding = _same(hw, w.shape[:2], stride) if padding is None else ((padding, padding),) * 2
   if ops.plain():
     return _transpose_x(_lax_conv, x, w, stride, padding, hw)
   return _input_gradient(x, w, stride, padding, hw)
