@@ -75,7 +75,7 @@ class Discriminator(nn.Module):
     """Images of x and of y, [b, h, w, c] each, in [-1, 1] -> `Judged` of each."""
     conv = functools.partial(layers.Conv, padding=0, **_HOW)
     first, second, third = self.features
-    images = zip('xy', (x, y), strict=True)
+    images = zip(DOMAINS, (x, y), strict=True)
     h = layers.interleave([conv(first, 5, name=f'end_{d}')((a + 1) / 2) for d, a in images])
     h = layers.max_pool_2(h)
     h = layers.max_pool_2(conv(second, 5, name='second')(h))

@@ -184,10 +184,11 @@ def smooth_and_halve(x: jax.Array) -> jax.Array:
   """
   for axis in (1, 2):
     n = x.shape[axis]
-    pad = [(1, 1) if i == axis else (0, 0) for i in range(4)]
-    wide = jnp.pad(x, pad, mode='edge')
-    at = lambda start: jax.lax.slice_in_dim(wide, start, start + n, stride=2, axis=axis)
-    x = at(0) / 4 + at(1) / 2 + at(2) / 4
+    wide = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(4)], mode='edge')
+    before, at, after = (
+      jax.lax.slice_in_dim(wide, i, i + n, stride=2, axis=axis) for i in range(3)
+    )
+    x = before / 4 + at / 2 + after / 4
   return x
 
 

@@ -181,7 +181,8 @@ class Discriminator(nn.Module):
     pooled = lambda x: layers.max_pool_2(nn.relu(x))
     conv = lambda i, name: layers.Conv(2**i * self.features, 5, padding=2, name=name, **how)
     drop = lambda h, i: layers.Dropout(self.dropout[i], self.axis_name)(h, train=train)
-    h = layers.interleave([pooled(conv(0, f'end_{d}')(a)) for d, a in zip('xy', (x, y))])
+    images = zip(DOMAINS, (x, y), strict=True)
+    h = layers.interleave([pooled(conv(0, f'end_{d}')(a)) for d, a in images])
     # The rows without dropout are those of the features.
     twice = train and features and any(self.dropout)
     paths = [drop(h, 0), h] if twice else [drop(h, 0)]

@@ -62,14 +62,27 @@ def check_adaptation(config) -> None:
   domains.check(config)
   if config.data.num_classes is None:
     raise UserError(
-      f'config.data.num_classes=None: config.system={config.system!r} learns from the labels of x, '
-      'the number of classes is needed'
+      f'config.data.num_classes=None: config.system={config.system!r} learns from labels, the '
+      'number of classes is needed'
     )
   if domains.x_shape(config)[:2] != tuple(config.data.shape[:2]):
-    raise UserError(
-      f'config.data.x.shape={domains.x_shape(config)}: config.system={config.system!r} needs the '
-      f'size of y, config.data.shape={tuple(config.data.shape)}'
-    )
+    raise UserError(_needs(config, f'the size of y, {tuple(config.data.shape[:2])},'))
+
+
+def check_one_shape(config) -> None:
+  """As `check_adaptation`, for nets that take images of x and of y alike.
+
+  Raises:
+    UserError: the fields are inconsistent.
+  """
+  check_adaptation(config)
+  if domains.x_shape(config) != tuple(config.data.shape):
+    raise UserError(_needs(config, f'config.data.shape={tuple(config.data.shape)}'))
+
+
+def _needs(config, what: str) -> str:
+  where = f'config.data.x.shape={domains.x_shape(config)}'
+  return f'{where}: for config.system={config.system!r}, {what} is needed'
 
 
 def scores(classes, label) -> jax.Array:
@@ -90,6 +103,11 @@ def evaluate(state, batch, rng, *, config) -> dict:
     scores(of.classes, batch[f'{domain}_label']) for domain, of in zip('xy', judged, strict=True)
   )
   return {'accuracy': accuracy, 'accuracy_x': accuracy_x}
+
+
+def mean(losses) -> jax.Array:
+  """The mean of a list of arrays of one shape."""
+  return jnp.mean(jnp.stack(losses))
 
 
 def squared_distance(a, b) -> jax.Array:

@@ -34,6 +34,7 @@ from gen_jax.systems._two_domains import (
   build,
   evaluate,
   init_state,
+  mean,
   other,
   scores,
   squared_distance,
@@ -103,11 +104,6 @@ def judge_made(D, params, made, key, **how):
 
 
 # --- The losses -----------------------------------------------------------------------------------
-
-
-def mean(losses):
-  """The mean of a list of arrays of one shape."""
-  return jnp.mean(jnp.stack(losses))
 
 
 def kl(mu, sigma) -> jax.Array:
@@ -239,4 +235,3 @@ def sample(state, given, rng, *, config) -> dict:
     'target': given['y'],
     'reverse': translate(state, given['y'], 'x', rng, config=config),
   }
-
