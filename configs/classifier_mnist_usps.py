@@ -19,7 +19,7 @@ def get_config():
     data=dict(
       name='arrays',
       path='usps/{split}.npz',
-      x=dict(name='mnist'),
+      x=dict(name='mnist', held_out_split='test[:2007]'),  # one for each of USPS
       shape=(28, 28, 1),
       fit='crop',
       num_classes=10,
@@ -28,7 +28,7 @@ def get_config():
     loss=dict(domain='x'),
     optim=dict(name='adam', lr=1e-3),
     train=dict(steps=10_000, batch_size=128),
-    eval=dict(held_out_examples=2007),  # all of USPS's test split
+    eval=dict(held_out_examples=2007),  # all of the test split of USPS
   )
   return ConfigDict(config)
 

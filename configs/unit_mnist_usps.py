@@ -22,7 +22,7 @@ def get_config():
     data=dict(
       name='arrays',
       path='usps/{split}.npz',
-      x=dict(name='mnist'),
+      x=dict(name='mnist', held_out_split='test[:2007]'),  # one for each of USPS
       shape=(32, 32, 1),
       fit='crop',
       num_classes=10,
@@ -32,7 +32,7 @@ def get_config():
     loss=dict(classes=10.0, features=1e-4, reconstruction=1e-3, kl=1e-4),
     optim=dict(G=adam, D=adam),
     train=dict(steps=10_000, batch_size=64),
-    eval=dict(held_out_examples=2007),  # all of USPS's test split
+    eval=dict(held_out_examples=2007),  # all of the test split of USPS
   )
   return ConfigDict(config)
 
