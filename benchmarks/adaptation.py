@@ -112,8 +112,8 @@ def main(argv) -> None:
           continue
         spec = f'{CONFIGS}/{name}.py{":smoke" if flags.smoke else ""}'
         own = {} if flags.smoke else fields_of(direction, flags.usps)
-        own = [*(own | fields | {'seed': seed}).items(), *overrides]
-        config = configs.load(spec, own)
+        own = [(path, str(value)) for path, value in (own | fields | {'seed': seed}).items()]
+        config = configs.load(spec, [*own, *overrides])
         cell[str(seed)] = measure(config, flags.workdir / direction / f'{method}_{seed}')
         kept.write_text(json.dumps(found, indent=1))
         print(direction, method, seed, cell[str(seed)], flush=True)

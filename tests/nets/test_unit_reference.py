@@ -3,7 +3,7 @@
 """
 
 import functools
-import re
+import math
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from nets.gans_reference import average
 from nets.test_gans_reference import filled
 from nets.unets_reference import weight
 
-from gen_jax.nets import cogan, layers, unit, unit_digits
+from gen_jax.nets import cogan, layers, lenet, unit, unit_digits
 from gen_jax.ops.compiler import options_for_one_run
 
 TOLERANCE = dict(rtol=1e-4, atol=1e-4)
@@ -40,53 +40,55 @@ def applied(module, variables, *inputs, method=None, **how):
   return jax.jit(run, compiler_options=options_for_one_run())(variables, *inputs)[0]
 
 
+def filled_as(name_of, tree):
+  """`tree` of variables with the authors' values; `name_of` says what they call the owner of one of
+  our leaves, given the names on the path to it.
+  """
+  return filled(tree, lambda keys, shape: leaf(name_of(keys[:-1]), keys[-1], shape))
+
+
 def leaf(name, kind, shape):
-  """The authors' parameter `name` in our layout: both kinds of convolutions are [k, k, in, out] in
-  ours, where in and out are those of the convolution; theirs are [out, in, k, k].
+  """The authors' parameter in our layout. The kernels of both kinds of convolutions are [k, k, c,
+  d] in ours, [d, c, k, k] in theirs, c and d those of a convolution; but theirs have transposed
+  ones of a single pixel.
   """
   if kind in ('mean', 'var'):
     return average(f'{name}.running_{kind}', *shape)
-  if kind == 'kernel':
-    return weight(f'{name}.weight', (shape[3], shape[2], *shape[:2])).transpose(2, 3, 1, 0)
-  return weight(f'{name}.bias', shape)
-
-
-def transposed_leaf(name, kind, shape):
-  """As `leaf`, of a 1x1 convolution that is a transposed one in theirs."""
-  if kind == 'kernel':
-    return weight(f'{name}.weight', (*shape[2:], 1, 1)).transpose(2, 3, 0, 1)
-  return leaf(name, kind, shape)
+  if kind == 'a':
+    return weight(f'{name}.weight', (1,))[0]
+  if kind != 'kernel':
+    return weight(f'{name}.bias', shape)
+  height, width, c, d = shape
+  if name.startswith(('decode', 'de_conv4')) and height == 1:
+    return weight(f'{name}.weight', (c, d, 1, 1)).transpose(2, 3, 0, 1)
+  return weight(f'{name}.weight', (d, c, height, width)).transpose(2, 3, 1, 0)
 
 
 # --- Images ---------------------------------------------------------------------------------------
 
 
-def image_leaf(keys, shape):
+def image_name(keys):
   """Of a generator: theirs are numbered lists of layers."""
-  part, *inner = keys[:-1]
-  side, _, which = part.rpartition('_')
-  downs, blocks = reference.GEN['n_enc_front_blk'], reference.GEN['n_enc_res_blk']
+  side, _, which = keys[0].rpartition('_')
+  second = 3 if keys[-1] == 'Conv_1' else 0
   if side.startswith('shared'):  # shared_encoder_0: residual blocks only
-    layer = f'{side[7:10]}_shared.{which}'
-  else:
-    layer = f'{side[:6]}_{LETTER[which]}'
-    kind, number = re.fullmatch(r'(\w+)_(\d)', inner[0]).groups()
-    number = int(number)
-    if kind == 'ResBlock' and side == 'encoders':
-      number += downs
-    elif kind == 'UpConv':
-      number += blocks
-    elif side == 'decoders' and kind == 'Conv':
-      return transposed_leaf(f'{layer}.{blocks + downs - 1}', keys[-1], shape)
-    layer = f'{layer}.{number}'
-  second = inner[-1] == 'Conv_1' and (len(inner) > 1 or side.startswith('shared'))
-  return leaf(f'{layer}.model.{3 if second else 0}', keys[-1], shape)
+    return f'{side[7:10]}_shared.{which}.model.{second}'
+  downs, blocks = reference.GEN['n_enc_front_blk'], reference.GEN['n_enc_res_blk']
+  kind, _, number = keys[1].rpartition('_')
+  number = int(number)
+  if side == 'decoders' and kind == 'Conv':
+    return f'decode_{LETTER[which]}.{blocks + downs - 1}'
+  if (side, kind) == ('encoders', 'ResBlock'):
+    number += downs
+  elif kind == 'UpConv':
+    number += blocks
+  return f'{side[:6]}_{LETTER[which]}.{number}.model.{second if kind == "ResBlock" else 0}'
 
 
 def test_the_generator_of_images_computes_what_the_authors_does():
   G = unit.Generator(reference.CHANNELS, features=reference.GEN['ch'], blocks=2)
   images = dict(zip('xy', reference.inputs(16), strict=True))
-  variables = filled(shapes_of(G, *images.values()), image_leaf)
+  variables = filled_as(image_name, shapes_of(G, *images.values()))
   z = applied(G, variables, images, method='encode', train=False)
   assert_close(np.concatenate([z['x'], z['y']]), 'image/z')
   for source in 'xy':
@@ -95,30 +97,30 @@ def test_the_generator_of_images_computes_what_the_authors_does():
       assert_close(reference.some(a), f'image/{source}{to}')
 
 
-def multi_scale_leaf(keys, shape):
-  net, conv, kind = keys
+def multi_scale_name(keys):
+  net, conv = keys
   _, domain, scale = net.split('_')
   number = int(conv.removeprefix('Conv_'))
   inner = '' if number == reference.MULTI_SCALE['n_layer'] else '.model.0'
-  return leaf(f'model_{2 ** int(scale)}_{LETTER[domain]}.{number}{inner}', kind, shape)
+  return f'model_{2 ** int(scale)}_{LETTER[domain]}.{number}{inner}'
 
 
-def shared_leaf(keys, shape):
-  net, conv, kind = keys
+def shared_name(keys):
+  net, conv = keys
   part = 'S' if net == 'core' else LETTER[net[-1]]
   number = int(conv.removeprefix('Conv_'))
   last = part == 'S' and number == reference.SHARED['n_shared_layer']
-  return leaf(f'model_{part}.{number}{"" if last else ".model.0"}', kind, shape)
+  return f'model_{part}.{number}{"" if last else ".model.0"}'
 
 
 @pytest.mark.parametrize('name', ['multi_scale', 'shared'])
 def test_the_discriminators_of_images_compute_what_the_authors_do(name):
-  D, fill = {
-    'multi_scale': (unit.MultiScaleDiscriminator(features=2, layers=3), multi_scale_leaf),
-    'shared': (unit.SharedDiscriminator(features=2, private=2, shared=2), shared_leaf),
+  D, name_of = {
+    'multi_scale': (unit.MultiScaleDiscriminator(features=2, layers=3), multi_scale_name),
+    'shared': (unit.SharedDiscriminator(features=2, private=2, shared=2), shared_name),
   }[name]
   images = reference.inputs(32)
-  variables = filled(shapes_of(D, *images), fill)
+  variables = filled_as(name_of, shapes_of(D, *images))
   names = [f'{d}{i}' for d in 'xy' for i in range(3 if name == 'multi_scale' else 1)]
   for part, logits in zip(names, applied(D, variables, *images), strict=True):
     assert_close(np.ravel(logits), f'{name}/{part}')
@@ -130,13 +132,13 @@ LETTERS = dict(x='a', y='b')
 LAST = dict(mean='g_vae.en_mu', deviation='g_vae.en_sigma')
 
 
-def digits_leaf(keys, shape):
-  part, *inner, kind = keys
+def digits_name(keys):
+  part, *inner = keys
   side, _, which = part.rpartition('_')
   if part in LAST:
-    return leaf(LAST[part], kind, shape)
+    return LAST[part]
   if side == 'heads':
-    return transposed_leaf(f'de_conv4_{LETTERS[which]}', kind, shape)
+    return f'de_conv4_{LETTERS[which]}'
   name = {
     'encoders': f'g_en_conv0_{LETTERS.get(which)}',
     'decoders': f'g_de_conv3_{LETTERS.get(which)}',
@@ -144,15 +146,14 @@ def digits_leaf(keys, shape):
     'shared_decoder': f'g_de_conv{which}',
   }[side]
   # Convolution, batch norm, bias.
-  number = 2 if not inner else 1 if inner == ['BatchNorm_0'] else 0
-  return leaf(f'{name}.model.{number}', kind, shape)
+  return f'{name}.model.{2 if not inner else 1 if inner == ["BatchNorm_0"] else 0}'
 
 
 @pytest.mark.parametrize('mode', ['eval', 'train'])
 def test_the_generator_of_digits_computes_what_the_authors_does(mode):
   G = unit_digits.Generator(reference.CHANNELS, 32, features=reference.DIGITS_GEN)
   x, y = reference.inputs(32)
-  variables = filled(shapes_of(G, x, y), digits_leaf)
+  variables = filled_as(digits_name, shapes_of(G, x, y))
   train = mode == 'train'
   codes = applied(G, variables, {'x': x, 'y': y}, method='encode', train=train)
   for i, part in enumerate(('mean', 'sd')):
@@ -164,32 +165,27 @@ def test_the_generator_of_digits_computes_what_the_authors_does(mode):
       assert_close(reference.some(rows), f'digits/{mode}/{source}{to}')
 
 
-def digits_judge_leaf(keys, shape):
-  part, kind = keys
+def digits_judge_name(keys):
   names = dict(end_x='conv0_a.0', end_y='conv0_b.0', source='conv4', classes='conv_cl')
-  return leaf(names.get(part) or f'conv{part[-1]}.0', kind, shape)
+  return names.get(keys[0]) or f'conv{keys[0][-1]}.0'
 
 
-def cogan_judge_leaf(keys, shape):
-  part, kind = keys
-  if part == 'act':
-    return weight('prelu2.weight', (1,))[0]
-  names = dict(end_x='conv0_a', end_y='conv0_b', second='conv1', third='conv2')
-  names |= dict(source='conv3', classes='conv_cl')
-  return leaf(names[part], kind, shape)
+def cogan_judge_name(keys):
+  names = dict(end_x='conv0_a', end_y='conv0_b', second='conv1', third='conv2', act='prelu2')
+  return (names | dict(source='conv3', classes='conv_cl'))[keys[0]]
 
 
 @pytest.mark.parametrize('name', ['digits', 'cogan'])
 def test_the_discriminators_of_digits_compute_what_the_authors_do(name):
-  D, fill, images = {
+  D, name_of, images = {
     'digits': (
       unit_digits.Discriminator(10, features=reference.DIGITS_DIS),
-      digits_judge_leaf,
+      digits_judge_name,
       reference.inputs(32),
     ),
-    'cogan': (cogan.Discriminator(10), cogan_judge_leaf, reference.inputs(28, (1, 1))),
+    'cogan': (cogan.Discriminator(10), cogan_judge_name, reference.inputs(28, (1, 1))),
   }[name]
-  variables = filled(shapes_of(D, *images), fill)
+  variables = filled_as(name_of, shapes_of(D, *images))
   want = np.subtract(*fixture()[f'{name}/logits'].T[::-1])
   both = applied(D, variables, *images)
   for domain, judged, logit in zip('xy', both, np.split(want, 2), strict=True):
@@ -200,21 +196,16 @@ def test_the_discriminators_of_digits_compute_what_the_authors_do(name):
     np.testing.assert_allclose(found, wide, **TOLERANCE)
 
 
-def cogan_leaf(keys, shape):
-  part, kind = keys
-  number = part[-1]
-  if part.startswith('PReLU'):
-    return weight(f'prelu{number}.weight', (1,))[0]
-  if part.startswith('BatchNorm'):
-    return leaf(f'bn{number}', kind, shape)
-  name = f'dconv4_{LETTERS[number]}' if part.startswith('last') else f'dconv{number}'
-  return leaf(name, kind, shape)
+def cogan_name(keys):
+  kind, _, which = keys[0].rpartition('_')
+  names = dict(PReLU='prelu', BatchNorm='bn', UpConv='dconv', last='dconv4_')
+  return names[kind] + LETTERS.get(which, which)
 
 
 @pytest.mark.parametrize('mode', ['eval', 'train'])
 def test_the_generator_of_cogan_computes_what_the_authors_does(mode):
   G, z = cogan.Generator(), reference.latents()
-  variables = filled(shapes_of(G, z, train=False), cogan_leaf)
+  variables = filled_as(cogan_name, shapes_of(G, z, train=False))
   made = applied(G, variables, z, train=mode == 'train')
   for domain, images in made.items():
     assert_close((reference.some(images) + 1) / 2, f'cogan/{mode}/{domain}')  # theirs: [0, 1]
@@ -224,9 +215,9 @@ def test_the_generator_of_cogan_computes_what_the_authors_does(mode):
 
 
 def test_nets_have_the_published_numbers_of_parameters():
-  from gen_jax.contract import _count
-  from gen_jax.nets import lenet
-
+  count = lambda *args, **how: sum(
+    math.prod(x.shape) for x in jax.tree.leaves(shapes_of(*args, **how)['params'])
+  )
   rgb, rgb_32, grey, small = (
     jnp.zeros((1, s, s, c)) for s, c in ((64, 3), (32, 3), (32, 1), (28, 1))
   )
@@ -240,7 +231,7 @@ def test_nets_have_the_published_numbers_of_parameters():
     (unit_digits.Discriminator(10), (grey, grey), 4_329_612),
     (cogan.Discriminator(10), (small, small), 432_603),
   ):
-    assert _count(shapes_of(module, *inputs)['params']) == want
+    assert count(module, *inputs) == want
   z = jnp.zeros((1, 100))
-  assert _count(shapes_of(cogan.Generator(), z, train=False)['params']) == 7_842_694
-  assert _count(shapes_of(lenet.Classifier(10), small, train=False)['params']) == 431_080
+  assert count(cogan.Generator(), z, train=False) == 7_842_694
+  assert count(lenet.Classifier(10), small, train=False) == 431_080

@@ -26,7 +26,8 @@ MULTI_SCALE = dict(ch=2, n_layer=3)
 SHARED = dict(ch=2, n_front_layer=2, n_shared_layer=2)
 DIGITS_GEN, DIGITS_DIS = 2, 2
 LATENT = 5
-DEVIATIONS = 0.5  # added to the mean code of digits
+DEVIATIONS = 0.5  # added to the mean code, in place of noise
+LABELS = [7, 0, 3]
 
 
 def inputs(size: int, channels=CHANNELS) -> tuple[np.ndarray, ...]:
@@ -44,6 +45,72 @@ def some(images):
 def latents() -> np.ndarray:
   """z [3, LATENT]."""
   return np.float32(np.random.RandomState(0).standard_normal((3, LATENT)))
+
+
+def gradients(torch, filled, images, nets, digits) -> dict:
+  """The gradients of one update of D and one of G, by the authors' trainers without their reports,
+  in the nets that `filled` gives: of all parameters with one axis.
+  """
+  import itertools
+
+  from trainer_cogan_mnist2usps import MNIST2USPSCoGanTrainer
+  from trainers import cocogan_trainer, cocogan_trainer_da
+
+  # Python 2, NumPy 1 and a GPU.
+  itertools.izip, np.int = zip, int
+  torch.Tensor.cuda = torch.nn.Module.cuda = lambda self, *_: self
+  torch.nn.functional.sigmoid = torch.sigmoid
+  for initialise in ('xavier_uniform', 'constant'):
+    setattr(torch.nn.init, initialise, getattr(torch.nn.init, f'{initialise}_'))
+  for module in (cocogan_trainer, cocogan_trainer_da):
+    names = [n for n in vars(module) if n.startswith('_compute')]
+    vars(module).update({n: lambda *_: 0.0 for n in names})
+  places = torch.from_numpy(np.float32(np.mgrid[:32, :32]) / 16 - 1)
+  cocogan_trainer_da.COCOGANDAContextTrainer._create_xy_image = lambda self: places
+  nets.GaussianNoiseLayer.forward = lambda self, x: x + DEVIATIONS
+  labels, found = torch.tensor(LABELS), {}
+
+  def keep(name, net):
+    own = {f'{name}/{n}': p.grad for n, p in net.named_parameters() if p.ndim == 1}
+    found.update({n: g.detach().clone() for n, g in own.items() if g is not None})
+
+  def run(name, trainer, d_inputs, g_inputs):
+    trainer.gpu = None
+    filled(trainer.dis), filled(trainer.gen)
+    still = torch.optim.SGD(trainer.dis.parameters(), lr=0)
+    trainer.dis_opt, trainer.gen_opt = still, still
+    trainer.dis.eval()
+    for update, inputs, net in (
+      (trainer.dis_update, d_inputs, trainer.dis),
+      (trainer.gen_update, g_inputs, trainer.gen),
+    ):
+      try:
+        update(*inputs)
+      except (IndexError, AttributeError):  # of reports, after the update
+        pass
+      keep(f'{name}/{"D" if net is trainer.dis else "G"}', net)
+
+  dims = dict(zip(('input_dim_a', 'input_dim_b'), CHANNELS, strict=True))
+  how = dict(name='COCOResGen2', **GEN, **dims)
+  weights = dict(gan_w=10, ll_direct_link_w=100, ll_cycle_link_w=90)
+  weights |= dict(kl_direct_link_w=0.1, kl_cycle_link_w=0.2)
+  trainer = cocogan_trainer.COCOGANTrainer(
+    dict(lr=1, gen=how, dis=dict(MULTI_SCALE, name='COCOMsDis', **dims))
+  )
+  pair = images(32)
+  run('image', trainer, (*pair, weights), (*pair, weights))
+
+  sizes = dict(gen_ch=DIGITS_GEN, dis_ch=DIGITS_DIS, gen='CoVAE32x32', dis='CoDis32x32')
+  trainer = cocogan_trainer_da.COCOGANDAContextTrainer(dict(sizes, batch_size=3, **dims))
+  weights = dict(gan_w=1, kl_normalized_direct_w=0.1, ll_normalized_direct_w=0.01)
+  weights |= dict(cls_w=10, feature_w=0.1)
+  run('digits', trainer, (pair[0], labels, pair[1], weights), (*pair, weights))
+
+  trainer = MNIST2USPSCoGanTrainer(batch_size=3, latent_dims=LATENT)
+  pair = [(a + 1) / 2 for a in images(28, (1, 1))]
+  z = torch.from_numpy(latents())
+  run('cogan', trainer, (pair[0], labels, pair[1], z, 0.02, 10), (z,))
+  return found
 
 
 def main(unit, cogan):
@@ -127,6 +194,8 @@ def main(unit, cogan):
     made = net.train(mode == 'train')(torch.from_numpy(latents()))
     keep(f'cogan/{mode}', dict(zip('xy', made, strict=True)))
 
+  for name, value in gradients(torch, filled, images, nets, digits).items():
+    results[f'gradients/{name}'] = value
   np.savez_compressed(FIXTURE, **{k: np.float32(v.numpy()) for k, v in results.items()})
   print({k: (tuple(v.shape), round(float(v.std()), 4)) for k, v in results.items()})
   print(FIXTURE.stat().st_size, 'bytes')
