@@ -48,6 +48,7 @@ class Generator(nn.Module):
         use_running_average=not train,
         momentum=layers.MOMENTUM,
         epsilon=1e-5,
+        use_fast_variance=False,  # few latents make the first maps: their variance can be tiny
         use_scale=False,
         use_bias=False,
         axis_name=self.axis_name,
