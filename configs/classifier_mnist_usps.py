@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 def get_config():
   config = dict(
-    system='classifier',
+    system='image_classifier',
     data=dict(
       name='arrays',
       path='usps/{split}.npz',

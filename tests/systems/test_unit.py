@@ -15,7 +15,7 @@ from gen_jax import config as configs
 from gen_jax import draws
 from gen_jax.errors import UserError
 from gen_jax.ops.compiler import options_for_one_run
-from gen_jax.systems import classifier, cogan, unit, unit_adaptation
+from gen_jax.systems import cogan, image_classifier, unit, unit_adaptation
 
 TOLERANCE = dict(rtol=2e-3, atol=2e-4)
 ADAM = dict(name='adam', lr=1e-3)
@@ -190,7 +190,7 @@ def test_K_of_a_code_of_zeros_is_0_and_the_noise_is_absent_in_translations():
 def test_a_step_sees_the_labels_of_x_alone(name):
   """Traced, the labels of y reach nothing that a step returns."""
   config = configs.load(f'configs/{name}_mnist_usps.py:smoke')
-  system = {'unit': unit_adaptation, 'cogan': cogan, 'classifier': classifier}[name]
+  system = {'unit': unit_adaptation, 'cogan': cogan, 'classifier': image_classifier}[name]
   size = config.data.shape
   batch = {d: jnp.zeros((4, *size)) for d in 'xy'}
   batch |= {f'{d}_label': jnp.zeros(4, jnp.int32) for d in 'xy'}
@@ -206,7 +206,7 @@ def test_a_step_sees_the_labels_of_x_alone(name):
 @pytest.mark.parametrize('name', ['unit', 'cogan', 'classifier'])
 def test_wrong_fields_are_said_in_one_line(name):
   path = f'configs/{name}_mnist_usps.py:smoke'
-  system = {'unit': unit_adaptation, 'cogan': cogan, 'classifier': classifier}[name]
+  system = {'unit': unit_adaptation, 'cogan': cogan, 'classifier': image_classifier}[name]
   with pytest.raises(UserError, match=r'config\.data\.num_classes=None: .*is needed'):
     system.check(configs.load(path, [('data.num_classes', 'None')]))
   with pytest.raises(UserError, match=r'config\.data\.x\.shape=\(8, 8, 1\): .*is needed'):
