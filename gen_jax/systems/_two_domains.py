@@ -50,6 +50,20 @@ def init_state(rng, batch, *, config) -> State:
   )
 
 
+def both_ways(translate, given) -> dict:
+  """What `sample` shows: given['x'] [n, ...] as images of y ('image'), and the way back; given['y']
+  as images of x ('reverse'). translate(images, to) makes images of domain `to`.
+  """
+  image = translate(given['x'], 'y')
+  return {
+    'image': image,
+    'source': given['x'],
+    'back': translate(image, 'x'),
+    'target': given['y'],
+    'reverse': translate(given['y'], 'x'),
+  }
+
+
 # --- Class heads ----------------------------------------------------------------------------------
 
 

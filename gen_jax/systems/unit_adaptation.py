@@ -31,6 +31,7 @@ from gen_jax.state import step_keys, update
 from gen_jax.systems import _two_domains
 from gen_jax.systems._two_domains import (
   MEASURES,
+  both_ways,
   build,
   evaluate,
   init_state,
@@ -226,12 +227,6 @@ def translate(state, images, to, rng, *, config) -> jax.Array:
 
 
 def sample(state, given, rng, *, config) -> dict:
-  """given['x'] [n, ...] as images of y ('image'), and the way back; given['y'] as images of x."""
-  image = translate(state, given['x'], 'y', rng, config=config)
-  return {
-    'image': image,
-    'source': given['x'],
-    'back': translate(state, image, 'x', rng, config=config),
-    'target': given['y'],
-    'reverse': translate(state, given['y'], 'x', rng, config=config),
-  }
+  """Held-out images of both domains translated, see `_two_domains.both_ways`."""
+  to = lambda images, domain: translate(state, images, domain, rng, config=config)
+  return both_ways(to, given)
