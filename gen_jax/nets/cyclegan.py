@@ -52,7 +52,9 @@ class ResNet(nn.Module):
     for _ in range(self.blocks):
       x = ResBlock()(x)
     for width in (2 * self.features, self.features):
-      up = layers.UpConv(width, kernel=3, stride=2, padding=1, kernel_init=layers.NORMAL_02)
+      up = layers.UpConv(
+        width, kernel=3, stride=2, padding=1, extra=1, kernel_init=layers.NORMAL_02
+      )
       x = nn.relu(layers.instance_norm(up(x)))
     x = _conv(self.shape[-1], 7)(layers.reflect(x, 3))
     return layers.crop(nn.tanh(x), size)

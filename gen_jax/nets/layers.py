@@ -78,9 +78,9 @@ class PooledConv(nn.Module):
 class UpConv(nn.Module):
   """Transposed convolution with SAME padding: [b, h, w, c] -> [b, h stride, w stride, features].
 
-  For a 4x4 kernel and stride 2 this is PyTorch's ConvTranspose2d(4, 2, padding=1); `padding` is
-  PyTorch's, with the output_padding that gives this size. The kernel's layout is
-  [k, k, features, c], that of the convolution whose transpose this is.
+  For a 4x4 kernel and stride 2 this is PyTorch's ConvTranspose2d(4, 2, padding=1). With `padding`
+  it is that of any kernel and stride, see `ops.convolutions.transposed_conv`. The kernel's layout
+  is [k, k, features, c], that of the convolution whose transpose this is.
   """
 
   features: int
@@ -88,16 +88,18 @@ class UpConv(nn.Module):
   stride: int = 2
   bias: bool = True
   kernel_init: Callable = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
-  padding: int | None = None  # zeros at every side in the convolution; None: SAME
+  bias_init: Callable = nn.initializers.zeros
+  padding: int | None = None  # PyTorch's; None: SAME
+  extra: int = 0  # rows and columns added after the last, PyTorch's output_padding
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     shape = (self.kernel, self.kernel, self.features, x.shape[-1])
     kernel = self.param('kernel', self.kernel_init, shape)
-    x = convolutions.transposed_conv(x, kernel, self.stride, self.padding)
+    x = convolutions.transposed_conv(x, kernel, self.stride, self.padding, self.extra)
     if not self.bias:
       return x
-    return x + self.param('bias', nn.initializers.zeros, (self.features,))[None, None, None]
+    return x + self.param('bias', self.bias_init, (self.features,))[None, None, None]
 
 
 def batch_norm_02(axis_name: str | None) -> nn.BatchNorm:
@@ -236,6 +238,16 @@ def crop(x: jax.Array, size: Sequence[int]) -> jax.Array:
   return x[:, top : top + size[0], left : left + size[1]]
 
 
+def max_pool_2(x: jax.Array) -> jax.Array:
+  """The largest of each 2x2 block: [b, h, w, c] -> [b, h // 2, w // 2, c], without an odd last row
+  or column.
+  """
+  h, w = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+  corners = [x[:, i:h:2, j:w:2] for i in (0, 1) for j in (0, 1)]
+  # On CPU, the derivative of a pooling operation of XLA is many times slower.
+  return jnp.maximum(jnp.maximum(*corners[:2]), jnp.maximum(*corners[2:]))
+
+
 def upsample_linear(x: jax.Array) -> jax.Array:
   """Doubles the size by linear interpolation between corners that stay where they are: [b, h, w, c]
   -> [b, 2 h, 2 w, c] (`align_corners=True` of other libraries).
@@ -369,6 +381,18 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
   scores = jnp.einsum('bqhd,bkhd->bhqk', q, k) * q.shape[-1] ** -0.5
   weights = nn.softmax(scores.astype(jnp.float32)).astype(v.dtype)
   return jnp.einsum('bhqk,bkhd->bqhd', weights, v)
+
+
+def interleave(parts: Sequence[jax.Array]) -> jax.Array:
+  """n arrays [b, ...] as one [b n, ...], with the rows of an example next to each other: then
+  shards of the batch stay what they are, and noise the same on any number of devices.
+  """
+  return jnp.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:])
+
+
+def deinterleave(x: jax.Array, n: int) -> list[jax.Array]:
+  """The inverse of `interleave`: [b n, ...] -> n arrays [b, ...]."""
+  return [x[i::n] for i in range(n)]
 
 
 def flatten(x: jax.Array) -> jax.Array:

@@ -53,13 +53,20 @@ def depthwise_conv(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
 
 
 def transposed_conv(
-  x: jax.Array, w: jax.Array, stride: int, padding: int | None = None
+  x: jax.Array, w: jax.Array, stride: int, padding: int | None = None, extra: int = 0
 ) -> jax.Array:
-  """The transpose of `conv` with the same arguments: x [b, h, w, d] with w [k, k, c, d] ->
-  [b, h stride, w stride, c].
+  """The transpose of `conv`: x [b, h, w, d] with w [k, k, c, d] -> [b, h', w', c].
+
+  Without `padding` it is that of a SAME convolution, h' = h stride. Else it is PyTorch's
+  ConvTranspose2d of that padding, with `extra` as its output_padding:
+  h' = (h - 1) stride + k - 2 padding + extra.
   """
-  hw = (x.shape[1] * stride, x.shape[2] * stride)
-  padding = _same(hw, w.shape[:2], stride) if padding is None else ((padding, padding),) * 2
+  if padding is None:
+    hw = (x.shape[1] * stride, x.shape[2] * stride)
+    padding = _same(hw, w.shape[:2], stride)
+  else:
+    hw = tuple((n - 1) * stride + w.shape[0] - 2 * padding + extra for n in x.shape[1:3])
+    padding = ((padding, padding),) * 2
   if ops.plain():
     return _transpose_x(_lax_conv, x, w, stride, padding, hw)
   return _input_gradient(x, w, stride, padding, hw)

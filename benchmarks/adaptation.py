@@ -1,0 +1,124 @@
+"""Domain adaptation, MNIST -> USPS and USPS -> MNIST: accuracies on the target's test split of
+classifiers that see labels of the source only, and of one trained on the target: a table in
+Markdown, beside published accuracies.
+
+    python benchmarks/adaptation.py --usps='usps/{split}.npz' --workdir=runs/adaptation
+    python benchmarks/adaptation.py --usps='usps/{split}.npz' --methods unit --seeds=3
+
+The full protocol: all training images of both domains, no augmentation, the last step. A cell is a
+run of a config, in a folder of its own, which is resumed where it was stopped; finished ones are in
+`adaptation.json` in --workdir, and not measured again. `usps/train.npz` and `usps/test.npz` hold
+`image` uint8 [n, 16, 16, 1] and `label`. Flags --config.FIELD=VALUE apply to all runs.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from gen_jax import config as configs
+from gen_jax import contract, data, evaluate, train
+from gen_jax.run import trained
+
+CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
+# Name in the table, config, its own fields, seeds.
+METHODS = {
+  'source': ('source only', 'classifier_mnist_usps', {'loss.domain': 'x'}, 3),
+  'cogan': ('CoGAN', 'cogan_mnist_usps', {}, 1),
+  'unit': ('UNIT', 'unit_mnist_usps', {}, 1),
+  'target': ('trained on the target', 'classifier_mnist_usps', {'loss.domain': 'y'}, 3),
+}
+DIRECTIONS = ('mnist_usps', 'usps_mnist')
+# Full protocol: Tzeng et al. 2017 and Hoffman et al. 2018 (source only, target, CyCADA), Liu and
+# Tuzel 2016 and Liu et al. 2017 by the latter's table.
+PUBLISHED = {
+  'source': (0.822, 0.696),
+  'cogan': (0.9565, 0.9315),
+  'unit': (0.9597, 0.9358),
+  'CyCADA': (0.956, 0.965),
+  'target': (0.963, 0.992),
+}
+
+
+def fields_of(direction: str, usps: str) -> dict:
+  """The fields by which a config from MNIST to USPS has this direction."""
+  if direction == 'mnist_usps':
+    return {'data.path': usps}
+  return {
+    'data.name': 'mnist',
+    'data.path': None,
+    'data.x.name': 'arrays',
+    'data.x.path': usps,
+    'eval.held_out_examples': 10_000,  # all of MNIST's test split
+  }
+
+
+def measure(config, folder: Path) -> dict:
+  """Trains a run, or resumes it, and measures its last step on the test splits."""
+  started = time.monotonic()
+  if status := train.run(config, folder):
+    sys.exit(status)
+  seconds = time.monotonic() - started
+  system = contract.check(config)
+  manifest, state = trained.restore(config, system, folder, None)
+  rows, _ = evaluate.measured(
+    config, system, state, data.held_out(config), folder / 'measured', None
+  )
+  values = {row.metric: [row.value, row.spread] for row in rows}
+  about = dict(step=manifest.step, seconds=round(seconds), reference=rows[0].reference)
+  return values | about | {'parameters': contract.parameters(state)}
+
+
+def table(found: dict) -> str:
+  """The cells as Markdown: mean and deviation over seeds, and what was published."""
+  lines = ['| | MNIST to USPS | published | USPS to MNIST | published |']
+  lines.append('| --- | ---: | ---: | ---: | ---: |')
+  for method, published in PUBLISHED.items():
+    name = METHODS[method][0] if method in METHODS else method
+    cells = [name]
+    for direction, value in zip(DIRECTIONS, published, strict=True):
+      seeds = found.get(f'{direction}/{method}', {})
+      values = [each['accuracy'][0] for each in seeds.values()]
+      mean = f'{np.mean(values):.3f}' if values else ''
+      mean += f' ± {np.std(values, ddof=1):.3f} ({len(values)} seeds)' if len(values) > 1 else ''
+      cells += [mean, f'{value:.4g}']
+    lines.append(f'| {" | ".join(cells)} |')
+  return '\n'.join(lines)
+
+
+def main(argv) -> None:
+  overrides, argv = configs.split_overrides(argv)
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--usps', required=True, help="'usps/{split}.npz'")
+  parser.add_argument('--workdir', type=Path, default=Path('runs/adaptation'))
+  parser.add_argument('--methods', nargs='+', choices=METHODS, default=list(METHODS))
+  parser.add_argument('--directions', nargs='+', choices=DIRECTIONS, default=DIRECTIONS)
+  parser.add_argument('--seeds', type=int, help='of a cell; by default 3 of classifiers, else 1')
+  parser.add_argument('--smoke', action='store_true', help='small nets, few steps, made data')
+  flags = parser.parse_args(argv)
+  kept = flags.workdir / 'adaptation.json'
+  found = json.loads(kept.read_text()) if kept.exists() else {}
+  for method in flags.methods:
+    _, name, fields, seeds = METHODS[method]
+    for direction in flags.directions:
+      cell = found.setdefault(f'{direction}/{method}', {})
+      for seed in range(flags.seeds or seeds):
+        if str(seed) in cell:
+          continue
+        spec = f'{CONFIGS}/{name}.py{":smoke" if flags.smoke else ""}'
+        own = {} if flags.smoke else fields_of(direction, flags.usps)
+        own = [(path, str(value)) for path, value in (own | fields | {'seed': seed}).items()]
+        config = configs.load(spec, [*own, *overrides])
+        cell[str(seed)] = measure(config, flags.workdir / direction / f'{method}_{seed}')
+        kept.write_text(json.dumps(found, indent=1))
+        print(direction, method, seed, cell[str(seed)], flush=True)
+  print(table(found))
+
+
+if __name__ == '__main__':
+  main(sys.argv[1:])

@@ -1,0 +1,36 @@
+"""A LeNet trained on MNIST, measured on USPS: the baseline of domain adaptation, 28x28.
+
+    python launch.py --config=configs/classifier_mnist_usps.py --config.data.path='usps/{split}.npz'
+
+Not trained yet. `usps/train.npz` and `usps/test.npz` hold `image` uint8 [n, 16, 16, 1] and `label`.
+`--mode=evaluate` measures the accuracy on both test splits. With `--config.loss.domain=y` it is
+trained on USPS: the ceiling. From USPS to MNIST:
+
+    --config.data.name=mnist --config.data.path=None --config.data.x.name=arrays
+    --config.data.x.path='usps/{split}.npz' --config.eval.held_out_examples=10_000
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config():
+  config = dict(
+    system='image_classifier',
+    data=dict(
+      name='arrays',
+      path='usps/{split}.npz',
+      x=dict(name='mnist', held_out_split='test[:2007]'),  # one for each of USPS
+      shape=(28, 28, 1),
+      fit='crop',
+      num_classes=10,
+    ),
+    net=dict(name='lenet.Classifier', features=(20, 50), hidden=500),
+    loss=dict(domain='x'),
+    optim=dict(name='adam', lr=1e-3),
+    train=dict(steps=10_000, batch_size=128),
+    eval=dict(held_out_examples=2007),  # all of the test split of USPS
+  )
+  return ConfigDict(config)
+
+
+SMOKE = {'net.features': (2, 3), 'net.hidden': 8}

@@ -1,0 +1,129 @@
+"""Shared by games over two domains, x and y, whose generator and discriminator have ends of their
+own for each: fields, building, initial states; and class heads that labels of x alone train, for
+domain adaptation.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from gen_jax import domains, fields, nets
+from gen_jax.errors import UserError
+from gen_jax.fields import Measure
+from gen_jax.state import OPTIMIZER, init_player, make_optimizer, one_image
+from gen_jax.systems._two_nets import Game, State
+
+FIELDS = {
+  'generator': fields.net(meaning='G: encoders and decoders of both domains'),
+  'discriminator': fields.net(meaning='D: images of either domain to logits'),
+  **domains.UNPAIRED,
+  **{f'optim.{net}.{name}': field for net in 'GD' for name, field in OPTIMIZER.items()},
+}
+other = {'x': 'y', 'y': 'x'}
+
+
+def build(config, axis_name=None) -> Game:
+  """Modules and optimisers; cheap, so every trace builds its own."""
+  offered = dict(
+    precision=config.precision,
+    channels=(domains.x_shape(config)[-1], config.data.shape[-1]),
+    shape=config.data.shape,
+    size=config.data.shape[0],
+    num_classes=config.data.num_classes,
+    axis_name=axis_name,
+  )
+  return Game(
+    G=nets.make(config.generator, 'config.generator', **offered),
+    D=nets.make(config.discriminator, 'config.discriminator', **offered),
+    g_optimizer=make_optimizer(config.optim.G),
+    d_optimizer=make_optimizer(config.optim.D),
+  )
+
+
+def init_state(rng, batch, *, config) -> State:
+  """Fresh nets for data like batch['x'] and batch['y'], both [b, ...]."""
+  game, (g_key, d_key) = build(config), jax.random.split(rng)
+  images = one_image(batch, config, leaf='x'), one_image(batch, config, leaf='y')
+  return State(
+    step=jnp.zeros((), jnp.int32),
+    G=init_player(game.G.init(g_key, *images), game.g_optimizer),
+    D=init_player(game.D.init(d_key, *images), game.d_optimizer),
+  )
+
+
+def both_ways(translate, given) -> dict:
+  """What `sample` shows: given['x'] [n, ...] as images of y ('image'), and the way back; given['y']
+  as images of x ('reverse'). translate(images, to) makes images of domain `to`.
+  """
+  image = translate(given['x'], 'y')
+  return {
+    'image': image,
+    'source': given['x'],
+    'back': translate(image, 'x'),
+    'target': given['y'],
+    'reverse': translate(given['y'], 'x'),
+  }
+
+
+# --- Class heads ----------------------------------------------------------------------------------
+
+
+def check_adaptation(config) -> None:
+  """Checks the fields of a system that learns classes from the labels of x.
+
+  Raises:
+    UserError: they are inconsistent.
+  """
+  domains.check(config)
+  if config.data.num_classes is None:
+    raise UserError(
+      f'config.data.num_classes=None: config.system={config.system!r} learns from labels, the '
+      'number of classes is needed'
+    )
+  if domains.x_shape(config)[:2] != tuple(config.data.shape[:2]):
+    raise UserError(_needs(config, f'the size of y, {tuple(config.data.shape[:2])},'))
+
+
+def check_one_shape(config) -> None:
+  """As `check_adaptation`, for nets that take images of x and of y alike.
+
+  Raises:
+    UserError: the fields are inconsistent.
+  """
+  check_adaptation(config)
+  if domains.x_shape(config) != tuple(config.data.shape):
+    raise UserError(_needs(config, f'config.data.shape={tuple(config.data.shape)}'))
+
+
+def _needs(config, what: str) -> str:
+  where = f'config.data.x.shape={domains.x_shape(config)}'
+  return f'{where}: for config.system={config.system!r}, {what} is needed'
+
+
+def scores(classes, label) -> jax.Array:
+  """1 where the largest logit of classes [b, k] is at label int32 [b], else 0: float32 [b]."""
+  return (jnp.argmax(classes, axis=-1) == label).astype(jnp.float32)
+
+
+MEASURES = {
+  'accuracy': Measure('accuracy on y, whose labels are not seen', 'exact'),
+  'accuracy_x': Measure('accuracy on x', 'exact'),
+}
+
+
+def evaluate(state, batch, rng, *, config) -> dict:
+  """Whether D's class head is right on the images of both domains, 1 or 0: [b] each."""
+  judged = build(config).D.apply(state.D.variables(), batch['x'], batch['y'])
+  accuracy_x, accuracy = (
+    scores(of.classes, batch[f'{domain}_label']) for domain, of in zip('xy', judged, strict=True)
+  )
+  return {'accuracy': accuracy, 'accuracy_x': accuracy_x}
+
+
+def mean(losses) -> jax.Array:
+  """The mean of a list of arrays of one shape."""
+  return jnp.mean(jnp.stack(losses))
+
+
+def squared_distance(a, b) -> jax.Array:
+  """The mean over rows of |a - b|^2, a and b [b, ...]."""
+  return jnp.mean(jnp.sum(jnp.square(a - b).reshape(len(a), -1), axis=-1))

@@ -1,0 +1,227 @@
+r"""Unsupervised image-to-image translation (Liu, Breuel and Kautz 2017, arXiv 1703.00848).
+
+Two variational autoencoders, of domains x and y, share a code: q(z | x) = N(mu(x), I), where the
+last layers of both encoders and the first ones of both decoders are the same. An image of x is
+translated by decoding its code into y. With x_st the code of an image of s, decoded into t, and
+x_yx, y's translation, as real as x to D,
+
+    D:  lambda_0 (E softplus(-l_x(x)) + E softplus(l_x(x_yx)) + the same for y and x_xy)
+
+    G:  lambda_0 (E softplus(-l_x(x_yx)) + E softplus(-l_y(x_xy)))
+        + lambda_1 (K(x) + K(y)) + lambda_2 (E |x_xx - x| + E |x_yy - y|)
+        + lambda_3 (K(x_xy) + K(x_yx)) + lambda_4 (E |x_xyx - x| + E |x_yxy - y|)
+
+for logits l of D, means over pixels, and the translations there and back x_xyx and x_yxy, whose
+codes are those of x_xy and x_yx. One step is one update of D, then one of G.
+
+This is the authors' code (branch version_02): K = mean z^2, the KL divergence of N(mu, I) to
+N(0, I) but for factor and constant, of the code with its noise; D's terms are not halved; and G's
+images are made anew for its update. Where D has several scales, each has these terms.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gen_jax import draws, fields
+from gen_jax.domains import check, inputs
+from gen_jax.fields import Measure
+from gen_jax.nets.layers import deinterleave, interleave
+from gen_jax.state import step_keys, update
+from gen_jax.systems import _two_domains
+from gen_jax.systems._two_domains import both_ways, build, init_state, other
+from gen_jax.systems._two_nets import State
+
+__all__ = [
+  'CONDITIONS',
+  'FIELDS',
+  'MEASURES',
+  'METRICS',
+  'State',
+  'check',
+  'evaluate',
+  'init_state',
+  'inputs',
+  'sample',
+  'train_step',
+  'translate',
+]
+
+FIELDS = _two_domains.FIELDS | {
+  'loss.gan': fields.number(0, default=10.0, meaning="lambda_0, of D's judgement"),
+  'loss.kl': fields.number(0, default=0.1, meaning='lambda_1, of the codes of images'),
+  'loss.reconstruction': fields.number(0, default=100.0, meaning='lambda_2, of x_xx and x_yy'),
+  'loss.cycle_kl': fields.number(0, default=0.1, meaning='lambda_3, of the codes of translations'),
+  'loss.cycle': fields.number(0, default=100.0, meaning='lambda_4, of the way there and back'),
+}
+CONDITIONS = ('x', 'y')
+
+
+def encode(game, params, images, keys=None, axis_name=None) -> dict:
+  """The codes z of {domain: images [b, ...]}; in training, with keys of dropout and of the noise
+  around the mean, else the means.
+  """
+  rngs = None if keys is None else {'dropout': keys[0]}
+  how = dict(method='encode', train=keys is not None, rngs=rngs)
+  codes = game.G.apply({'params': params}, images, **how)
+  if keys is None:
+    return codes
+  z = interleave(list(codes.values()))
+  z = z + draws.normal(keys[1], z.shape, axis_name)
+  return dict(zip(codes, deinterleave(z, len(codes)), strict=True))
+
+
+def decode(game, params, z, domain, key=None) -> jax.Array:
+  """Codes z as images of a domain, [b, ...]; in training with a key of dropout."""
+  rngs = None if key is None else {'dropout': key}
+  how = dict(method='decode', domains=(domain,), train=key is not None, rngs=rngs)
+  return game.G.apply({'params': params}, z, **how)[domain]
+
+
+# --- The losses -----------------------------------------------------------------------------------
+
+
+def source_loss(logits, real: bool) -> jax.Array:
+  """The cross-entropies of logits [b, h, w] of each scale of each domain, all real or all made:
+  means over the places of an array, summed over arrays.
+  """
+  sign = -1 if real else 1
+  return sum(jnp.mean(nn.softplus(sign * l)) for l in logits)
+
+
+def l1(a, b) -> jax.Array:
+  """Mean of |a - b|."""
+  return jnp.mean(jnp.abs(a - b))
+
+
+def K(z) -> jax.Array:
+  """Mean of z^2."""
+  return jnp.mean(jnp.square(z))
+
+
+def d_loss(params, rows, keys, *, game, config):
+  """D's loss on rows (x, y, x_yx, x_xy), each [b, ...], and its metrics."""
+  del keys  # nothing is drawn
+  x, y, x_yx, x_xy = rows
+  real = game.D.apply({'params': params}, x, y)
+  fake = game.D.apply({'params': params}, x_yx, x_xy)
+  loss = config.loss.gan * (source_loss(real, True) + source_loss(fake, False))
+  flat = [jnp.concatenate([l.ravel() for l in logits]) for logits in (real, fake)]
+  metrics = {
+    'd/loss': loss,
+    'd/real_prob': jnp.mean(nn.sigmoid(flat[0])),
+    'd/fake_prob': jnp.mean(nn.sigmoid(flat[1])),
+  }
+  return loss, (metrics, {})
+
+
+def g_loss(params, rows, keys, *, D, game, config, axis_name):
+  """G's loss on rows (x, y), both [b, ...], and its metrics."""
+  x, y = rows
+  k = jax.random.split(keys, 10)
+  z = encode(game, params, {'x': x, 'y': y}, k[:2], axis_name)
+  made = {
+    name: decode(game, params, z[name[0]], name[1], k[2 + i])
+    for i, name in enumerate(('xx', 'xy', 'yx', 'yy'))
+  }
+  codes = encode(game, params, {'y': made['xy'], 'x': made['yx']}, k[6:8], axis_name)
+  x_xyx = decode(game, params, codes['y'], 'x', k[8])
+  x_yxy = decode(game, params, codes['x'], 'y', k[9])
+
+  gan_loss = source_loss(game.D.apply(D.variables(), made['yx'], made['xy']), True)
+  reconstruction = l1(made['xx'], x) + l1(made['yy'], y)
+  cycle = l1(x_xyx, x) + l1(x_yxy, y)
+  kl, cycle_kl = (K(of['x']) + K(of['y']) for of in (z, codes))
+  w = config.loss
+  loss = w.gan * gan_loss + w.kl * kl + w.reconstruction * reconstruction
+  loss = loss + w.cycle_kl * cycle_kl + w.cycle * cycle
+  metrics = {
+    'g/loss': loss,
+    'g/gan_loss': gan_loss,
+    'g/kl': kl,
+    'g/reconstruction': reconstruction,
+    'g/cycle_kl': cycle_kl,
+    'g/cycle': cycle,
+  }
+  return loss, (metrics, {})
+
+
+METRICS = {
+  'd/loss': "D's loss",
+  'd/real_prob': 'mean probability that D gives real images of being real',
+  'd/fake_prob': 'mean probability that D gives translations of being real',
+  'g/loss': "G's loss",
+  'g/gan_loss': '-log D of the translations, of both domains and all scales together',
+  'g/kl': 'K(x) + K(y), of the codes of images',
+  'g/reconstruction': 'mean absolute differences of x_xx to x and of x_yy to y, together',
+  'g/cycle_kl': 'K(x_xy) + K(x_yx), of the codes of translations',
+  'g/cycle': 'mean absolute differences of images to the way there and back, together',
+}
+
+
+# --- The contract ---------------------------------------------------------------------------------
+
+
+def train_step(state, batch, rng, *, config, axis_name=None):
+  """One update of D, then one of G.
+
+  Args:
+    state: the `State`.
+    batch: `x` and `y` float32 [b, ...] in [-1, 1].
+    rng: the constant run key; the step number is folded in here.
+    config: hashable config with the groups of `FIELDS`.
+    axis_name: `pmap` axis, or None.
+
+  Returns:
+    The new state, and the metrics, float32 scalars.
+  """
+  game = build(config, axis_name)
+  x, y = batch['x'], batch['y']
+  keys = step_keys(rng, state.step, 'D', 'G')
+  how = dict(step=state.step, accumulate=config.train.accumulate, axis_name=axis_name)
+
+  k, G = jax.random.split(keys['D'], 4), state.G.params
+  z = encode(game, G, {'x': x, 'y': y}, k[:2], axis_name)
+  rows = x, y, decode(game, G, z['y'], 'x', k[2]), decode(game, G, z['x'], 'y', k[3])
+  loss = functools.partial(d_loss, game=game, config=config)
+  D, d_metrics = update(state.D, loss, rows, (), name='d', optimizer=game.d_optimizer, **how)
+
+  loss = functools.partial(g_loss, D=D, game=game, config=config, axis_name=axis_name)
+  G, g_metrics = update(
+    state.G, loss, (x, y), keys['G'], name='g', optimizer=game.g_optimizer, **how
+  )
+  return State(state.step + 1, G, D), d_metrics | g_metrics
+
+
+def translate(state, images, to, rng, *, config) -> jax.Array:
+  """Images [n, ...] of the other domain, in [-1, 1], as images of domain `to`, by the means of
+  their codes: float32 [n, ...]. Nothing is drawn from rng.
+  """
+  del rng
+  game, source = build(config), other[to]
+  return decode(game, state.G.params, encode(game, state.G.params, {source: images})[source], to)
+
+
+def sample(state, given, rng, *, config) -> dict:
+  """Held-out images of both domains translated, see `_two_domains.both_ways`."""
+  to = lambda images, domain: translate(state, images, domain, rng, config=config)
+  return both_ways(to, given)
+
+
+MEASURES = {
+  'cycle_x': Measure('mean |x - x_xyx|', 'exact'),
+  'cycle_y': Measure('mean |y - x_yxy|', 'exact'),
+}
+
+
+def evaluate(state, batch, rng, *, config) -> dict:
+  """How far images are from their translations there and back: mean absolute differences [b]."""
+
+  def of(domain):
+    to = functools.partial(translate, state, rng=rng, config=config)
+    back = to(to(batch[domain], other[domain]), domain)
+    return jnp.abs(back - batch[domain]).mean((1, 2, 3))
+
+  return {'cycle_x': of('x'), 'cycle_y': of('y')}

@@ -1,0 +1,213 @@
+"""UNIT, for images and for domain adaptation, CoGAN and the classifier: gradients equal to those of
+the authors' trainers (nets/unit_reference.py), what labels a step sees, translations.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from nets import test_unit_reference as nets
+from nets import unit_reference as reference
+
+from gen_jax import config as configs
+from gen_jax import draws
+from gen_jax.errors import UserError
+from gen_jax.ops.compiler import options_for_one_run
+from gen_jax.systems import cogan, image_classifier, unit, unit_adaptation
+
+TOLERANCE = dict(rtol=2e-3, atol=2e-4)
+ADAM = dict(name='adam', lr=1e-3)
+
+
+def make(system, size, **fields):
+  values = {
+    'data.name': 'shapes',
+    'data.shape': (size, size, 1),
+    'data.x.shape': (size, size, 3),
+    'data.x.name': 'shapes',
+  }
+  optimizers = {'optim.G': ADAM, 'optim.D': ADAM}
+  return configs.make(system, values | optimizers | fields)
+
+
+def shape_of_state(system, batch, config):
+  init = functools.partial(system.init_state, config=config)
+  return jax.eval_shape(init, jax.random.key(0), batch)
+
+
+def compiled(function, *args):
+  return jax.jit(function, compiler_options=options_for_one_run())(*args)
+
+
+def assert_gradients(found, name_of, where):
+  """Gradients of our parameters of one axis against the authors' of the same names."""
+  names = []
+  for path, value in jax.tree.leaves_with_path(found):
+    *keys, kind = (part.key for part in path)
+    if value.ndim > 1:
+      continue
+    names.append(f'gradients/{where}/{name_of(keys)}.{"weight" if kind == "a" else "bias"}')
+    want = nets.fixture()[names[-1]].reshape(value.shape)
+    np.testing.assert_allclose(value, want, err_msg=names[-1], **TOLERANCE)
+  assert set(names) == {name for name in nets.fixture() if name.startswith(f'gradients/{where}/')}
+
+
+@pytest.fixture
+def known_noise(monkeypatch):
+  monkeypatch.setattr(draws, 'normal', lambda key, shape, *_: jnp.full(shape, reference.DEVIATIONS))
+
+
+# --- Against the authors' -------------------------------------------------------------------------
+
+
+def test_the_losses_of_unit_have_the_authors_gradients(known_noise):
+  config = make(
+    'unit',
+    32,
+    generator=dict(name='unit.Generator', features=2, blocks=2),
+    discriminator=dict(name='unit.MultiScaleDiscriminator', features=2, layers=3),
+    loss=dict(gan=10.0, reconstruction=100.0, cycle=90.0, kl=0.1, cycle_kl=0.2),
+  )
+  x, y = reference.inputs(32)
+  state = shape_of_state(unit, {'x': x, 'y': y}, config)
+  G = nets.filled_as(nets.image_name, {'params': state.G.params})['params']
+  D = nets.filled_as(nets.multi_scale_name, {'params': state.D.params})['params']
+  game = unit.build(config)
+
+  def both(G, D):
+    key = jax.random.key(0)
+    z = unit.encode(game, G, {'x': x, 'y': y}, jax.random.split(key))
+    made = unit.decode(game, G, z['y'], 'x', key), unit.decode(game, G, z['x'], 'y', key)
+    d_loss = functools.partial(unit.d_loss, game=game, config=config)
+    how = dict(D=state.D.replace(params=D, opt_state=()), game=game, config=config, axis_name=None)
+    g_loss = functools.partial(unit.g_loss, **how)
+    return (
+      jax.grad(d_loss, has_aux=True)(D, (x, y, *made), ())[0],
+      jax.grad(g_loss, has_aux=True)(G, (x, y), key)[0],
+    )
+
+  of_D, of_G = compiled(both, G, D)
+  assert_gradients(of_D, nets.multi_scale_name, 'image/D')
+  assert_gradients(of_G, nets.image_name, 'image/G')
+
+
+def test_the_losses_of_unit_with_classes_have_the_authors_gradients(known_noise):
+  config = make(
+    'unit_adaptation',
+    32,
+    generator=dict(name='unit_digits.Generator', features=2),
+    discriminator=dict(name='unit_digits.Discriminator', features=2, dropout=(0.0,) * 4),
+    loss=dict(classes=10.0, features=0.1, reconstruction=0.01, kl=0.1),
+    **{'data.num_classes': 10},
+  )
+  x, y = reference.inputs(32)
+  label = np.array(reference.LABELS)
+  state = shape_of_state(unit_adaptation, {'x': x, 'y': y}, config)
+  variables = {'params': state.G.params, 'batch_stats': state.G.stats}
+  variables = nets.filled_as(nets.digits_name, variables)
+  G = state.G.replace(params=variables['params'], stats=variables['batch_stats'])
+  D = state.D.replace(
+    params=nets.filled_as(nets.digits_judge_name, {'params': state.D.params})['params']
+  )
+  game, key = unit_adaptation.build(config), jax.random.key(0)
+  keys = dict.fromkeys(('real', 'fake', 'noise', 'D'), key)
+
+  def both(G, D):
+    made, _, _ = unit_adaptation.make(game, G.variables(), {'x': x, 'y': y}, key)
+    d_loss = functools.partial(unit_adaptation.d_loss, game=game, config=config)
+    how = dict(state=state.replace(G=G, D=D), game=game, config=config, axis_name=None)
+    g_loss = functools.partial(unit_adaptation.g_loss, **how)
+    return (
+      jax.grad(d_loss, has_aux=True)(D.params, (x, y, label, made), keys)[0],
+      jax.grad(g_loss, has_aux=True)(G.params, (x, y), keys)[0],
+    )
+
+  of_D, of_G = compiled(both, G, D)
+  assert_gradients(of_D, nets.digits_judge_name, 'digits/D')
+  assert_gradients(of_G, nets.digits_name, 'digits/G')
+
+
+def test_the_losses_of_cogan_have_the_authors_gradients():
+  config = make(
+    'cogan',
+    28,
+    generator=dict(name='cogan.Generator'),
+    discriminator=dict(name='cogan.Discriminator'),
+    loss=dict(classes=10.0, features=0.02),
+    latent=dict(dim=reference.LATENT),
+    **{'data.num_classes': 10, 'data.x.shape': (28, 28, 1)},
+  )
+  x, y = reference.inputs(28, (1, 1))
+  batch, z = {'x': x, 'y': y}, reference.latents()
+  state = shape_of_state(cogan, batch, config)
+  variables = {'params': state.G.params, 'batch_stats': state.G.stats}
+  variables = nets.filled_as(nets.cogan_name, variables)
+  G = state.G.replace(params=variables['params'], stats=variables['batch_stats'])
+  D = state.D.replace(
+    params=nets.filled_as(nets.cogan_judge_name, {'params': state.D.params})['params']
+  )
+  state, game = state.replace(G=G, D=D), cogan.build(config)
+
+  def both(G, D):
+    made, _ = cogan.generate(game.G, state.G, z, G)
+    rows = x, y, np.array(reference.LABELS), made['x'], made['y']
+    d_loss = functools.partial(cogan.d_loss, game=game, config=config)
+    g_loss = functools.partial(cogan.g_loss, state=state, game=game)
+    return (
+      jax.grad(d_loss, has_aux=True)(D, rows, ())[0],
+      jax.grad(g_loss, has_aux=True)(G, z, ())[0],
+    )
+
+  of_D, of_G = compiled(both, G.params, D.params)
+  assert_gradients(of_D, nets.cogan_judge_name, 'cogan/D')
+  assert_gradients(of_G, nets.cogan_name, 'cogan/G')
+
+
+def test_K_of_a_code_of_zeros_is_0_and_the_noise_is_absent_in_translations():
+  assert unit.K(jnp.zeros((2, 3, 3, 4))) == 0
+  config = configs.load('configs/unit_folder.py:smoke')
+  batch = {d: jnp.zeros((1, 16, 16, 3)) for d in 'xy'}
+  state = compiled(functools.partial(unit.init_state, config=config), jax.random.key(0), batch)
+  images = np.tanh(np.random.RandomState(0).standard_normal((3, 16, 16, 3)).astype('float32'))
+  translate = jax.jit(
+    functools.partial(unit.translate, config=config),
+    static_argnums=2,
+    compiler_options=options_for_one_run(),
+  )
+  y, again = (translate(state, images, 'y', jax.random.key(i)) for i in range(2))
+  np.testing.assert_array_equal(y, again)
+  # A translation does not depend on its neighbours.
+  np.testing.assert_allclose(translate(state, images[1:], 'y', None), y[1:], atol=1e-6)
+  assert not np.allclose(translate(state, images, 'x', None), y, atol=1e-3)
+
+
+# --- Labels ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('name', ['unit', 'cogan', 'classifier'])
+def test_a_step_sees_the_labels_of_x_alone(name):
+  """Traced, the labels of y reach nothing that a step returns."""
+  config = configs.load(f'configs/{name}_mnist_usps.py:smoke')
+  system = {'unit': unit_adaptation, 'cogan': cogan, 'classifier': image_classifier}[name]
+  size = config.data.shape
+  batch = {d: jnp.zeros((4, *size)) for d in 'xy'}
+  batch |= {f'{d}_label': jnp.zeros(4, jnp.int32) for d in 'xy'}
+  state = shape_of_state(system, batch, config)
+  step = functools.partial(system.train_step, config=config)
+  made = jax.make_jaxpr(step)(state, batch, jax.random.key(1))
+  used = {id(v) for equation in made.jaxpr.eqns for v in equation.invars}
+  order = len(jax.tree.leaves(state))
+  leaves = dict(zip(sorted(batch), made.jaxpr.invars[order:], strict=False))
+  assert id(leaves['x_label']) in used and id(leaves['y_label']) not in used
+
+
+@pytest.mark.parametrize('name', ['unit', 'cogan', 'classifier'])
+def test_wrong_fields_are_said_in_one_line(name):
+  path = f'configs/{name}_mnist_usps.py:smoke'
+  system = {'unit': unit_adaptation, 'cogan': cogan, 'classifier': image_classifier}[name]
+  with pytest.raises(UserError, match=r'config\.data\.num_classes=None: .*is needed'):
+    system.check(configs.load(path, [('data.num_classes', 'None')]))
+  with pytest.raises(UserError, match=r'config\.data\.x\.shape=\(8, 8, 1\): .*is needed'):
+    system.check(configs.load(path, [('data.x.shape', '(8, 8, 1)')]))
