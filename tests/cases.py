@@ -135,9 +135,13 @@ def selection() -> list[str] | None:
 def steady(config) -> dict:
   """Changes to a config that keep rounding small, for comparing runs on different devices.
 
-  With b1 = 0 the first steps of Adam are the signs of the gradient: whole steps also for biases
-  before batch norm, whose gradient is nothing but rounding. A larger eps leaves those in place.
+  With b1 = 0, Adam's steps are nearly the signs of the gradient: whole steps also for biases before
+  batch norm, whose gradient is nothing but rounding, and a game of two such nets amplifies them. An
+  average over gradients, a larger eps and a smaller rate end that.
   """
-  first_moments = [path for path, _ in configs.leaves(config) if path.endswith('.b1')]
-  values = dict(configs.leaves(config))
-  return {path[: -len('b1')] + 'eps': 1e-2 for path in first_moments if values[path] == 0}
+  values, changes = dict(configs.leaves(config)), {}
+  for path in [path for path in values if path.endswith('.b1') and values[path] == 0]:
+    optimizer = path[: -len('b1')]
+    rate = values[optimizer + 'lr'] / 10
+    changes |= {path: 0.5, optimizer + 'eps': 1e-2, optimizer + 'lr': rate}
+  return changes
