@@ -49,13 +49,19 @@ __all__ = [
   'translate',
 ]
 
-FIELDS = _two_domains.FIELDS | {
-  'loss.gan': fields.number(0, default=10.0, meaning="lambda_0, of D's judgement"),
-  'loss.kl': fields.number(0, default=0.1, meaning='lambda_1, of the codes of images'),
-  'loss.reconstruction': fields.number(0, default=100.0, meaning='lambda_2, of x_xx and x_yy'),
-  'loss.cycle_kl': fields.number(0, default=0.1, meaning='lambda_3, of the codes of translations'),
-  'loss.cycle': fields.number(0, default=100.0, meaning='lambda_4, of the way there and back'),
-}
+FIELDS = (
+  _two_domains.FIELDS
+  | _two_domains.TO
+  | {
+    'loss.gan': fields.number(0, default=10.0, meaning="lambda_0, of D's judgement"),
+    'loss.kl': fields.number(0, default=0.1, meaning='lambda_1, of the codes of images'),
+    'loss.reconstruction': fields.number(0, default=100.0, meaning='lambda_2, of x_xx and x_yy'),
+    'loss.cycle_kl': fields.number(
+      0, default=0.1, meaning='lambda_3, of the codes of translations'
+    ),
+    'loss.cycle': fields.number(0, default=100.0, meaning='lambda_4, of the way there and back'),
+  }
+)
 CONDITIONS = ('x', 'y')
 
 
