@@ -4,13 +4,15 @@ Liu, Breuel and Kautz 2017, https://arxiv.org/abs/1703.00848.
 
     python launch.py --config=configs/unit_mnist_usps.py --config.data.path='usps/{split}.npz'
 
-Not trained yet. `usps/train.npz` and `usps/test.npz` hold `image` uint8 [n, 16, 16, 1] and `label`.
-`--mode=evaluate` measures the accuracy on USPS's test split. From USPS to MNIST:
+usps/train.npz and test.npz hold `image` uint8 [n, 16, 16, 1] and `label`. --mode=evaluate measures
+the accuracy on the test split of USPS. From USPS to MNIST:
 
     --config.data.name=mnist --config.data.path=None --config.data.x.name=arrays
     --config.data.x.path='usps/{split}.npz' --config.eval.held_out_examples=10_000
 
-The authors' nets have 32x32 pixels, `features=96` in G and 64 in D; their 200,000 steps need a GPU.
+Not trained yet: 10,000 steps of 0.3 s on one of two CPU cores (AMD EPYC), 50 minutes. The authors'
+nets have 32x32 pixels, `features` of 96 in G and 64 in D, and 200,000 steps.
+It writes grids of translations to runs/unit_mnist_usps/samples/.
 """
 
 from ml_collections import ConfigDict
@@ -40,7 +42,4 @@ def get_config():
   return ConfigDict(config)
 
 
-SMOKE = {
-  'generator.features': 2,
-  'discriminator.features': 2,
-}
+SMOKE = {'generator.features': 2, 'discriminator.features': 2}
