@@ -31,7 +31,9 @@ def get_config():
     loss=dict(gan=10.0, kl=0.1, reconstruction=100.0, cycle_kl=0.1, cycle=100.0),
     optim=dict(G=adam, D=adam),
     train=dict(steps=500_000, batch_size=1, sample_steps=5000, checkpoint_steps=5000),
+    sample=dict(num_images=16, batch_size=1),
     eval=dict(held_out_split='train'),
+    parallel=dict(data=1),  # a batch of one is not shared
   )
   return ConfigDict(config)
 

@@ -77,15 +77,16 @@ def test_the_losses_of_unit_have_the_authors_gradients(known_noise):
   game = unit.build(config)
 
   def both(G, D):
-    key = jax.random.key(0)
-    z = unit.encode(game, G, {'x': x, 'y': y}, jax.random.split(key))
-    made = unit.decode(game, G, z['y'], 'x', key), unit.decode(game, G, z['x'], 'y', key)
+    key, images = jax.random.key(0), {'x': x, 'y': y}
+    noise = unit.draw_noise(key, game, G, images)
+    z = unit.codes_of(game, G, images, noise, key)
+    made = unit.images_of(game, G, z['y'], 'x', key), unit.images_of(game, G, z['x'], 'y', key)
     d_loss = functools.partial(unit.d_loss, game=game, config=config)
-    how = dict(D=state.D.replace(params=D, opt_state=()), game=game, config=config, axis_name=None)
-    g_loss = functools.partial(unit.g_loss, **how)
+    D_now = state.D.replace(params=D, opt_state=())
+    g_loss = functools.partial(unit.g_loss, D=D_now, game=game, config=config)
     return (
       jax.grad(d_loss, has_aux=True)(D, (x, y, *made), ())[0],
-      jax.grad(g_loss, has_aux=True)(G, (x, y), key)[0],
+      jax.grad(g_loss, has_aux=True)(G, (x, y, noise, noise), key)[0],
     )
 
   of_D, of_G = compiled(both, G, D)
