@@ -1,13 +1,17 @@
 """A LeNet trained on MNIST, measured on USPS: the baseline of domain adaptation, 28x28.
 
+As in Tzeng et al. 2017, https://arxiv.org/abs/1702.05464.
+
     python launch.py --config=configs/classifier_mnist_usps.py --config.data.path='usps/{split}.npz'
 
-Not trained yet. `usps/train.npz` and `usps/test.npz` hold `image` uint8 [n, 16, 16, 1] and `label`.
-`--mode=evaluate` measures the accuracy on both test splits. With `--config.loss.domain=y` it is
-trained on USPS: the ceiling. From USPS to MNIST:
+usps/train.npz and test.npz hold `image` uint8 [n, 16, 16, 1] and `label`. --mode=evaluate measures
+the accuracy on both test splits; it writes to runs/classifier_mnist_usps. --config.loss.domain=y
+trains on USPS: the ceiling. From USPS to MNIST:
 
     --config.data.name=mnist --config.data.path=None --config.data.x.name=arrays
     --config.data.x.path='usps/{split}.npz' --config.eval.held_out_examples=10_000
+
+Not trained yet: 10,000 steps of 0.03 s on one of two CPU cores (AMD EPYC), 6 minutes.
 """
 
 from ml_collections import ConfigDict
@@ -33,4 +37,4 @@ def get_config():
   return ConfigDict(config)
 
 
-SMOKE = {'net.features': (2, 3), 'net.hidden': 8}
+SMOKE = {'net.features': (2, 3), 'net.hidden': 8, 'net.dropout': 0.5}

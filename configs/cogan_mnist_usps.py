@@ -4,13 +4,14 @@ Liu and Tuzel 2016, https://arxiv.org/abs/1606.07536.
 
     python launch.py --config=configs/cogan_mnist_usps.py --config.data.path='usps/{split}.npz'
 
-Not trained yet. `usps/train.npz` and `usps/test.npz` hold `image` uint8 [n, 16, 16, 1] and `label`.
-It writes grids of images of USPS and, of the same latents, of MNIST to
-runs/cogan_mnist_usps/samples/. `--mode=evaluate` measures the accuracy on USPS's test split. From
-USPS to MNIST:
+usps/train.npz and test.npz hold `image` uint8 [n, 16, 16, 1] and `label`. --mode=evaluate measures
+the accuracy on the test split of USPS. From USPS to MNIST:
 
     --config.data.name=mnist --config.data.path=None --config.data.x.name=arrays
     --config.data.x.path='usps/{split}.npz' --config.eval.held_out_examples=10_000
+
+Not trained yet: 10,000 steps of 0.2 s on one of two CPU cores (AMD EPYC), 32 minutes.
+It writes grids of USPS and, of the same latents, of MNIST to runs/cogan_mnist_usps/samples/.
 """
 
 from ml_collections import ConfigDict

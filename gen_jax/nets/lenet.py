@@ -16,10 +16,13 @@ class Classifier(nn.Module):
   num_classes: int
   features: Sequence[int] = (20, 50)  # of the convolutions
   hidden: int = 500
+  dropout: float = 0.0  # before the last layer
+  axis_name: str | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     for width in self.features:
       x = nn.relu(layers.max_pool_2(layers.Conv(width, 5, padding=0)(x)))
     x = nn.relu(nn.Dense(self.hidden)(layers.flatten(x)))
+    x = layers.Dropout(self.dropout, self.axis_name)(x, train=train)
     return nn.Dense(self.num_classes)(x)

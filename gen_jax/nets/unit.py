@@ -12,7 +12,6 @@ import jax.numpy as jnp
 
 from gen_jax.errors import UserError
 from gen_jax.nets import layers
-from gen_jax.ops import norms
 
 DOMAINS = ('x', 'y')
 _SLOPE = 0.01  # of LeakyReLU
@@ -37,12 +36,6 @@ def _conv(features: int, kernel: int, stride: int, c: int, name: str | None = No
   )
 
 
-def _instance_norm(x):
-  """x [b, h, w, c], each image and channel with mean 0 and variance 1; no parameters."""
-  b, _, _, c = x.shape
-  return norms.group_norm(x, jnp.ones((b, c)), jnp.zeros((b, c)), c, 1e-5, swish=False)
-
-
 class ResBlock(nn.Module):
   """x + f(x), f two 3x3 convolutions with instance norm: [b, h, w, c] -> [b, h, w, c]."""
 
@@ -52,8 +45,8 @@ class ResBlock(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     c = x.shape[-1]
-    y = nn.relu(_instance_norm(_conv(c, 3, 1, c)(x)))
-    y = _instance_norm(_conv(c, 3, 1, c)(y))
+    y = nn.relu(layers.instance_norm(_conv(c, 3, 1, c)(x)))
+    y = layers.instance_norm(_conv(c, 3, 1, c)(y))
     return x + layers.Dropout(self.dropout, self.axis_name)(y, train=train)
 
 

@@ -18,6 +18,12 @@ FIELDS = {
   **domains.UNPAIRED,
   **{f'optim.{net}.{name}': field for net in 'GD' for name, field in OPTIMIZER.items()},
 }
+# Of those that translate.
+TO = {
+  'sample.to': fields.one_of(
+    'y', 'x', default='y', protocol=False, meaning='where --input is translated to'
+  )
+}
 other = {'x': 'y', 'y': 'x'}
 
 
@@ -51,17 +57,14 @@ def init_state(rng, batch, *, config) -> State:
 
 
 def both_ways(translate, given) -> dict:
-  """What `sample` shows: given['x'] [n, ...] as images of y ('image'), and the way back; given['y']
-  as images of x ('reverse'). translate(images, to) makes images of domain `to`.
+  """What `sample` shows of given['x'] [n, ...]: its translation into y ('image'), the `source` and
+  the way `back`; of given['y'] `image_x`, `source_y` and `back_y`. translate(images, to) makes
+  images of domain `to`.
   """
-  image = translate(given['x'], 'y')
-  return {
-    'image': image,
-    'source': given['x'],
-    'back': translate(image, 'x'),
-    'target': given['y'],
-    'reverse': translate(given['y'], 'x'),
-  }
+  x, y = given['x'], given['y']
+  image, image_x = translate(x, 'y'), translate(y, 'x')
+  there = {'image': image, 'source': x, 'back': translate(image, 'x')}
+  return there | {'image_x': image_x, 'source_y': y, 'back_y': translate(image_x, 'y')}
 
 
 # --- Class heads ----------------------------------------------------------------------------------

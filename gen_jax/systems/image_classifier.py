@@ -67,7 +67,7 @@ def loss_fn(params, rows, key, *, net):
 def init_state(rng, batch, *, config) -> State:
   """A fresh net for data like batch['x'] or batch['y'] [b, ...]."""
   net, optimizer = build(config)
-  image = one_image(batch, config, leaf=config.loss.domain)
+  image, _ = (one_image(batch, config, leaf=leaf) for leaf in 'xy')  # of one shape
   return State(jnp.zeros((), jnp.int32), init_player(net.init(rng, image, train=False), optimizer))
 
 

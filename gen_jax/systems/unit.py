@@ -28,7 +28,6 @@ import jax.numpy as jnp
 from gen_jax import draws, fields
 from gen_jax.domains import check, inputs
 from gen_jax.fields import Measure
-from gen_jax.nets.layers import deinterleave, interleave
 from gen_jax.state import step_keys, update
 from gen_jax.systems import _two_domains
 from gen_jax.systems._two_domains import both_ways, build, init_state, other
@@ -49,35 +48,44 @@ __all__ = [
   'translate',
 ]
 
-FIELDS = _two_domains.FIELDS | {
-  'loss.gan': fields.number(0, default=10.0, meaning="lambda_0, of D's judgement"),
-  'loss.kl': fields.number(0, default=0.1, meaning='lambda_1, of the codes of images'),
-  'loss.reconstruction': fields.number(0, default=100.0, meaning='lambda_2, of x_xx and x_yy'),
-  'loss.cycle_kl': fields.number(0, default=0.1, meaning='lambda_3, of the codes of translations'),
-  'loss.cycle': fields.number(0, default=100.0, meaning='lambda_4, of the way there and back'),
-}
+FIELDS = (
+  _two_domains.FIELDS
+  | _two_domains.TO
+  | {
+    'loss.gan': fields.number(0, default=10.0, meaning="lambda_0, of D's judgement"),
+    'loss.kl': fields.number(0, default=0.1, meaning='lambda_1, of the codes of images'),
+    'loss.reconstruction': fields.number(0, default=100.0, meaning='lambda_2, of x_xx and x_yy'),
+    'loss.cycle_kl': fields.number(
+      0, default=0.1, meaning='lambda_3, of the codes of translations'
+    ),
+    'loss.cycle': fields.number(0, default=100.0, meaning='lambda_4, of the way there and back'),
+  }
+)
 CONDITIONS = ('x', 'y')
 
 
-def encode(game, params, images, keys=None, axis_name=None) -> dict:
-  """The codes z of {domain: images [b, ...]}; in training, with keys of dropout and of the noise
-  around the mean, else the means.
+def codes_of(game, params, images, noise=None, key=None) -> dict:
+  """The codes z of {domain: images [b, ...]}: the means, in training with the noise {domain: eps}
+  added, and with a key of dropout.
   """
-  rngs = None if keys is None else {'dropout': keys[0]}
-  how = dict(method='encode', train=keys is not None, rngs=rngs)
-  codes = game.G.apply({'params': params}, images, **how)
-  if keys is None:
-    return codes
-  z = interleave(list(codes.values()))
-  z = z + draws.normal(keys[1], z.shape, axis_name)
-  return dict(zip(codes, deinterleave(z, len(codes)), strict=True))
+  rngs = None if key is None else {'dropout': key}
+  how = dict(method='encode', train=key is not None, rngs=rngs)
+  mu = game.G.apply({'params': params}, images, **how)
+  return mu if noise is None else {d: mu[d] + noise[d] for d in mu}
 
 
-def decode(game, params, z, domain, key=None) -> jax.Array:
+def images_of(game, params, z, domain, key=None) -> jax.Array:
   """Codes z as images of a domain, [b, ...]; in training with a key of dropout."""
   rngs = None if key is None else {'dropout': key}
   how = dict(method='decode', domains=(domain,), train=key is not None, rngs=rngs)
   return game.G.apply({'params': params}, z, **how)[domain]
+
+
+def draw_noise(key, game, params, images, axis_name=None) -> dict:
+  """{domain: eps}, N(0, I) of the shape of the codes of {domain: images}."""
+  shapes = jax.eval_shape(functools.partial(codes_of, game), params, images)
+  keys = dict(zip(images, jax.random.split(key, len(images)), strict=True))
+  return {d: draws.normal(keys[d], z.shape, axis_name) for d, z in shapes.items()}
 
 
 # --- The losses -----------------------------------------------------------------------------------
@@ -117,18 +125,18 @@ def d_loss(params, rows, keys, *, game, config):
   return loss, (metrics, {})
 
 
-def g_loss(params, rows, keys, *, D, game, config, axis_name):
-  """G's loss on rows (x, y), both [b, ...], and its metrics."""
-  x, y = rows
-  k = jax.random.split(keys, 10)
-  z = encode(game, params, {'x': x, 'y': y}, k[:2], axis_name)
+def g_loss(params, rows, keys, *, D, game, config):
+  """G's loss on rows (x, y, noise of their codes, noise of those of translations), and metrics."""
+  x, y, noise, cycle_noise = rows
+  k = jax.random.split(keys, 8)
+  z = codes_of(game, params, {'x': x, 'y': y}, noise, k[0])
   made = {
-    name: decode(game, params, z[name[0]], name[1], k[2 + i])
+    name: images_of(game, params, z[name[0]], name[1], k[1 + i])
     for i, name in enumerate(('xx', 'xy', 'yx', 'yy'))
   }
-  codes = encode(game, params, {'y': made['xy'], 'x': made['yx']}, k[6:8], axis_name)
-  x_xyx = decode(game, params, codes['y'], 'x', k[8])
-  x_yxy = decode(game, params, codes['x'], 'y', k[9])
+  codes = codes_of(game, params, {'x': made['yx'], 'y': made['xy']}, cycle_noise, k[5])
+  x_xyx = images_of(game, params, codes['y'], 'x', k[6])
+  x_yxy = images_of(game, params, codes['x'], 'y', k[7])
 
   gan_loss = source_loss(game.D.apply(D.variables(), made['yx'], made['xy']), True)
   reconstruction = l1(made['xx'], x) + l1(made['yy'], y)
@@ -179,18 +187,25 @@ def train_step(state, batch, rng, *, config, axis_name=None):
   """
   game = build(config, axis_name)
   x, y = batch['x'], batch['y']
-  keys = step_keys(rng, state.step, 'D', 'G')
+  keys = step_keys(rng, state.step, 'd_noise', 'd_dropout', 'noise', 'cycle_noise', 'dropout')
   how = dict(step=state.step, accumulate=config.train.accumulate, axis_name=axis_name)
+  both, G = {'x': x, 'y': y}, state.G.params
+  noise = {
+    name: draw_noise(keys[name], game, G, both, axis_name)
+    for name in ('d_noise', 'noise', 'cycle_noise')
+  }
 
-  k, G = jax.random.split(keys['D'], 4), state.G.params
-  z = encode(game, G, {'x': x, 'y': y}, k[:2], axis_name)
-  rows = x, y, decode(game, G, z['y'], 'x', k[2]), decode(game, G, z['x'], 'y', k[3])
+  k = jax.random.split(keys['d_dropout'], 3)
+  z = codes_of(game, G, both, noise['d_noise'], k[0])
+  x_yx, x_xy = images_of(game, G, z['y'], 'x', k[1]), images_of(game, G, z['x'], 'y', k[2])
   loss = functools.partial(d_loss, game=game, config=config)
+  rows = x, y, x_yx, x_xy
   D, d_metrics = update(state.D, loss, rows, (), name='d', optimizer=game.d_optimizer, **how)
 
-  loss = functools.partial(g_loss, D=D, game=game, config=config, axis_name=axis_name)
+  loss = functools.partial(g_loss, D=D, game=game, config=config)
+  rows = x, y, noise['noise'], noise['cycle_noise']
   G, g_metrics = update(
-    state.G, loss, (x, y), keys['G'], name='g', optimizer=game.g_optimizer, **how
+    state.G, loss, rows, keys['dropout'], name='g', optimizer=game.g_optimizer, **how
   )
   return State(state.step + 1, G, D), d_metrics | g_metrics
 
@@ -201,7 +216,8 @@ def translate(state, images, to, rng, *, config) -> jax.Array:
   """
   del rng
   game, source = build(config), other[to]
-  return decode(game, state.G.params, encode(game, state.G.params, {source: images})[source], to)
+  z = codes_of(game, state.G.params, {source: images})[source]
+  return images_of(game, state.G.params, z, to)
 
 
 def sample(state, given, rng, *, config) -> dict:

@@ -57,14 +57,18 @@ __all__ = [
   'translate',
 ]
 
-FIELDS = _two_domains.FIELDS | {
-  'loss.classes': fields.number(0, default=10.0, meaning='lambda_c, of the classes of x'),
-  'loss.features': fields.number(
-    0, default=1e-4, meaning='lambda_f, that translations keep features'
-  ),
-  'loss.reconstruction': fields.number(0, default=1e-3, meaning='lambda_r, of x_xx and x_yy'),
-  'loss.kl': fields.number(0, default=1e-4, meaning='lambda_k, of the codes'),
-}
+FIELDS = (
+  _two_domains.FIELDS
+  | _two_domains.TO
+  | {
+    'loss.classes': fields.number(0, default=10.0, meaning='lambda_c, of the classes of x'),
+    'loss.features': fields.number(
+      0, default=1e-4, meaning='lambda_f, that translations keep features'
+    ),
+    'loss.reconstruction': fields.number(0, default=1e-3, meaning='lambda_r, of x_xx and x_yy'),
+    'loss.kl': fields.number(0, default=1e-4, meaning='lambda_k, of the codes'),
+  }
+)
 CONDITIONS = ('x', 'y')
 MADE = ('xx', 'xy', 'yx', 'yy')  # from, to
 

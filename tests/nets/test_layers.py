@@ -28,6 +28,39 @@ def test_upconv_is_pytorchs_conv_transpose():
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+  ('kernel', 'stride', 'padding', 'extra'), [(3, 2, 1, 1), (3, 2, 1, 0), (4, 1, 0, 0), (6, 1, 1, 0)]
+)
+def test_upconv_with_pytorchs_padding_is_its_conv_transpose(kernel, stride, padding, extra):
+  x, w = draw(2, 4, 3, 3), draw(kernel, kernel, 2, 3, seed=1)
+  sizes = [(n - 1) * stride + kernel + extra for n in (4, 3)]
+  full = np.zeros((2, *sizes, 2))
+  for i, j, k, l in itertools.product(range(4), range(3), range(kernel), range(kernel)):
+    full[:, stride * i + k, stride * j + l] += np.asarray(x)[:, i, j] @ np.asarray(w)[k, l].T
+  height, width = (n - padding for n in sizes)
+  expected = full[:, padding:height, padding:width]
+  net = layers.UpConv(2, kernel, stride, bias=False, padding=padding, extra=extra)
+  found = net.apply({'params': {'kernel': w}}, x)
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_max_pool_2_has_the_largest_of_each_block():
+  x = np.asarray(draw(2, 5, 6, 3))
+  found = layers.max_pool_2(jnp.asarray(x))
+  for i, j in itertools.product(range(2), range(3)):
+    block = x[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2]
+    np.testing.assert_array_equal(found[:, i, j], block.max((1, 2)))
+  assert found.shape == (2, 2, 3, 3)
+
+
+def test_interleaved_rows_of_an_example_stay_together():
+  parts = [draw(3, 2, seed=i) for i in range(2)]
+  whole = layers.interleave(parts)
+  np.testing.assert_array_equal(whole[2:4], [parts[0][1], parts[1][1]])
+  for part, again in zip(parts, layers.deinterleave(whole, 2), strict=True):
+    np.testing.assert_array_equal(part, again)
+
+
 def test_conv_adds_its_bias_and_can_go_without():
   x, w, bias = draw(2, 6, 6, 2), draw(3, 3, 2, 4, seed=1), draw(4, seed=2)
   found = layers.Conv(4, stride=2).apply({'params': {'kernel': w, 'bias': bias}}, x)

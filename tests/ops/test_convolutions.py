@@ -231,6 +231,24 @@ def test_winograd_over_two_devices_leaves_the_batch_split():
   assert communication == {'all-reduce'}
 
 
+@pytest.mark.parametrize(('kernel', 'stride', 'padding', 'size'), [(3, 2, 1, 10), (4, 1, 0, 4)])
+def test_transposed_conv_with_padding_has_laxs_derivatives(kernel, stride, padding, size):
+  x, w = draw(2, 5 if size == 10 else 1, 5 if size == 10 else 1, 4), draw(kernel, kernel, 3, 4)
+  larger = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+
+  def reference(x, w):
+    def conv(y):
+      how = dict(dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+      return jax.lax.conv_general_dilated(y, w, (stride,) * 2, [(padding,) * 2] * 2, **how)
+
+    return jax.linear_transpose(conv, larger)(x)[0]
+
+  def ours(x, w):
+    return convolutions.transposed_conv(x, w, stride, padding, extra=int(size == 10))
+
+  assert_same_derivatives(ours, reference, x, w)
+
+
 def test_the_sides_of_a_transposed_conv_may_differ():
   w = draw(4, 4, 2, 3)
   assert convolutions.transposed_conv(draw(1, 5, 8, 3), w, 2).shape == (1, 10, 16, 2)

@@ -77,15 +77,16 @@ def test_the_losses_of_unit_have_the_authors_gradients(known_noise):
   game = unit.build(config)
 
   def both(G, D):
-    key = jax.random.key(0)
-    z = unit.encode(game, G, {'x': x, 'y': y}, jax.random.split(key))
-    made = unit.decode(game, G, z['y'], 'x', key), unit.decode(game, G, z['x'], 'y', key)
+    key, images = jax.random.key(0), {'x': x, 'y': y}
+    noise = unit.draw_noise(key, game, G, images)
+    z = unit.codes_of(game, G, images, noise, key)
+    made = unit.images_of(game, G, z['y'], 'x', key), unit.images_of(game, G, z['x'], 'y', key)
     d_loss = functools.partial(unit.d_loss, game=game, config=config)
-    how = dict(D=state.D.replace(params=D, opt_state=()), game=game, config=config, axis_name=None)
-    g_loss = functools.partial(unit.g_loss, **how)
+    D_now = state.D.replace(params=D, opt_state=())
+    g_loss = functools.partial(unit.g_loss, D=D_now, game=game, config=config)
     return (
       jax.grad(d_loss, has_aux=True)(D, (x, y, *made), ())[0],
-      jax.grad(g_loss, has_aux=True)(G, (x, y), key)[0],
+      jax.grad(g_loss, has_aux=True)(G, (x, y, noise, noise), key)[0],
     )
 
   of_D, of_G = compiled(both, G, D)
@@ -165,22 +166,34 @@ def test_the_losses_of_cogan_have_the_authors_gradients():
   assert_gradients(of_G, nets.cogan_name, 'cogan/G')
 
 
-def test_K_of_a_code_of_zeros_is_0_and_the_noise_is_absent_in_translations():
+def test_K_of_a_code_of_zeros_is_0():
   assert unit.K(jnp.zeros((2, 3, 3, 4))) == 0
-  config = configs.load('configs/unit_folder.py:smoke')
-  batch = {d: jnp.zeros((1, 16, 16, 3)) for d in 'xy'}
-  state = compiled(functools.partial(unit.init_state, config=config), jax.random.key(0), batch)
-  images = np.tanh(np.random.RandomState(0).standard_normal((3, 16, 16, 3)).astype('float32'))
-  translate = jax.jit(
-    functools.partial(unit.translate, config=config),
-    static_argnums=2,
-    compiler_options=options_for_one_run(),
+  assert unit.K(jnp.full((2, 3, 3, 4), -2.0)) == 4
+  # Per example and entry mu^2 + sigma^2 - log sigma^2.
+  mu, sigma = jnp.full((5, 1, 1, 3), 2.0), jnp.full((5, 1, 1, 3), 0.5)
+  assert unit_adaptation.kl(mu, sigma) == pytest.approx(3 * (4 + 0.25 + 2 * np.log(2)))
+
+
+@pytest.mark.parametrize(
+  ('name', 'system'), [('unit_folder', unit), ('unit_mnist_usps', unit_adaptation)]
+)
+def test_a_translation_has_no_noise_and_does_not_depend_on_its_neighbours(name, system):
+  config = configs.load(f'configs/{name}.py:smoke')
+  shape = config.data.shape
+  batch = {d: jnp.zeros((1, *shape)) for d in 'xy'}
+  state = compiled(functools.partial(system.init_state, config=config), jax.random.key(0), batch)
+  images = np.tanh(np.random.RandomState(0).standard_normal((3, *shape)).astype('float32'))
+  y, again, alone, x = compiled(
+    lambda state: (
+      *(system.translate(state, images, 'y', jax.random.key(i), config=config) for i in (0, 1)),
+      system.translate(state, images[1:], 'y', jax.random.key(2), config=config),
+      system.translate(state, images, 'x', jax.random.key(3), config=config),
+    ),
+    state,
   )
-  y, again = (translate(state, images, 'y', jax.random.key(i)) for i in range(2))
   np.testing.assert_array_equal(y, again)
-  # A translation does not depend on its neighbours.
-  np.testing.assert_allclose(translate(state, images[1:], 'y', None), y[1:], atol=1e-6)
-  assert not np.allclose(translate(state, images, 'x', None), y, atol=1e-3)
+  np.testing.assert_allclose(alone, y[1:], atol=1e-6)
+  assert y.shape == images.shape and np.abs(x - y).max() > 1e-3
 
 
 # --- Labels ---------------------------------------------------------------------------------------
@@ -211,3 +224,23 @@ def test_wrong_fields_are_said_in_one_line(name):
     system.check(configs.load(path, [('data.num_classes', 'None')]))
   with pytest.raises(UserError, match=r'config\.data\.x\.shape=\(8, 8, 1\): .*is needed'):
     system.check(configs.load(path, [('data.x.shape', '(8, 8, 1)')]))
+
+
+@pytest.mark.parametrize('name', ['cogan', 'classifier'])
+def test_the_accuracy_is_that_of_y(name):
+  config = configs.load(f'configs/{name}_mnist_usps.py:smoke')
+  system = {'cogan': cogan, 'classifier': image_classifier}[name]
+  draw = np.random.RandomState(0).standard_normal
+  batch = {d: np.tanh(np.float32(draw((12, *config.data.shape)))) for d in 'xy'}
+  state = compiled(functools.partial(system.init_state, config=config), jax.random.key(0), batch)
+  if name == 'cogan':
+    judged = cogan.build(config).D.apply(state.D.variables(), batch['x'], batch['y'])
+    classes = {d: of.classes.argmax(-1) for d, of in zip('xy', judged, strict=True)}
+  else:
+    net, variables = image_classifier.build(config)[0], state.net.variables()
+    classes = {d: net.apply(variables, a, train=False).argmax(-1) for d, a in batch.items()}
+  count = config.data.num_classes
+  batch |= {'y_label': classes['y'], 'x_label': (classes['x'] + (np.arange(12) < 3)) % count}
+  found = system.evaluate(state, batch, None, config=config)
+  np.testing.assert_array_equal(found['accuracy'], 1)
+  np.testing.assert_array_equal(found['accuracy_x'], np.arange(12) >= 3)
