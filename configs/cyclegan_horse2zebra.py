@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 
 def get_config():
+  few = ('kernel', 'precision_recall', 'density_coverage')  # of few images
   decay = dict(constant_steps=133_400, decay_steps=266_800)
   adam = dict(name='adam', lr=2e-4, b1=0.5, b2=0.999, schedule='constant_then_linear', **decay)
   data = dict(name='folder', path='horse2zebra/{split}B', shape=(256, 256, 3))
@@ -28,7 +29,7 @@ def get_config():
     optim=dict(G=adam, D=adam),
     train=dict(steps=266_800, batch_size=1),
     sample=dict(num_images=16, batch_size=1),
-    eval=dict(num_samples=120, held_out_examples=120),
+    eval=dict(split='test', num_samples=120, held_out_examples=120, metrics=few),
   )
   return ConfigDict(config)
 

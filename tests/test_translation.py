@@ -11,9 +11,10 @@ from untrained import save_untrained
 import gen_jax
 import launch
 from gen_jax import config as configs
-from gen_jax import data, sample
+from gen_jax import data, metrics, sample
 from gen_jax.errors import UserError
-from gen_jax.systems import cyclegan
+from gen_jax.metrics import networks
+from gen_jax.systems import cyclegan, pix2pix
 
 SIZE = 16
 
@@ -175,3 +176,38 @@ def test_a_row_holds_images_of_other_sizes_and_channels():
   assert grid.shape[0] > sample.MOST_ROWS * 48
   made['target'] = made['image']
   assert sample.translations(made).shape[1] > 3 * 48
+
+
+# --- Evaluation ---------------------------------------------------------------------------------
+
+
+def brightness(pixels):
+  """In place of a classifier: features and class probabilities of digits, by their pixels."""
+  flat = np.float32(pixels).reshape(len(pixels), -1) / 255
+  return flat[:, :40], np.asarray(jax.nn.softmax(flat[:, 10:20]))
+
+
+def test_translations_are_scored_beside_their_sources(tmp_path, monkeypatch):
+  """As a baseline, images of x themselves; the class of a translation is that of its source."""
+  network = networks.Network('classifier', 'by pixels', 'abc', 'none', 40, '', brightness)
+  monkeypatch.setattr(networks, 'open_network', lambda *_, **__: network)
+  run = gen_jax.load(
+    save_untrained(tmp_path / 'run', 'pix2pix_digits', **{'data.num_classes': '10'})
+  )
+  how = dict(num_samples=50, held_out_examples=8, metrics=('frechet', 'kernel', 'modes'))
+  rows = {row.metric: row for row in run.evaluate(out=tmp_path / 'out', **how)}
+  assert {'l1', 'psnr', 'ssim'} <= set(rows)
+  for name in ('frechet', 'kernel', 'class_accuracy'):
+    source = rows[f'source_{name}']
+    assert source.samples == '50 of x, untranslated' and rows[name].samples == '50'
+    assert source.features == rows[name].features and source.reference == rows[name].reference
+    assert source.label == f'source: {rows[name].label}' and source.weights is None
+  both = data.held_out(run.config)
+  found, real = both.read(range(50)), data.open_source(run.config, 'eval.split').arrays()['image']
+  right = np.argmax(brightness(found['x'])[1], axis=1) == found['x_label']
+  assert rows['source_class_accuracy'].value == pytest.approx(right.mean())
+  made = sample.make_sampler(run.config, pix2pix)(run.state, jax.random.key(0), 50)['image']
+  for name, images in (('source_frechet', found['x']), ('frechet', made)):
+    distance = metrics.frechet_distance(brightness(real)[0], brightness(images)[0])
+    # The noise of the translations is another one.
+    assert rows[name].value == pytest.approx(distance, rel=1e-3 if 'source' in name else 0.5)
