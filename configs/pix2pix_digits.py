@@ -22,7 +22,7 @@ def get_config():
     optim=dict(G=adam, D=adam),
     train=dict(steps=3000, batch_size=32),
     eval=dict(
-      split='train[:80%]', num_samples=359, held_out_split='train[80%:]', held_out_examples=359
+      split='train[80%:]', num_samples=359, held_out_split='train[80%:]', held_out_examples=359
     ),
   )
   return ConfigDict(config)

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 
 def get_config():
+  few = ('kernel', 'precision_recall', 'density_coverage')  # of few images
   adam = dict(name='adam', lr=2e-4, b1=0.5, b2=0.999)
   config = dict(
     system='pix2pix',
@@ -25,7 +26,7 @@ def get_config():
     loss=dict(l1=100.0),
     optim=dict(G=adam, D=adam),
     train=dict(steps=8000, batch_size=4),
-    eval=dict(num_samples=200, held_out_examples=200),
+    eval=dict(split='test', num_samples=190, held_out_examples=190, metrics=few),
   )
   return ConfigDict(config)
 

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 
 def get_config():
+  few = ('kernel', 'precision_recall', 'density_coverage')  # of few images
   data = dict(name='folder', path='facades/{split}', shape=(256, 256, 3), x_from='right')
   adam = dict(name='adam', lr=2e-4, b1=0.5, b2=0.999)
   config = dict(
@@ -26,7 +27,7 @@ def get_config():
     optim=dict(G=adam, D=adam),
     train=dict(steps=80_000, batch_size=1),
     sample=dict(num_images=16, batch_size=1),
-    eval=dict(num_samples=106, held_out_examples=106),
+    eval=dict(split='test', num_samples=106, held_out_examples=106, metrics=few),
   )
   return ConfigDict(config)
 

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 
 def get_config():
+  few = ('kernel', 'precision_recall', 'density_coverage')  # of few images
   data = dict(name='folder', path='maps/{split}', shape=(256, 256, 3), x_from='right', fit='crop')
   adam = dict(name='adam', lr=2e-4, b1=0.5, b2=0.999)
   config = dict(
@@ -26,7 +27,9 @@ def get_config():
     optim=dict(G=adam, D=adam),
     train=dict(steps=219_200, batch_size=1),
     sample=dict(num_images=16, batch_size=1),
-    eval=dict(held_out_split='val', num_samples=1098, held_out_examples=1098),
+    eval=dict(
+      split='val', held_out_split='val', num_samples=1098, held_out_examples=1098, metrics=few
+    ),
   )
   return ConfigDict(config)
 

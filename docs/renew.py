@@ -46,7 +46,8 @@ line of `evaluation.jsonl` is a number with its protocol.
 EVALUATION = """## Samples
 
 Names of numbers about samples in `evaluation.jsonl`, from `--mode=evaluate` and quick evaluations;
-`--mode=evaluate` also measures `samples_per_second`.
+`--mode=evaluate` also measures `samples_per_second`. For systems that translate, names that begin
+with `source_` are those of the images of x before translation, the baseline.
 
 """
 

@@ -13,6 +13,7 @@ and optionally
     encode(state, batch, rng, *, config)    -> {'z': [b, ...], 'reconstruction': [b, ...]}
     decode(state, z, given, *, config)      -> {'image': [n, ...]}
     prior(rng, n, *, config)                -> [n, ...]
+    translate(state, images, to, rng, *, config)  -> [n, ...]
 
 `sample` returns one image (or point) for each row of `given` as 'image', in [-1, 1], and under
 other names additional images of each sample: one, or a sequence of m. Every name is written as an
@@ -31,6 +32,9 @@ against k or, of points in the plane (`Measure.points`), of the points in the co
 `encode` returns a latent of each example of a batch (`image`, and `label` where samples depend on
 labels), and what becomes of it, in [-1, 1]. `decode` makes images of latents z [n, ...], with the
 labels in `given`; it raises a UserError for a z of another shape. `prior` draws n such latents.
+
+`translate` maps images [n, h, w, c] of one domain, in [-1, 1] and of any size, to the domain `to`,
+'y' or 'x'; it raises a UserError where the system has no way there.
 
 `METRICS`, {'player/name': meaning} of the module, describes the metrics of `train_step` that the
 system computes, without those that `state.update` adds.

@@ -5,6 +5,7 @@ Samples are generated batch by batch, and each batch is passed through the featu
 Every batch is saved to a file, so that a stopped evaluation resumes.
 """
 
+import dataclasses
 import functools
 import json
 import math
@@ -391,7 +392,12 @@ def _score_samples(config, folder, opened, parts, out, stop) -> list[Row] | None
   how_many = dict(samples=f'{number:,}', **drawing)
   made = scores.rows(scorer, reference, drawn.seen, **how_many)
   asked = contract.asked_labels(config, system, state, number)
-  made += scores.class_accuracy(scorer, drawn.seen, asked, **how_many)
+  labels = _source_labels(config, system, number) if asked is None else asked
+  made += scores.class_accuracy(scorer, drawn.seen, labels, **how_many)
+  untranslated = _score_sources(config, system, scorer, reference, parts, stop)
+  if untranslated is None:
+    return None
+  made += untranslated
   made.append(
     Row(
       'samples_per_second',
@@ -408,6 +414,40 @@ def _score_samples(config, folder, opened, parts, out, stop) -> list[Row] | None
   else:
     pictures.save_png(path, sampling.grid(drawn.pictures, asked))
   return made
+
+
+def _source_labels(config, system, number: int) -> np.ndarray | None:
+  """The classes of the held-out images of x of which the first `number` translations are made; None
+  where there are none.
+  """
+  if not contract.needed(system) or config.data.num_classes is None:
+    return None
+  source = data.held_out(config)
+  return np.asarray(source.read(np.arange(number) % len(source))['x_label'])
+
+
+def _score_sources(config, system, scorer, reference, parts, stop) -> list[Row] | None:
+  """What the metrics say of images of x as they are, the baseline of their translations: rows named
+  'source_...'. [] for other systems, and where the feature network cannot take them.
+  """
+  if not contract.needed(system):
+    return []
+  source = data.open_domain(config, 'x', 'eval.held_out_split')
+  of_their_data = scorer.network.name in networks.OF_THEIR_DATA
+  if of_their_data and source.shape != tuple(config.data.shape):
+    return []
+  number = min(config.eval.num_samples, len(source))
+  seen = scores.seen_features(source, scorer.network, range(number), parts / 'source', stop)
+  if seen is None:
+    return None
+  seen, how_many = Features(**seen), f'{number:,} of x, untranslated'
+  labels = _source_labels(config, system, number)
+  made = scores.rows(scorer, reference, seen, samples=how_many)
+  made += scores.class_accuracy(scorer, seen, labels, samples=how_many)
+  return [
+    dataclasses.replace(row, metric=f'source_{row.metric}', label=f'source: {row.label}')
+    for row in made
+  ]
 
 
 def _score_pictures(samples: str, folder, source, scorer, stop) -> list[Row] | None:

@@ -1,5 +1,6 @@
 """Samples from a trained state: `run(config, workdir)`; also the samples during training."""
 
+import collections
 import functools
 import io
 import pathlib
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax import config as configs
-from gen_jax import contract, data
+from gen_jax import contract, data, domains
 from gen_jax.devices import compilation, processes
 from gen_jax.devices.heartbeat import Watch
 from gen_jax.errors import Diverged, UserError
@@ -20,6 +21,17 @@ from gen_jax.run.workdir import Workdir, check_folder, new_folder, write_atomic
 
 MOST_COLUMNS = 20  # of a grid with a column for each class
 MOST_IN_GRID = 256  # images in a grid of --mode=sample
+MOST_ROWS = 16  # of the grid of translations
+# What a system that translates may give of each example, in the order of a row, and its heading.
+PARTS = {
+  'source': 'x',
+  'image': 'to y',
+  'target': 'y',
+  'back': 'back to x',
+  'source_y': 'y',
+  'image_x': 'to x',
+  'back_y': 'back to y',
+}
 SAMPLE_MODE = 0x5A3B1E  # folded in; anything but 0 to 3, the keys that a run splits from its seed
 
 
@@ -133,7 +145,35 @@ def write(writer, step: int, made: dict, source, labels=None):
     return writer.image(step, 'samples', path)
   for name, further in _further_grids(made, labels).items():
     writer.image(step, name, further)
-  return writer.image(step, 'samples', grid(image, labels))
+  return writer.image(step, 'samples', _shown(made, labels))
+
+
+def _shown(made: dict, labels) -> np.ndarray:
+  """The grid of samples: `translations`, or, of a system without any, `grid`."""
+  if 'source' in made:
+    return translations(made)
+  return grid(made['image'], labels)
+
+
+def translations(made: dict) -> np.ndarray:
+  """A grid with a row for each of the first `MOST_ROWS` examples: source, translation, target where
+  there is one, and the way back (`PARTS`). Smaller images have a white border.
+
+  Args:
+    made: what a system's `sample` returns, uint8 [n, h, w, c] by name.
+  """
+  parts = {name: made[name][:MOST_ROWS] for name in PARTS if name in made}
+  height, width, channels = (max(part.shape[i] for part in parts.values()) for i in (1, 2, 3))
+
+  def padded(images):
+    if images.shape[3] == 1:
+      images = images.repeat(channels, axis=3)
+    missing = [(0, 0), (0, height - images.shape[1]), (0, width - images.shape[2]), (0, 0)]
+    return np.pad(images, missing, constant_values=255)
+
+  images = np.stack([padded(part) for part in parts.values()], axis=1)
+  captions = [PARTS[name] for name in parts] * len(images)
+  return pictures.image_grid(images.reshape(-1, *images.shape[2:]), len(parts), captions=captions)
 
 
 def grid(images, labels=None) -> np.ndarray:
@@ -171,9 +211,9 @@ def _further_grids(made: dict, labels) -> dict[str, np.ndarray]:
 
 
 @signals.exit_in_order()
-def run(config, workdir, step: int | None = None) -> int:
+def run(config, workdir, step: int | None = None, input: str | None = None) -> int:
   """Generates config.sample.num_images samples from a run, finished or not, and writes them as PNG
-  files.
+  files; or translates the images of the folder `input`, see `_translate`.
 
   They are written to `samples/step_<step>_seed_<config.sample.seed>/` in the workdir, one file
   each, or `points.npy` for two-dimensional points; the names of files say the class where the
@@ -187,6 +227,7 @@ def run(config, workdir, step: int | None = None) -> int:
       (`sample.*`).
     workdir: folder of the run.
     step: which checkpoint; None: the newest that is intact.
+    input: a folder of images to translate; None: samples are generated.
 
   Returns:
     The exit status: 0, or 1 if the net generates values that are not finite.
@@ -198,6 +239,8 @@ def run(config, workdir, step: int | None = None) -> int:
   contract.check_samples(config, system)
   folder = Workdir(workdir)
   check_folder(folder.samples)  # now, rather than after all the work
+  if input is not None:
+    return _translate(config, system, folder, step, input)
   try:
     conditions = held_out_conditions(config, system)
   except UserError as error:  # an export may lie where the data do not
@@ -226,6 +269,64 @@ def run(config, workdir, step: int | None = None) -> int:
   return 0
 
 
+def _translate(config, system, folder: Workdir, step: int | None, input: str) -> int:
+  """Translates the images of a folder to the domain that config.sample.to names, y if the system
+  has no such field, and writes them under their own names, as PNG files, to
+  `samples/step_<step>_<name of the folder>_to_<domain>/` in the workdir, and a grid of the first
+  ones beside it.
+
+  Images of one size are translated together, config.sample.batch_size at a time.
+
+  Returns:
+    As `run`.
+  """
+  if not hasattr(system, 'translate'):
+    raise UserError(f'--input={input}: config.system={config.system!r} does not translate')
+  if processes.several():
+    raise UserError('--input is for one process, which uses all devices of its host')
+  to = config.sample.get('to', 'y')
+  *_, channels = domains.x_shape(config) if to == 'y' else config.data.shape
+  found = data.Pictures(config, input, channels, '--input')
+  with Watch():
+    manifest, state = trained.restore(config, system, folder.path, step)
+    trained_run = trained.Run(folder.path, config, system, manifest, state)
+    name = pathlib.Path(input).resolve().name
+    start = folder.samples / f'step_{manifest.step:07d}_{name}_to_{to}'
+    decides = [path for path, _ in configs.leaves(config) if path.startswith('sample.')]
+    named = ['sample.to', 'sample.seed']
+    out, about = results.place(
+      start, config, manifest, decides, named=named, input=str(input), content=found.content
+    )
+    size, shown = config.sample.batch_size, []
+    try:
+      with new_folder(out) as temporary:
+        for rows in _batches_by_size(found.sizes, size):
+          images = np.stack([found.read(row) for row in rows])
+          made = trained_run.translate(images, to, config.sample.seed)
+          for row, picture in zip(rows, made, strict=True):
+            path = temporary / found.paths[row].with_suffix('.png')
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(pictures.png(picture))
+          shown = shown or [images, made]
+        write_atomic(results.beside(out, '.json'), about)
+    except Diverged as error:
+      console.tell(f'error: step {manifest.step} of {folder.path}: {error}')
+      return 1
+    names = ('source', 'image') if to == 'y' else ('source_y', 'image_x')
+    first = translations(dict(zip(names, shown, strict=True)))
+    pictures.save_png(results.beside(out, '_grid.png'), first)
+  console.tell(f'{len(found.paths)} translations: {out}', sys.stdout)
+  return 0
+
+
+def _batches_by_size(sizes, most: int) -> list[list[int]]:
+  """Rows of images of equal size, in order, at most `most` together."""
+  groups = collections.defaultdict(list)
+  for row, size in enumerate(sizes):
+    groups[size].append(row)
+  return [rows[i : i + most] for rows in groups.values() for i in range(0, len(rows), most)]
+
+
 def _write_files(made, labels, config, out: pathlib.Path, about: bytes) -> pathlib.Path:
   """Writes samples as `run` describes, and returns the path of the grid or plot."""
   image = made['image']
@@ -243,7 +344,7 @@ def _write_files(made, labels, config, out: pathlib.Path, about: bytes) -> pathl
 
   def shown(images) -> bytes:
     if not points:
-      return pictures.png(grid(images[:MOST_IN_GRID], labels))
+      return pictures.png(_shown(made | {'image': images[:MOST_IN_GRID]}, labels))
     pictures.scatter_plot(real, images, buffer := io.BytesIO())
     return buffer.getvalue()
 

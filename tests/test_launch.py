@@ -67,7 +67,7 @@ def calls(tmp_path, monkeypatch):
 
   train.run = train_run
   contract.describe = lambda config: f'parameters of {config.net.name}'
-  sample.run = lambda config, workdir, step=None: (
+  sample.run = lambda config, workdir, step=None, input=None: (
     noted.append(('sample', config, workdir, step)) or 0
   )
   for name, module in (('train', train), ('sample', sample), ('contract', contract)):

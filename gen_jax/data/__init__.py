@@ -1,5 +1,6 @@
 """Data sets by name, and batches that are a pure function of seed and step."""
 
+from gen_jax.data.folder import Pictures
 from gen_jax.data.opening import held_out, open_domain, open_source, open_training
 from gen_jax.data.pipeline import Batches, preprocess
 from gen_jax.data.pixels import from_pixels, to_pixels
@@ -7,6 +8,7 @@ from gen_jax.data.sources import Source
 
 __all__ = [
   'Batches',
+  'Pictures',
   'Source',
   'from_pixels',
   'held_out',

@@ -491,8 +491,7 @@ class FolderSource(Source):
       open_file(self.root / self.paths[index]) as file,
       Image.open(file, formats=FORMATS) as image,
     ):
-      turned = image.getexif().get(ExifTags.Base.Orientation) in range(5, 9)
-      return image.size if turned else image.size[::-1]
+      return _upright_size(image)
 
   def _decode(self, file: BinaryIO) -> np.ndarray:
     return decode(file, self._one, self._fit, self._background, self._halves)
@@ -517,6 +516,84 @@ class FolderSource(Source):
     if self._decoded is None:
       return super().arrays()
     return {'image': self._decoded} | ({'label': self._labels} if self.classes else {})
+
+
+class Pictures:
+  """The images below a folder, in natural order of their names, each in its own size.
+
+  Args:
+    config: the whole config; its `data` says what is done with alpha, grey and bad files.
+    path: the folder.
+    channels: of every image.
+    flag: the user's name for `path`, for messages.
+
+  Attributes:
+    paths: of the images, relative to the folder.
+    sizes: (height, width) of each.
+    content: a hash of their names and contents.
+
+  Raises:
+    UserError: there are none, two have one name but for its end, or some cannot be used.
+  """
+
+  def __init__(self, config, path: str, channels: int, flag: str):
+    data, self.root, self._channels = config.data, pathlib.Path(path), channels
+    self._fit, self._background = data.fit, data.get('background')
+    where = f'{flag}={path}'
+    if not self.root.is_dir():
+      raise UserError(f'{where} is not a folder')
+    try:
+      found = find_images(self.root, data.read_threads)
+    except OSError as error:
+      raise UserError(f'{where} cannot be read: {error.strerror}') from error
+    self.paths, self.sizes, digests, bad = [], [], [], [*found.unread]
+    for name in found.images:
+      try:
+        with open_file(self.root / name) as file:
+          size = self._decode(file).shape[:2]
+          digests.append(f'{name} {_file_hash(file)}')
+      except (BadImage, OSError) as error:
+        bad.append(f'{name} {getattr(error, "strerror", None) or error}')
+        continue
+      self.paths.append(name)
+      self.sizes.append(size)
+    if bad:
+      more = f'; and {len(bad) - _NAMED} more' * (len(bad) > _NAMED)
+      named = f'{len(bad)} images of {where} cannot be used: {"; ".join(bad[:_NAMED])}{more}'
+      if data.bad_files == 'error':
+        raise UserError(
+          f"{named}. {channels} channels are needed: config.data.fit='crop' repeats grey, "
+          "config.data.background lays alpha over a colour, config.data.bad_files='skip' leaves "
+          'them out'
+        )
+      _log.warning('%s are skipped', printable(named))
+    if not self.paths:
+      raise UserError(f'{where} holds no image (PNG, JPEG or WebP) that can be used')
+    ends = collections.Counter(path.with_suffix('') for path in self.paths)
+    for name, count in ends.items():
+      if count > 1:
+        raise UserError(f'{where} holds {count} images named {name}: other names are needed')
+    self.content = content_hash(*(line.encode('utf-8', 'surrogateescape') for line in digests))
+
+  def read(self, index: int) -> np.ndarray:
+    """An image, uint8 [h, w, channels]."""
+    with open_file(self.root / self.paths[index]) as file:
+      return self._decode(file)
+
+  def _decode(self, file: BinaryIO) -> np.ndarray:
+    try:
+      with Image.open(file, formats=FORMATS) as image:
+        height, width = _upright_size(image)
+    except Exception:
+      height = width = 1  # `decode` says what is wrong
+    file.seek(0)
+    return decode(file, (height, width, self._channels), self._fit, self._background)
+
+
+def _upright_size(image) -> tuple[int, int]:
+  """(height, width) of an image, by its header, as its EXIF data turn it."""
+  turned = image.getexif().get(ExifTags.Base.Orientation) in range(5, 9)
+  return image.size if turned else image.size[::-1]
 
 
 def _of_paths(files) -> tuple[str, ...]:

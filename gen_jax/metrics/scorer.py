@@ -162,7 +162,8 @@ MEANINGS = {
   'modes_kl': 'KL of the good samples over the modes to equal ones, nats; lower is better',
   'classes': 'classes with at least one sample, by the classifier of the data set',
   'classes_kl': 'KL of the samples over the classes to the reference set, nats; lower is better',
-  'class_accuracy': 'share of samples of the class that they were asked for, by that classifier',
+  'class_accuracy': 'share of samples of the class that they were asked for, or of translations of '
+  'that of their source, by that classifier',
   'class_accuracy_lowest': 'that of the class in which it is lowest',
 }
 

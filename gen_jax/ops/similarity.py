@@ -1,18 +1,17 @@
-"""How alike two images are: PSNR and SSIM, of images with values in [-1, 1]."""
+"""How alike two images are: PSNR and SSIM of images in [-1, 1], as of the same images in [0, 1]."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-RANGE = 2.0  # of the values
-_LEAST = 1e-10  # mean squared error, relative to RANGE ** 2: equal images have 100 dB
+_LEAST = 1e-10  # mean squared error: equal images have 100 dB
 _TAPS, _SIGMA = 11, 1.5  # of the window of SSIM
 _K1, _K2 = 0.01, 0.03
 
 
 def psnr(x: jax.Array, y: jax.Array) -> jax.Array:
   """Peak signal-to-noise ratio in dB of each pair of images: [b, h, w, c] -> [b], at most 100."""
-  error = jnp.mean((x - y) ** 2, axis=(1, 2, 3)) / RANGE**2
+  error = jnp.mean(((x - y) / 2) ** 2, axis=(1, 2, 3))
   return -10 * jnp.log10(jnp.maximum(error, _LEAST))
 
 
@@ -24,10 +23,11 @@ def ssim(x: jax.Array, y: jax.Array) -> jax.Array:
   The window is a Gaussian of 11 pixels with a standard deviation of 1.5, cut off where the images
   are smaller, and lies inside of the image, everywhere.
   """
+  x, y = (x + 1) / 2, (y + 1) / 2
   mean_x, mean_y = _windowed(x), _windowed(y)
   var_x, var_y = _windowed(x * x) - mean_x**2, _windowed(y * y) - mean_y**2
   cov = _windowed(x * y) - mean_x * mean_y
-  c1, c2 = (_K1 * RANGE) ** 2, (_K2 * RANGE) ** 2
+  c1, c2 = _K1**2, _K2**2
   luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
   structure = (2 * cov + c2) / (var_x + var_y + c2)
   return jnp.mean(luminance * structure, axis=(1, 2, 3))

@@ -11,7 +11,7 @@ from gen_jax.run.workdir import Workdir
 # The verbs, and the flags that each takes besides --config and --workdir.
 MODES = dict(
   train=(),
-  sample=('step',),
+  sample=('step', 'input'),
   evaluate=('step', 'samples'),
   compare=(),
   list=(),
@@ -19,7 +19,7 @@ MODES = dict(
   **{'import': ('from_',)},
 )
 
-PATHS = ('config', 'workdir', 'samples', 'out', 'from_')
+PATHS = ('config', 'workdir', 'samples', 'input', 'out', 'from_')
 
 
 class _Parser(argparse.ArgumentParser):  # argparse would answer a user error with the usage text
@@ -46,6 +46,7 @@ def parse(argv: list[str], description: str) -> argparse.Namespace:
   )
   add('--mode', choices=MODES, default='train', help='default: train')
   add('--step', type=int, help='not train: which checkpoint (default: the newest)')
+  add('--input', metavar='FOLDER', help='sample: translate the images of a folder')
   add('--samples', metavar='PATH', help='evaluate: a folder of images, .npz or .npy, not a run')
   add('--weights', help='export: ema or raw (default: what the run samples with)')
   add('--player', metavar='NAME', help='export: one network, e.g. G (default: all)')

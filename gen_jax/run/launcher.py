@@ -4,6 +4,7 @@ compares runs, or exports their weights.
   python launch.py --config=configs/ddpm_digits.py
   python launch.py --config=configs/ddpm_cifar.py:smoke --config.train.steps=100 --workdir=runs/try
   python launch.py --mode=sample --workdir=runs/ddpm_digits
+  python launch.py --mode=sample --workdir=runs/pix2pix_emoji --input=FOLDER
   python launch.py --mode=evaluate --workdir=runs/ddpm_digits
   python launch.py --mode=list --workdir=runs
   python launch.py --mode=compare --workdir=runs/ddpm_digits,runs/gan_mnist

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax import config as configs
-from gen_jax import contract, data
+from gen_jax import contract, data, domains
 from gen_jax.data.binarize import binarize
 from gen_jax.devices import compilation, processes, sharding
 from gen_jax.errors import UserError
@@ -25,7 +25,8 @@ from gen_jax.run.workdir import Workdir
 from gen_jax.state import Frozen, Player
 
 INIT_FROM = 'train.init_from'
-ENCODE = 0xE7C0  # folded into the key of `Run.encode`
+# Folded into the keys of `Run.encode` and `Run.translate`.
+ENCODE, TRANSLATE = 0xE7C0, 0xE7C1
 
 
 # --- Folders ------------------------------------------------------------------------------------
@@ -357,6 +358,52 @@ class Run:
       return self._system.decode(state, batch.pop('z'), batch, config=config)
 
     made = self._in_blocks(decode, config, 'z', np.float32(z), labels, jax.random.key(0))
+    return sampling.as_data(made['image'], config)
+
+  def translate(self, images, to: str = 'y', seed: int = 0, **fields) -> np.ndarray:
+    """Translations of images into the other domain, by the system's `translate`.
+
+    Where a net normalises by batches, a translation depends on the config.sample.batch_size images
+    that are translated together; without that, it depends on its image, its position and `seed`.
+
+    Args:
+      images: uint8 [n, h, w, c], or float32 in [-1, 1], of x where `to` is 'y', and the reverse; of
+        any height and width that the nets take. Those of each size are compiled once.
+      to: the domain of the result, 'y' or 'x'.
+      seed: of the noise, for systems that have any.
+      **fields: other fields of config.sample, e.g. `batch_size=8`.
+
+    Returns:
+      uint8 [n, h, w, d].
+
+    Raises:
+      UserError: the system translates nothing, or not to that domain; the images differ from its
+        data in channels or dtype.
+      Diverged: the translations are not finite.
+    """
+    from gen_jax import sample as sampling
+
+    config = self._having('translate', 'translation', fields)
+    if to not in ('y', 'x'):
+      raise UserError(f"to={to!r}: 'y' or 'x' is needed")
+    images = np.asarray(images)
+    *_, c = domains.x_shape(config) if to == 'y' else config.data.shape
+    fits = images.ndim == 4 and images.size and images.shape[3] == c
+    if not fits or images.dtype not in (np.uint8, np.float32):
+      raise UserError(
+        f'translate: images are {images.dtype} {images.shape}; uint8 or float32 (n, h, w, {c}) in '
+        f'[-1, 1] is needed to translate to {to}'
+      )
+    if images.dtype == np.uint8:
+      images = data.from_pixels(images, self.config.data.dequantize)
+
+    def translate(state, batch, rng):
+      made = self._system.translate(state, batch['image'], to, rng, config=config)
+      return {'image': made}
+
+    translate.__name__ = f'translate to {to} {images.shape[1:]}'  # a program for each
+    key = jax.random.fold_in(jax.random.key(seed), TRANSLATE)
+    made = self._in_blocks(translate, config, 'image', np.asarray(images), None, key)
     return sampling.as_data(made['image'], config)
 
   def latents(self, n: int, seed: int = 0) -> np.ndarray:

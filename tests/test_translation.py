@@ -1,0 +1,213 @@
+"""Translating with a run: `run.translate`, --mode=sample for held-out pictures and --input."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from untrained import save_untrained
+
+import gen_jax
+import launch
+from gen_jax import config as configs
+from gen_jax import data, metrics, sample
+from gen_jax.errors import UserError
+from gen_jax.metrics import networks
+from gen_jax.systems import cyclegan, pix2pix
+
+SIZE = 16
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """A run of cyclegan, with random weights."""
+  return save_untrained(tmp_path_factory.mktemp('runs') / 'both', 'cyclegan_mnist_usps')
+
+
+@pytest.fixture(scope='module')
+def run(folder):
+  return gen_jax.load(folder)
+
+
+def images(n, height=SIZE, width=SIZE, seed=0, channels=1):
+  rng = np.random.default_rng(seed)
+  return rng.integers(0, 256, (n, height, width, channels), np.uint8)
+
+
+def test_translations_are_those_of_the_system_in_both_directions(run):
+  for to in ('y', 'x'):
+    x = images(3)
+    found = run.translate(x, to=to)
+    assert found.dtype == np.uint8 and found.shape == x.shape
+    translate = jax.jit(
+      functools.partial(cyclegan.translate, config=run.config), static_argnames='to'
+    )
+    want = translate(run.state, data.from_pixels(x, 'none'), to=to, rng=jax.random.key(0))
+    difference = np.int32(found) - data.to_pixels(np.asarray(want), 'none')
+    assert np.abs(difference).max() <= 1  # of rounding
+    # Each is a function of its image: other images of the batch do not matter.
+    alone = run.translate(x[1:2], to=to)
+    assert np.abs(np.int32(alone[0]) - found[1]).max() <= 1
+    as_floats = run.translate(np.asarray(data.from_pixels(x, 'none')), to=to)
+    np.testing.assert_array_equal(as_floats, found)
+  assert not np.array_equal(run.translate(images(3), to='x'), run.translate(images(3), to='y'))
+  assert run.translate(images(1, 10, 15)).shape == (1, 10, 15, 1)
+
+
+def test_what_cannot_be_translated_is_one_line(run):
+  for values, words in (
+    (
+      dict(images=images(2, channels=3)),
+      r'uint8 \(2, 16, 16, 3\); uint8 or float32 \(n, h, w, 1\)',
+    ),
+    (dict(images=images(2)[0]), r'\(16, 16, 1\)'),
+    (dict(images=images(2).astype(int)), 'int64'),
+    (dict(images=images(2), to='z'), "to='z': 'y' or 'x' is needed"),
+    (dict(images=images(2), steps=3), 'has no such field'),
+  ):
+    with pytest.raises(UserError, match=words):
+      run.translate(**values)
+
+
+def test_a_system_that_translates_nothing_says_so(tmp_path, capsys):
+  plain = save_untrained(tmp_path / 'plain', 'gan_ring')
+  with pytest.raises(UserError, match="translate: system 'gan' of .* has no translation"):
+    gen_jax.load(plain).translate(images(2))
+  assert launch.main(['--mode=sample', f'--workdir={plain}', f'--input={tmp_path}']) == 2
+  assert "config.system='gan' does not translate" in capsys.readouterr().err
+
+
+# --- Folders ------------------------------------------------------------------------------------
+
+
+def save(path, array):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(path)
+
+
+def translated(folder, place, *flags):
+  return launch.main(['--mode=sample', f'--workdir={folder}', f'--input={place}', *flags])
+
+
+def test_a_folder_is_translated_under_its_own_names(folder, run, tmp_path):
+  place = tmp_path / 'pictures'
+  square, wide = images(3), images(1, 9, 18, seed=1)
+  for name, image in zip(('b.png', 'a.PNG', 'in/c.png'), square, strict=True):
+    save(place / name, image)
+  save(place / 'wide.png', wide[0])
+  for to in ('y', 'x'):
+    assert translated(folder, place, f'--config.sample.to={to}') == 0
+    out = folder / 'samples' / f'step_0000007_pictures_to_{to}'
+    found = {
+      str(path.relative_to(out)): np.asarray(Image.open(path)) for path in out.rglob('*.png')
+    }
+    assert set(found) == {'a.png', 'b.png', 'in/c.png', 'wide.png'}
+    assert found['wide.png'].shape == (9, 18)
+    want = run.translate(square, to=to)
+    for name, image in zip(('b.png', 'a.png', 'in/c.png'), want, strict=True):
+      assert np.abs(np.int32(found[name]) - image[..., 0]).max() <= 1
+    assert out.with_name(out.name + '_grid.png').exists()
+
+
+def test_a_folder_that_cannot_be_translated_is_one_line(folder, tmp_path, capsys):
+  def said(place):
+    assert translated(folder, place) == 2
+    err = capsys.readouterr().err
+    assert err.count('\n') == 1
+    return err
+
+  assert 'is not a folder' in said(tmp_path / 'nowhere')
+  (tmp_path / 'empty').mkdir()
+  assert 'holds no image' in said(tmp_path / 'empty')
+  save(tmp_path / 'colour/a.png', images(1, channels=3)[0])
+  assert 'a.png is 16x16x3' in said(tmp_path / 'colour')
+  save(tmp_path / 'twice/a.png', images(1)[0])
+  Image.fromarray(images(1)[0, ..., 0]).save(tmp_path / 'twice/a.jpg')
+  assert '2 images named a' in said(tmp_path / 'twice')
+  (tmp_path / 'broken').mkdir()
+  (tmp_path / 'broken/a.png').write_bytes(b'\x89PNG\r\n\x1a\n')
+  assert 'a.png' in said(tmp_path / 'broken')
+  assert not (folder / 'samples/step_0000007_colour_to_y').exists()
+
+
+def test_alpha_is_laid_over_what_the_config_says(tmp_path):
+  run = save_untrained(tmp_path / 'run', 'cyclegan_mnist_usps')
+  picture = Image.new('LA', (SIZE, SIZE), (0, 0))
+  (tmp_path / 'alpha').mkdir()
+  picture.save(tmp_path / 'alpha/a.png')
+  config = gen_jax.load(run).config
+  with pytest.raises(UserError, match='with alpha'):
+    data.Pictures(config, str(tmp_path / 'alpha'), 1, '--input')
+  white = configs.replace(config, {'data.background': (255,)})
+  read = data.Pictures(white, str(tmp_path / 'alpha'), 1, '--input').read(0)
+  np.testing.assert_array_equal(read, np.full((SIZE, SIZE, 1), 255, np.uint8))
+
+
+# --- Held-out pictures --------------------------------------------------------------------------
+
+
+def test_rows_show_the_source_its_translation_and_the_way_back(folder, monkeypatch):
+  grids = {}
+  draw = sample.translations
+
+  def spy(made):
+    grids['made'] = made
+    return draw(made)
+
+  monkeypatch.setattr(sample, 'translations', spy)
+  assert launch.main(['--mode=sample', f'--workdir={folder}']) == 0
+  made = grids['made']
+  assert list(name for name in sample.PARTS if name in made) == [
+    *('source', 'image', 'back'),
+    *('source_y', 'image_x', 'back_y'),
+  ]
+  config = gen_jax.load(folder).config
+  both = data.held_out(config).read(range(8))
+  np.testing.assert_array_equal(made['source'], both['x'])
+  np.testing.assert_array_equal(made['source_y'], both['y'])
+  assert (folder / 'samples/step_0000007_seed_0_grid.png').exists()
+
+
+def test_a_row_holds_images_of_other_sizes_and_channels():
+  made = {'image': images(20, 8, 8, channels=3), 'source': images(20, 6, 8)}
+  grid = sample.translations(made)
+  assert grid.shape[2] == 3
+  assert grid.shape[0] > sample.MOST_ROWS * 48
+  made['target'] = made['image']
+  assert sample.translations(made).shape[1] > 3 * 48
+
+
+# --- Evaluation ---------------------------------------------------------------------------------
+
+
+def brightness(pixels):
+  """In place of a classifier: features and class probabilities of digits, by their pixels."""
+  flat = np.float32(pixels).reshape(len(pixels), -1) / 255
+  return flat[:, :40], np.asarray(jax.nn.softmax(flat[:, 10:20]))
+
+
+def test_translations_are_scored_beside_their_sources(tmp_path, monkeypatch):
+  """As a baseline, images of x themselves; the class of a translation is that of its source."""
+  network = networks.Network('classifier', 'by pixels', 'abc', 'none', 40, '', brightness)
+  monkeypatch.setattr(networks, 'open_network', lambda *_, **__: network)
+  run = gen_jax.load(
+    save_untrained(tmp_path / 'run', 'pix2pix_digits', **{'data.num_classes': '10'})
+  )
+  how = dict(num_samples=50, held_out_examples=8, metrics=('frechet', 'kernel', 'modes'))
+  rows = {row.metric: row for row in run.evaluate(out=tmp_path / 'out', **how)}
+  assert {'l1', 'psnr', 'ssim'} <= set(rows)
+  for name in ('frechet', 'kernel', 'class_accuracy'):
+    source = rows[f'source_{name}']
+    assert source.samples == '50 of x, untranslated' and rows[name].samples == '50'
+    assert source.features == rows[name].features and source.reference == rows[name].reference
+    assert source.label == f'source: {rows[name].label}' and source.weights is None
+  both = data.held_out(run.config)
+  found, real = both.read(range(50)), data.open_source(run.config, 'eval.split').arrays()['image']
+  right = np.argmax(brightness(found['x'])[1], axis=1) == found['x_label']
+  assert rows['source_class_accuracy'].value == pytest.approx(right.mean())
+  made = sample.make_sampler(run.config, pix2pix)(run.state, jax.random.key(0), 50)['image']
+  for name, images in (('source_frechet', found['x']), ('frechet', made)):
+    distance = metrics.frechet_distance(brightness(real)[0], brightness(images)[0])
+    # The noise of the translations is another one.
+    assert rows[name].value == pytest.approx(distance, rel=1e-3 if 'source' in name else 0.5)
