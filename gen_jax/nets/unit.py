@@ -10,7 +10,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gen_jax.errors import UserError
 from gen_jax.nets import layers
 
 DOMAINS = ('x', 'y')
@@ -122,18 +121,10 @@ class Generator(nn.Module):
     self.shared_decoder = [ResBlock(**how) for _ in range(self.shared)]
 
   def encode(self, images: dict[str, jax.Array], *, train: bool) -> dict[str, jax.Array]:
-    """{domain: images [b, h, w, c]} -> {domain: means of their codes [b, h', w', d]}.
-
-    Raises:
-      UserError: height or width cannot be halved `downs` times.
+    """{domain: images [b, h, w, c]} -> {domain: means of their codes [b, h', w', d]}. Sizes that
+    2 ** downs does not divide are padded by reflection: then `decode` makes larger images.
     """
-    times = 2**self.downs
-    for x in images.values():
-      if x.shape[1] % times or x.shape[2] % times:
-        raise UserError(
-          f'images {tuple(x.shape[1:])}: height and width must be multiples of {times}, as '
-          f'config.generator.downs={self.downs} halves them'
-        )
+    images = {d: layers.reflect_to_multiple(x, 2**self.downs) for d, x in images.items()}
     z = layers.interleave([self.encoders[d](x, train) for d, x in images.items()])
     for block in self.shared_encoder:
       z = block(z, train)

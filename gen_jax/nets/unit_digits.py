@@ -129,9 +129,17 @@ class Generator(nn.Module):
   def encode(self, images: dict[str, jax.Array], *, train: bool) -> dict:
     """{domain: images [b, s, s, c]} -> {domain: mean and standard deviation of the code}, both
     [b, 1, 1, d]. The shared layers normalise over the images of all domains together.
+
+    Raises:
+      UserError: images of another size.
     """
     ends = []
     for domain, x in images.items():
+      if x.shape[1:3] != (self.size, self.size):
+        raise UserError(
+          f'images of {x.shape[1]}x{x.shape[2]}: config.generator takes those of '
+          f'config.data.shape, {self.size}x{self.size}'
+        )
       planes = jnp.asarray(coordinates(self.size), x.dtype)
       planes = jnp.broadcast_to(planes, (len(x), *planes.shape))
       ends.append(self.encoders[domain](jnp.concatenate([x, planes], axis=-1), train))

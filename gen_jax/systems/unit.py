@@ -25,9 +25,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gen_jax import draws, fields
-from gen_jax.domains import check, inputs
+from gen_jax import domains, draws, fields
+from gen_jax.domains import inputs
+from gen_jax.errors import UserError
 from gen_jax.fields import Measure
+from gen_jax.nets.layers import crop
 from gen_jax.state import step_keys, update
 from gen_jax.systems import _two_domains
 from gen_jax.systems._two_domains import both_ways, build, init_state, other
@@ -62,6 +64,25 @@ FIELDS = (
   }
 )
 CONDITIONS = ('x', 'y')
+
+
+def check(config) -> None:
+  """Checks the fields.
+
+  Raises:
+    UserError: they are inconsistent, or the generator cannot halve images of x or y so often.
+  """
+  domains.check(config)
+  times = 2 ** config.generator.get('downs', 0)
+  for field, shape in (
+    ('config.data.x.shape', domains.x_shape(config)),
+    ('config.data.shape', tuple(config.data.shape)),
+  ):
+    if shape[0] % times or shape[1] % times:
+      raise UserError(
+        f'{field}={shape}: height and width must be multiples of {times}, as '
+        f'config.generator.downs={config.generator.downs} halves them'
+      )
 
 
 def codes_of(game, params, images, noise=None, key=None) -> dict:
@@ -211,13 +232,13 @@ def train_step(state, batch, rng, *, config, axis_name=None):
 
 
 def translate(state, images, to, rng, *, config) -> jax.Array:
-  """Images [n, ...] of the other domain, in [-1, 1], as images of domain `to`, by the means of
-  their codes: float32 [n, ...]. Nothing is drawn from rng.
+  """Images [n, h, w, c] of the other domain, in [-1, 1] and of any size, as images of domain `to`,
+  by the means of their codes: float32 [n, h, w, d]. Nothing is drawn from rng.
   """
   del rng
   game, source = build(config), other[to]
   z = codes_of(game, state.G.params, {source: images})[source]
-  return images_of(game, state.G.params, z, to)
+  return crop(images_of(game, state.G.params, z, to), images.shape[1:3])
 
 
 def sample(state, given, rng, *, config) -> dict:

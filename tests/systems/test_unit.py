@@ -196,6 +196,19 @@ def test_a_translation_has_no_noise_and_does_not_depend_on_its_neighbours(name, 
   assert y.shape == images.shape and np.abs(x - y).max() > 1e-3
 
 
+def test_images_of_any_size_are_translated_by_unit_and_of_one_by_that_of_digits():
+  config = configs.load('configs/unit_folder.py:smoke')
+  state = shape_of_state(unit, {d: jnp.zeros((1, 16, 16, 3)) for d in 'xy'}, config)
+  how = functools.partial(unit.translate, to='y', rng=None, config=config)
+  assert jax.eval_shape(how, state, jnp.zeros((2, 21, 18, 3))).shape == (2, 21, 18, 3)
+  with pytest.raises(UserError, match=r'config.data.x.shape=\(15, 16, 3\): .* multiples of 2'):
+    unit.check(configs.load('configs/unit_folder.py:smoke', [('data.x.shape', '(15, 16, 3)')]))
+  config = configs.load('configs/unit_mnist_usps.py:smoke')
+  state = shape_of_state(unit_adaptation, {d: jnp.zeros((1, 16, 16, 1)) for d in 'xy'}, config)
+  with pytest.raises(UserError, match=r'images of 21x18: .*, 16x16'):
+    unit_adaptation.translate(state, jnp.zeros((2, 21, 18, 1)), 'y', None, config=config)
+
+
 # --- Labels ---------------------------------------------------------------------------------------
 
 
