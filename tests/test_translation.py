@@ -211,3 +211,14 @@ def test_translations_are_scored_beside_their_sources(tmp_path, monkeypatch):
     distance = metrics.frechet_distance(brightness(real)[0], brightness(images)[0])
     # The noise of the translations is another one.
     assert rows[name].value == pytest.approx(distance, rel=1e-3 if 'source' in name else 0.5)
+
+
+def test_a_size_that_the_nets_do_not_keep_is_one_line(run, monkeypatch):
+  for change, words in (
+    (lambda x: x[:, ::2], r'images of 16x16 do not fit the nets of .*make \(8, 16\) of it'),
+    (lambda x: x.reshape(3, 5), r'images of 16x16 do not fit .*those of config.data.shape='),
+  ):
+    other = lambda state, images, to, rng, *, config, change=change: change(images)
+    monkeypatch.setattr(cyclegan, 'translate', other)
+    with pytest.raises(UserError, match=words):
+      run.translate(images(2))

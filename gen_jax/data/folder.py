@@ -559,7 +559,9 @@ class Pictures:
       self.sizes.append(size)
     if bad:
       more = f'; and {len(bad) - _NAMED} more' * (len(bad) > _NAMED)
-      named = f'{len(bad)} images of {where} cannot be used: {"; ".join(bad[:_NAMED])}{more}'
+      total = len(found.images) + len(found.unread)
+      named = f'{len(bad)} of {total} images in {where} cannot be used: '
+      named += f'{"; ".join(bad[:_NAMED])}{more}'
       if data.bad_files == 'error':
         raise UserError(
           f"{named}. {channels} channels are needed: config.data.fit='crop' repeats grey, "
@@ -577,10 +579,15 @@ class Pictures:
 
   def read(self, index: int) -> np.ndarray:
     """An image, uint8 [h, w, channels]."""
-    with open_file(self.root / self.paths[index]) as file:
-      return self._decode(file)
+    path = self.root / self.paths[index]
+    try:
+      with open_file(path) as file:
+        return self._decode(file)
+    except (BadImage, OSError) as error:
+      raise UserError(f'{path} was good at first, but now: {error}') from error
 
   def _decode(self, file: BinaryIO) -> np.ndarray:
+    _check_bytes(file)
     try:
       with Image.open(file, formats=FORMATS) as image:
         height, width = _upright_size(image)

@@ -403,8 +403,23 @@ class Run:
 
     translate.__name__ = f'translate to {to} {images.shape[1:]}'  # a program for each
     key = jax.random.fold_in(jax.random.key(seed), TRANSLATE)
+    self._check_size(translate, images, key)
     made = self._in_blocks(translate, config, 'image', np.asarray(images), None, key)
     return sampling.as_data(made['image'], config)
+
+  def _check_size(self, translate, images, key) -> None:
+    """Rejects images of a size that the nets do not take, or do not keep, before compiling."""
+    like = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32)
+    try:
+      made = jax.eval_shape(translate, self.state, {'image': like}, key)['image'].shape
+      why = f': the nets make {made[1:3]} of it'
+    except (TypeError, ValueError) as error:
+      made, why = None, f' ({" ".join(str(error).split())[:200]})'
+    if made is None or made[1:3] != images.shape[1:3]:
+      raise UserError(
+        f'translate: images of {images.shape[1]}x{images.shape[2]} do not fit the nets of '
+        f'{self.path}{why}; those of config.data.shape={tuple(self.config.data.shape)} do'
+      )
 
   def latents(self, n: int, seed: int = 0) -> np.ndarray:
     """Draws from the prior of the latents, float32 [n, ...], for `decode`; `gen_jax.latent` has the

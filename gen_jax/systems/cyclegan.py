@@ -39,6 +39,7 @@ from gen_jax.state import (
   update,
 )
 from gen_jax.systems import gan
+from gen_jax.systems._two_domains import TO, both_ways
 
 __all__ = ['FIELDS', 'METRICS', 'State', 'init_state', 'inputs', 'sample', 'train_step']
 
@@ -56,9 +57,7 @@ FIELDS = {
   'buffer.size': fields.integer(
     0, 10_000, default=50, smoke=4, meaning='translations kept for each D; 0: only new ones'
   ),
-  'sample.to': fields.one_of(
-    'y', 'x', default='y', protocol=False, meaning='where --input is translated to'
-  ),
+  **TO,
   **{f'optim.{net}.{name}': field for net in 'GD' for name, field in OPTIMIZER.items()},
 }
 CONDITIONS = ('x', 'y')
@@ -310,14 +309,9 @@ def train_step(state, batch, rng, *, config, axis_name=None):
 
 
 def sample(state, given, rng, *, config) -> dict:
-  """Translations of given['x'] and given['y'], float32 [n, h, w, ...] in [-1, 1]: `image` G(x), the
-  `source` x and the way `back` F(G(x)); for y, `image_x`, `source_y` and `back_y`.
-  """
-  G, F = translators(build(config), state.G.params)
-  x, y = given['x'], given['y']
-  y_fake, x_fake = G(x), F(y)
-  there = {'image': y_fake, 'source': x, 'back': F(y_fake)}
-  return there | {'image_x': x_fake, 'source_y': y, 'back_y': G(x_fake)}
+  """Held-out images of both domains translated, see `_two_domains.both_ways`."""
+  to = lambda images, domain: translate(state, images, domain, rng, config=config)
+  return both_ways(to, given)
 
 
 def translate(state, images, to, rng, *, config) -> jax.Array:
