@@ -4,7 +4,7 @@ Donahue and Simonyan 2019, https://arxiv.org/abs/1907.02544.
 
     python launch.py --config=configs/bigbigan_mnist.py
 
-15,000 steps, 73 minutes on three fifths of a CPU core (AMD EPYC).
+15,000 steps, 73 minutes on three fifths of one of two CPU cores (AMD EPYC).
 Out come digits and reconstructions G(E(x)) in runs/bigbigan_mnist/samples/;
 `python benchmarks/probe.py --workdir=runs/bigbigan_mnist` classifies digits by E(x).
 """

@@ -4,7 +4,7 @@ Mirza and Osindero 2014, https://arxiv.org/abs/1411.1784.
 
     python launch.py --config=configs/cgan_mnist.py
 
-30,000 steps, 27 minutes on two thirds of a CPU core (AMD EPYC).
+30,000 steps, 27 minutes on two thirds of one of two CPU cores (AMD EPYC).
 It writes grids of handwritten digits, in columns by class, to runs/cgan_mnist/samples/.
 With the settings of the paper samples hardly depend on z. Four differ, therefore. 1000 units of G
 for z and 200 for the label, not the reverse. 30 normal latents, not 100 uniform ones. No dropout in

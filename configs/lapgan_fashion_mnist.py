@@ -4,7 +4,7 @@ Denton et al. 2015, https://arxiv.org/abs/1506.05751.
 
     python launch.py --config=configs/lapgan_fashion_mnist.py
 
-6,000 steps, 62 minutes on a third of a CPU core (AMD EPYC).
+6,000 steps, 62 minutes on a third of one of two CPU cores (AMD EPYC).
 It writes grids of clothes, in columns by class, and of all levels of the pyramid to
 runs/lapgan_fashion_mnist/samples/.
 """

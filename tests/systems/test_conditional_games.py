@@ -125,7 +125,7 @@ def test_both_nets_of_cgan_drop_out_in_training():
 
   a, b = jax.random.split(jax.random.key(1))
   found = [
-    float(loss(draw(4, 100), batch['label'][0], {'g': g, 'd': d}))
+    float(loss(draw(4, config.latent.dim), batch['label'][0], {'g': g, 'd': d}))
     for g, d in ((a, b), (a, b), (b, b), (a, a))
   ]
   assert found[0] == found[1] and len(set(found)) == 3
