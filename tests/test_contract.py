@@ -449,7 +449,7 @@ def test_bfloat16_is_for_the_nets_only(path):
   """The nets compute in it; losses are those of float32 within its rounding, and the state stays
   float32.
   """
-  case = case_of(path)
+  case = steady_case_of(path)
   config = configs.replace(case.config, {'precision': 'bfloat16'})
   batch = make_batch(config, case.system, jax.random.fold_in(BATCH_KEY, 0))
   step = jax.jit(functools.partial(case.system.train_step, config=config))
@@ -476,7 +476,7 @@ def test_the_forms_for_accelerators_compute_the_same(path, monkeypatch):
     patch.setattr(jax, 'default_backend', lambda: 'gpu')
     for name in ('_conv', '_input_gradient', '_weight_gradient'):
       patch.setattr(convolutions, name, lambda *args, name=name: pytest.fail(f'{name} is for CPU'))
-    trained = run_steps(case_of(path), 'jit', 1)
+    trained = run_steps(steady_case_of(path), 'jit', 1)
   assert_trains_as_on_one_device(path, *trained)
 
 
