@@ -5,7 +5,7 @@ Brock, Donahue and Simonyan 2019, https://arxiv.org/abs/1809.11096.
     python launch.py --config=configs/biggan_cifar.py
 
 An Inception score of 9.22 and a FID of 14.73 are reported.
-Not trained here: a step takes about 20 s on two CPU cores (AMD EPYC).
+Not trained here: a step takes 10.5 s on two CPU cores (AMD EPYC).
 It writes grids of samples, a column for each class, to runs/biggan_cifar/samples/.
 """
 

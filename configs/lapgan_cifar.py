@@ -4,7 +4,7 @@ Denton et al. 2015, https://arxiv.org/abs/1506.05751.
 
     python launch.py --config=configs/lapgan_cifar.py
 
-Not trained here: a step takes 4 s on two busy CPU cores (AMD EPYC).
+Not trained here: a step takes 1.1 s on two CPU cores (AMD EPYC).
 It writes grids of images, in columns by class, and of all levels of the pyramid to
 runs/lapgan_cifar/samples/.
 Images are scaled to [-1, 1] where the authors normalise each pixel. Their momentum starts at 0 and

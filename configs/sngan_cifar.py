@@ -6,7 +6,7 @@ https://arxiv.org/abs/1802.05637.
     python launch.py --config=configs/sngan_cifar.py
 
 Without labels (--config.data.num_classes=None) it is the first paper's, with an Inception score of
-8.22 +- 0.05 and a FID of 21.7. Not trained here: a step takes 20 s on two CPU cores (AMD EPYC).
+8.22 +- 0.05 and a FID of 21.7. Not trained here: a step takes 9.4 s on two CPU cores (AMD EPYC).
 It writes grids of samples, a column for each class, to runs/sngan_cifar/samples/.
 """
 
