@@ -29,6 +29,7 @@ def get_config():
     optim=dict(G=adam, D=adam),
     train=dict(steps=266_800, batch_size=1),
     sample=dict(num_images=16, batch_size=1),
+    parallel=dict(data=1),  # a batch of one is not shared
     eval=dict(split='test', num_samples=120, held_out_examples=120, metrics=few),
   )
   return ConfigDict(config)

@@ -27,6 +27,7 @@ def get_config():
     optim=dict(G=adam, D=adam),
     train=dict(steps=219_200, batch_size=1),
     sample=dict(num_images=16, batch_size=1),
+    parallel=dict(data=1),  # a batch of one is not shared
     eval=dict(
       split='val', held_out_split='val', num_samples=1098, held_out_examples=1098, metrics=few
     ),
