@@ -29,6 +29,7 @@ from gen_jax import domains, fields, nets
 from gen_jax.domains import inputs
 from gen_jax.errors import UserError
 from gen_jax.fields import Measure
+from gen_jax.ops.scan import scan
 from gen_jax.state import (
   OPTIMIZER,
   Player,
@@ -217,6 +218,8 @@ def exchange(buffer: Buffer, images, key, axis_name=None) -> tuple[Buffer, jax.A
     return buffer, images
   if axis_name is not None:
     images = jax.lax.all_gather(images, axis_name, tiled=True)
+  # Whole on each device: the loop below would otherwise gather rows in each of its steps.
+  buffer, images = nets.whole((buffer, images))
   swap_key, place_key = jax.random.split(key)
   swap = jax.random.bernoulli(swap_key, 0.5, (len(images),))
   place = jax.random.randint(place_key, (len(images),), 0, size)
@@ -230,7 +233,7 @@ def exchange(buffer: Buffer, images, key, axis_name=None) -> tuple[Buffer, jax.A
     count = jnp.where(full, size, buffer.count + 1)
     return Buffer(images, count), jnp.where(full & swap, kept, image)
 
-  buffer, images = jax.lax.scan(enter, buffer, (images, swap, place))
+  buffer, images = scan(enter, buffer, (images, swap, place))
   if axis_name is not None:
     images = jax.lax.dynamic_slice_in_dim(images, jax.lax.axis_index(axis_name) * own, own)
   return buffer, images
