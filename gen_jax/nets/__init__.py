@@ -26,13 +26,6 @@ from gen_jax.run import imports
 OFFERED = ('shape', 'axis_name', 'out_channels', 'drop_labels')
 
 
-def whole(tree):
-  """The arrays of a tree, whole on each device of a mesh with an axis `fsdp`: for a loop over their
-  rows, which would otherwise gather one in each of its steps.
-  """
-  return fsdp.replicated(tree)
-
-
 class Net(NamedTuple):
   """A Flax module as a training step uses it: its parameters are float32 and may be sharded over
   devices; `apply` gathers them and casts them to the compute dtype.

@@ -29,7 +29,6 @@ from gen_jax import domains, fields, nets
 from gen_jax.domains import inputs
 from gen_jax.errors import UserError
 from gen_jax.fields import Measure
-from gen_jax.ops.scan import scan
 from gen_jax.state import (
   OPTIMIZER,
   Player,
@@ -213,29 +212,33 @@ def exchange(buffer: Buffer, images, key, axis_name=None) -> tuple[Buffer, jax.A
   probability 1/2, it takes the place of one in the buffer, which is returned. Under `pmap` they
   enter in the order of the whole batch, so that the buffer is the same on all devices.
   """
-  size, own = len(buffer.images), len(images)
+  size, local = len(buffer.images), len(images)
   if size == 0:
     return buffer, images
   if axis_name is not None:
     images = jax.lax.all_gather(images, axis_name, tiled=True)
-  # Whole on each device: the loop below would otherwise gather rows in each of its steps.
-  buffer, images = nets.whole((buffer, images))
   swap_key, place_key = jax.random.split(key)
   swap = jax.random.bernoulli(swap_key, 0.5, (len(images),))
   place = jax.random.randint(place_key, (len(images),), 0, size)
 
-  def enter(buffer, row):
-    image, swap, place = row
-    full = buffer.count == size
-    place = jnp.where(full, place, buffer.count)
-    kept = buffer.images[place]
-    images = buffer.images.at[place].set(jnp.where(full & ~swap, kept, image))
-    count = jnp.where(full, size, buffer.count + 1)
-    return Buffer(images, count), jnp.where(full & swap, kept, image)
+  def enter(carry, row):
+    slots, count = carry
+    own, swap, place = row
+    full = count == size
+    place = jnp.where(full, place, count)
+    kept = slots[place]
+    slots = slots.at[place].set(jnp.where(full & ~swap, kept, own))
+    return (slots, jnp.where(full, size, count + 1)), jnp.where(full & swap, kept, own)
 
-  buffer, images = scan(enter, buffer, (images, swap, place))
+  # The loop moves row numbers; the images, which may be on several devices, are gathered once.
+  rows = jnp.concatenate([buffer.images, images])
+  places = jnp.arange(len(rows))
+  (slots, count), chosen = jax.lax.scan(
+    enter, (places[:size], buffer.count), (places[size:], swap, place)
+  )
+  buffer, images = Buffer(rows[slots], count), rows[chosen]
   if axis_name is not None:
-    images = jax.lax.dynamic_slice_in_dim(images, jax.lax.axis_index(axis_name) * own, own)
+    images = jax.lax.dynamic_slice_in_dim(images, jax.lax.axis_index(axis_name) * local, local)
   return buffer, images
 
 

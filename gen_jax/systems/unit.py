@@ -16,7 +16,7 @@ codes are those of x_xy and x_yx. One step is one update of D, then one of G.
 
 This is the authors' code (branch version_02): K = mean z^2, the KL divergence of N(mu, I) to
 N(0, I) but for factor and constant, of the code with its noise; D's terms are not halved; and G's
-images are made anew for its update. Where D has several scales, each has these terms.
+images are recomputed for its update. Where D has several scales, each has these terms.
 """
 
 import functools
