@@ -27,6 +27,8 @@ LAYOUTS = [
 LATER = {'dcgan_cifar': 5e-3, 'dcgan_folder': 5e-2, 'wgan_gp_cifar': 1e-3}
 # Instance norm of 4x4 pixels, G through F and back: 3e-3 at step 20.
 LATER |= dict.fromkeys(('cyclegan_emoji', 'cyclegan_horse2zebra', 'cyclegan_mnist_usps'), 1e-2)
+# In the first five, for `pmap` on 8 devices: 1.3e-4 in the fifth loss of G.
+FIRST = {'cyclegan_horse2zebra': 2e-4}
 # Absolute. The gradient of a critic's last bias is 0: on several devices it is the rounding of sums
 # that cancel, of which Adam and RMSProp make a part of a whole step. The rate of wgan_gp_ring is
 # 3e-3; the losses of a clipped critic are as small as 1e-4, and one of wgan_gp_cifar, a difference
@@ -109,7 +111,7 @@ def test_losses_are_the_same_on_any_devices(path, tmp_path):
   assert len(wanted) == 20
   for layout in LAYOUTS:
     found = losses(tmp_path / '_'.join(map(str, layout)))
-    for steps, rtol in ((slice(5), 2e-4), (slice(5, 20), later)):
+    for steps, rtol in ((slice(5), FIRST.get(name, 1e-4)), (slice(5, 20), later)):
       atol = ABSOLUTE.get(name, 1e-5)
       np.testing.assert_allclose(
         found[steps], wanted[steps], rtol=rtol, atol=atol, err_msg=str(layout)
