@@ -26,14 +26,15 @@ from gen_jax import contract, data, evaluate, train
 from gen_jax.run import trained
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
-# Name in the table, config, its own fields, seeds.
+# Name in the table, config, seeds.
 METHODS = {
-  'source': ('source only', 'classifier_mnist_usps', {'loss.domain': 'x'}, 3),
-  'cogan': ('CoGAN', 'cogan_mnist_usps', {}, 1),
-  'unit': ('UNIT', 'unit_mnist_usps', {}, 1),
-  'target': ('trained on the target', 'classifier_mnist_usps', {'loss.domain': 'y'}, 3),
+  'source': ('source only', 'classifier_mnist_usps', 3),
+  'cogan': ('CoGAN', 'cogan_mnist_usps', 1),
+  'unit': ('UNIT', 'unit_mnist_usps', 1),
+  'target': ('trained on the target', 'classifier_mnist_usps', 3),
 }
 DIRECTIONS = ('mnist_usps', 'usps_mnist')
+OTHER = dict(zip(DIRECTIONS, reversed(DIRECTIONS), strict=True))
 # Full protocol: Tzeng et al. 2017 and Hoffman et al. 2018 (source only, target, CyCADA), Liu and
 # Tuzel 2016 and Liu et al. 2017 by the latter's table.
 PUBLISHED = {
@@ -58,14 +59,14 @@ def fields_of(direction: str, usps: str) -> dict:
   }
 
 
-def measure(config, folder: Path) -> dict:
-  """Trains a run, or resumes it, and measures its last step on the test splits."""
+def measure(config, trained_config, folder: Path) -> dict:
+  """Trains a run, or resumes it, and measures its last step on the test splits of `config`."""
   started = time.monotonic()
-  if status := train.run(config, folder):
+  if status := train.run(trained_config, folder):
     sys.exit(status)
   seconds = time.monotonic() - started
   system = contract.check(config)
-  manifest, state = trained.restore(config, system, folder, None)
+  manifest, state = trained.restore(trained_config, system, folder, None)
   rows, _ = evaluate.measured(
     config, system, state, data.held_out(config), folder / 'measured', None
   )
@@ -103,18 +104,24 @@ def main(argv) -> None:
   flags = parser.parse_args(argv)
   kept = flags.workdir / 'adaptation.json'
   found = json.loads(kept.read_text()) if kept.exists() else {}
+
+  def config_of(name, direction, seed):
+    own = {} if flags.smoke else fields_of(direction, flags.usps)
+    own = [(path, str(value)) for path, value in (own | {'seed': seed}).items()]
+    return configs.load(f'{CONFIGS}/{name}.py{":smoke" if flags.smoke else ""}', [*own, *overrides])
+
   for method in flags.methods:
-    _, name, fields, seeds = METHODS[method]
+    _, name, seeds = METHODS[method]
     for direction in flags.directions:
+      # One training on MNIST is `source` of one direction and `target` of the other.
+      run = (direction, method) if method != 'target' else (OTHER[direction], 'source')
       cell = found.setdefault(f'{direction}/{method}', {})
       for seed in range(flags.seeds or seeds):
         if str(seed) in cell:
           continue
-        spec = f'{CONFIGS}/{name}.py{":smoke" if flags.smoke else ""}'
-        own = {} if flags.smoke else fields_of(direction, flags.usps)
-        own = [(path, str(value)) for path, value in (own | fields | {'seed': seed}).items()]
-        config = configs.load(spec, [*own, *overrides])
-        cell[str(seed)] = measure(config, flags.workdir / direction / f'{method}_{seed}')
+        config, trained_config = (config_of(name, way, seed) for way in (direction, run[0]))
+        folder = flags.workdir / run[0] / f'{run[1]}_{seed}'
+        cell[str(seed)] = measure(config, trained_config, folder)
         kept.write_text(json.dumps(found, indent=1))
         print(direction, method, seed, cell[str(seed)], flush=True)
   print(table(found))

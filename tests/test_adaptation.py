@@ -46,8 +46,8 @@ def test_an_accuracy_is_over_all_of_the_test_split(name, tmp_path):
 @pytest.mark.parametrize('direction', adaptation.DIRECTIONS)
 def test_a_direction_is_said_by_fields(direction):
   fields = adaptation.fields_of(direction, 'usps/{split}.npz')
-  for _, name, own, _ in adaptation.METHODS.values():
-    overrides = [(path, str(value)) for path, value in (fields | own).items()]
+  for _, name, _ in adaptation.METHODS.values():
+    overrides = [(path, str(value)) for path, value in fields.items()]
     config = configs.load(f'{ROOT}/configs/{name}.py', overrides)
     sources = [(config.data.x.name, config.data.x.path), (config.data.name, config.data.path)]
     mnist, usps = sources if direction == 'mnist_usps' else sources[::-1]
@@ -70,3 +70,12 @@ def test_the_table_has_finished_cells_beside_published_ones(tmp_path, capsys):
   (tmp_path / 'adaptation.json').write_text(json.dumps(kept))
   adaptation.main(flags)
   assert f'| source only | {(0.25 + values[1]) / 2:.3f} ±' in capsys.readouterr().out
+
+
+def test_the_ceiling_is_the_run_of_the_other_direction_that_saw_these_labels(tmp_path):
+  flags = ['--usps=x', '--smoke', f'--workdir={tmp_path}', '--methods', 'source', 'target']
+  adaptation.main([*flags, '--seeds=1', '--config.train.steps=2', '--config.train.log_steps=2'])
+  kept = json.loads((tmp_path / 'adaptation.json').read_text())
+  assert len(kept) == 4 and len(list(tmp_path.glob('*/*/config.json'))) == 2
+  assert kept['usps_mnist/source'].keys() == kept['mnist_usps/target'].keys() == {'0'}
+  assert not (tmp_path / 'mnist_usps/target_0').exists()
