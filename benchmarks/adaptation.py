@@ -6,8 +6,9 @@ Markdown, beside published accuracies.
     python benchmarks/adaptation.py --usps='usps/{split}.npz' --methods unit --seeds=3
 
 The full protocol: all training images of both domains, no augmentation, the last step. A cell is a
-run of a config, in a folder of its own, which is resumed where it was stopped; finished ones are in
-`adaptation.json` in --workdir, and not measured again. `usps/train.npz` and `usps/test.npz` hold
+run of a config, in a folder of its own, which is resumed where it was stopped; a finished one has a
+JSON file beside it and is not measured again. Several programs may make different cells of one
+--workdir at once. `usps/train.npz` and `usps/test.npz` hold
 `image` uint8 [n, 16, 16, 1] and `label`. Flags --config.FIELD=VALUE apply to all runs.
 """
 
@@ -75,16 +76,16 @@ def measure(config, trained_config, folder: Path) -> dict:
   return values | about | {'parameters': contract.parameters(state)}
 
 
-def table(found: dict) -> str:
-  """The cells as Markdown: mean and deviation over seeds, and what was published."""
+def table(workdir: Path) -> str:
+  """The finished cells as Markdown: mean and deviation over seeds, and what was published."""
   lines = ['| | MNIST to USPS | published | USPS to MNIST | published |']
   lines.append('| --- | ---: | ---: | ---: | ---: |')
   for method, published in PUBLISHED.items():
     name = METHODS[method][0] if method in METHODS else method
     cells = [name]
     for direction, value in zip(DIRECTIONS, published, strict=True):
-      seeds = found.get(f'{direction}/{method}', {})
-      values = [each['accuracy'][0] for each in seeds.values()]
+      finished = sorted((workdir / direction).glob(f'{method}_*.json'))
+      values = [json.loads(kept.read_text())['accuracy'][0] for kept in finished]
       mean = f'{np.mean(values):.3f}' if values else ''
       mean += f' ± {np.std(values, ddof=1):.3f} ({len(values)} seeds)' if len(values) > 1 else ''
       cells += [mean, f'{value:.4g}']
@@ -102,8 +103,6 @@ def main(argv) -> None:
   parser.add_argument('--seeds', type=int, help='of a cell; by default 3 of classifiers, else 1')
   parser.add_argument('--smoke', action='store_true', help='small nets, few steps, made data')
   flags = parser.parse_args(argv)
-  kept = flags.workdir / 'adaptation.json'
-  found = json.loads(kept.read_text()) if kept.exists() else {}
 
   def config_of(name, direction, seed):
     own = {} if flags.smoke else fields_of(direction, flags.usps)
@@ -115,16 +114,16 @@ def main(argv) -> None:
     for direction in flags.directions:
       # One training on MNIST is `source` of one direction and `target` of the other.
       run = (direction, method) if method != 'target' else (OTHER[direction], 'source')
-      cell = found.setdefault(f'{direction}/{method}', {})
       for seed in range(flags.seeds or seeds):
-        if str(seed) in cell:
+        kept = flags.workdir / direction / f'{method}_{seed}.json'
+        if kept.exists():
           continue
         config, trained_config = (config_of(name, way, seed) for way in (direction, run[0]))
-        folder = flags.workdir / run[0] / f'{run[1]}_{seed}'
-        cell[str(seed)] = measure(config, trained_config, folder)
+        found = measure(config, trained_config, flags.workdir / run[0] / f'{run[1]}_{seed}')
+        kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(found, indent=1))
-        print(direction, method, seed, cell[str(seed)], flush=True)
-  print(table(found))
+        print(direction, method, seed, found, flush=True)
+  print(table(flags.workdir))
 
 
 if __name__ == '__main__':
