@@ -49,6 +49,9 @@ CASES = {
   'wgan_gp_cifar': Case('wgan_gp_cifar', 8),
   'sngan': Case('sngan_fashion_mnist', 64),
   'biggan': Case('biggan_fashion_mnist', 64),
+  'pix2pix': Case('pix2pix_fashion_mnist', 16),
+  'pix2pix_facades': Case('pix2pix_facades', 1),  # 256 pixels
+  'cyclegan': Case('cyclegan_emoji', 2),
   'ddpm_digits': Case('ddpm_digits', 64),
   'ddpm_fashion_mnist': Case('ddpm_fashion_mnist', 32),
   'ddpm_cifar': Case('ddpm_cifar', 8),
@@ -85,9 +88,11 @@ FEATURES = {
 
 
 def load(case):
-  """The checked config of a case, and the shape of its batch: [(minibatches,) b, h, w, c]."""
+  """The checked config of a case, and the shapes of the images of its batch by name:
+  [(minibatches,) b, h, w, c].
+  """
   from gen_jax import config as configs
-  from gen_jax import contract
+  from gen_jax import contract, domains
   from gen_jax.systems import find_system
 
   fields = {'train.batch_size': case.batch, 'sample.batch_size': case.batch}
@@ -95,8 +100,13 @@ def load(case):
   config = configs.load(
     str(ROOT / 'configs' / f'{case.config}.py'), [(k, str(v)) for k, v in fields.items()]
   )
-  k = contract.minibatches(config, find_system(config.system))
-  return config, (*(() if k is None else (k,)), case.batch, *config.data.shape)
+  system = find_system(config.system)
+  k = contract.minibatches(config, system)
+  images = {'image': tuple(config.data.shape)}
+  if hasattr(system, 'translate'):
+    images = {'x': domains.x_shape(config), 'y': tuple(config.data.shape)}
+  rows = (*(() if k is None else (k,)), case.batch)
+  return config, {name: rows + shape for name, shape in images.items()}
 
 
 def make_jax(case):
@@ -108,13 +118,17 @@ def make_jax(case):
   from gen_jax.devices import compilation, sharding
   from gen_jax.systems import find_system
 
-  config, shape = load(case)
+  config, shapes = load(case)
   system = find_system(config.system)
   init_key, data_key, step_key = jax.random.split(jax.random.key(config.seed), 3)
-  batch = {'image': jnp.clip(0.5 * jax.random.normal(data_key, shape), -1, 1)}
-  if config.data.num_classes is not None:
-    label = jnp.arange(case.batch) % config.data.num_classes
-    batch['label'] = jnp.broadcast_to(label, shape[: len(shape) - 3])
+  batch = {}
+  for i, (name, shape) in enumerate(shapes.items()):
+    noise = jax.random.normal(jax.random.fold_in(data_key, i), shape)
+    batch[name] = jnp.clip(0.5 * noise, -1, 1)
+    if config.data.num_classes is not None:
+      label = jnp.arange(case.batch) % config.data.num_classes
+      label = jnp.broadcast_to(label, shape[: len(shape) - 3])
+      batch['label' if name == 'image' else f'{name}_label'] = label
   mesh = sharding.make_mesh(config)
 
   def init(key):
@@ -160,7 +174,7 @@ def make_torch(case, compiled=False, diffusers=False):
 
   torch.set_num_threads(len(os.sched_getaffinity(0)))
   torch.set_flush_denormal(True)  # as XLA does; the nets' near-zero initial weights make many
-  config, shape = load(case)
+  config, shapes = load(case)
   torch.manual_seed(config.seed)
   if case.sampling:
     sampler, of_diffusers = torch_nets.SAMPLERS[config.system]
@@ -168,10 +182,10 @@ def make_torch(case, compiled=False, diffusers=False):
     return lambda: [draw().mean().item()], [sum(p.numel() for p in n.parameters()) for n in nets]
   more = {'diffusers': True} if diffusers else {}
   train_step, nets = torch_nets.STEPS[config.system](config, compiled, **more)
-  x = torch.randn(shape).mul_(0.5).clamp_(-1, 1)
-  x = x.movedim(-1, -3)  # the memory stays channels-last
+  images = [torch.randn(shape).mul_(0.5).clamp_(-1, 1) for shape in shapes.values()]
+  images = [x.movedim(-1, -3) for x in images]  # the memory stays channels-last
   parameters = [sum(p.numel() for p in net.parameters()) for net in nets]
-  return lambda: [m.item() for m in train_step(x)], parameters
+  return lambda: [m.item() for m in train_step(*images)], parameters
 
 
 def make_ceiling(case):

@@ -497,6 +497,97 @@ def diffusers_unet(shape, features, multipliers, blocks, attention, dropout, gro
   return Net()
 
 
+def translator_norm(kind, channels):
+  """Batch norm with statistics of the batch, or instance norm without factors."""
+  return nn.BatchNorm2d(channels) if kind == 'batch' else nn.InstanceNorm2d(channels)
+
+
+class SkipUNet(nn.Module):
+  """gen_jax.nets.pix2pix.UNet."""
+
+  def __init__(self, x_shape, shape, features, depth, norm, dropout, noisy):
+    super().__init__()
+    widths = [features * min(2**i, 8) for i in range(depth)]
+    how = dict(kernel_size=4, stride=2, padding=1)
+    bias = norm == 'instance'
+    self.downs, self.ups = nn.ModuleList(), nn.ModuleList()
+    for i, (a, b) in enumerate(zip([x_shape[2], *widths], widths, strict=False)):
+      layers = [nn.LeakyReLU(0.2)] if i else []
+      layers.append(nn.Conv2d(a, b, bias=bias, **how))
+      layers += [translator_norm(norm, b)] if 0 < i < depth - 1 else []
+      self.downs.append(nn.Sequential(*layers))
+    for i, (a, b) in enumerate(zip(reversed(widths[1:]), reversed(widths[:-1]), strict=True)):
+      up = nn.ConvTranspose2d(a if i == 0 else 2 * a, b, bias=bias, **how)
+      drop = [nn.Dropout(dropout)] if 1 <= i <= noisy else []
+      self.ups.append(nn.Sequential(nn.ReLU(), up, translator_norm(norm, b), *drop))
+    last = nn.ConvTranspose2d((2 if depth > 1 else 1) * widths[0], shape[2], **how)
+    self.last = nn.Sequential(nn.ReLU(), last, nn.Tanh())
+
+  def forward(self, x):
+    multiple, size = 2 ** len(self.downs), x.shape[-1]
+    more = -size % multiple  # by reflection, cropped at the end
+    first = more // 2
+    x = F.pad(x, (first, more - first) * 2, mode='reflect') if more else x
+    skips = []
+    for down in self.downs:
+      x = down(x)
+      skips.append(x)
+    x = skips.pop()
+    for up in self.ups:
+      x = torch.cat([skips.pop(), up(x)], 1)
+    return self.last(x)[..., first : first + size, first : first + size]
+
+
+class PatchGAN(nn.Sequential):
+  """gen_jax.nets.pix2pix.PatchGAN of 16 pixels or more."""
+
+  def __init__(self, channels, patch, features, norm):
+    halvings = {16: 1, 34: 2, 70: 3, 142: 4, 286: 5}[patch]
+    layers, bias = [], norm == 'instance'
+    for i in range(halvings + 1):
+      width = features * min(2**i, 8)
+      how = dict(stride=2 if i < halvings else 1, padding=1, bias=bias or i == 0)
+      layers.append(nn.Conv2d(channels, width, 4, **how))
+      layers += [translator_norm(norm, width)] if i else []
+      layers.append(nn.LeakyReLU(0.2))
+      channels = width
+    super().__init__(*layers, nn.Conv2d(channels, 1, 4, padding=1))
+
+
+class CycleBlock(nn.Module):
+  """gen_jax.nets.cyclegan.ResBlock."""
+
+  def __init__(self, width):
+    super().__init__()
+    half = (nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3), nn.InstanceNorm2d(width))
+    again = (nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3), nn.InstanceNorm2d(width))
+    self.layers = nn.Sequential(*half, nn.ReLU(), *again)
+
+  def forward(self, x):
+    return x + self.layers(x)
+
+
+def cycle_resnet(x_shape, shape, features, blocks):
+  """gen_jax.nets.cyclegan.ResNet, for maps that 4 divides."""
+
+  def normed(layer, width):
+    return (layer, nn.InstanceNorm2d(width), nn.ReLU())
+
+  f, how = features, dict(stride=2, padding=1)
+  return nn.Sequential(
+    nn.ReflectionPad2d(3),
+    *normed(nn.Conv2d(x_shape[2], f, 7), f),
+    *normed(nn.Conv2d(f, 2 * f, 3, **how), 2 * f),
+    *normed(nn.Conv2d(2 * f, 4 * f, 3, **how), 4 * f),
+    *(CycleBlock(4 * f) for _ in range(blocks)),
+    *normed(nn.ConvTranspose2d(4 * f, 2 * f, 3, output_padding=1, **how), 2 * f),
+    *normed(nn.ConvTranspose2d(2 * f, f, 3, output_padding=1, **how), f),
+    nn.ReflectionPad2d(3),
+    nn.Conv2d(f, shape[2], 7),
+    nn.Tanh(),
+  )
+
+
 NETS = {
   'mlp.Generator': mlp_generator,
   'mlp.Discriminator': mlp_discriminator,
@@ -510,6 +601,9 @@ NETS = {
   'sngan.Discriminator': ProjectionDiscriminator,
   'biggan.Generator': functools.partial(SNGANGenerator, biggan=True),
   'biggan.Discriminator': functools.partial(ProjectionDiscriminator, biggan=True),
+  'pix2pix.UNet': SkipUNet,
+  'pix2pix.PatchGAN': PatchGAN,
+  'cyclegan.ResNet': cycle_resnet,
   'unet.UNet': UNet,
 }
 
@@ -687,6 +781,93 @@ def sngan_step(config, compiled):
 def biggan_step(config, compiled):
   """(step, nets) of gen_jax.systems.biggan; step(x) -> metrics."""
   return hinge_step(config, compiled, config.train.batch_size, one_pass=True)
+
+
+def pix2pix_step(config, compiled):
+  """(step, nets) of gen_jax.systems.pix2pix; step(x, y) -> metrics."""
+  x_shape, shape = config.data.x.shape or config.data.shape, config.data.shape
+  G = make_net(config.generator, x_shape=x_shape, shape=shape)
+  D = make_net(config.discriminator, channels=x_shape[2] + shape[2])
+  (g_adam, _), (d_adam, _) = make_adam(G, config.optim.G), make_adam(D, config.optim.D)
+  g, d = (torch.compile(G), torch.compile(D)) if compiled else (G, D)
+
+  def step(x, y):
+    y_fake = g(x)
+    real, fake = d(torch.cat([x, y], 1)), d(torch.cat([x, y_fake.detach()], 1))
+    d_loss = 0.5 * (F.softplus(-real).mean() + F.softplus(fake).mean())
+    d_adam.zero_grad()
+    d_loss.backward()
+    d_norm = grad_norm(D)
+    d_adam.step()
+
+    D.requires_grad_(False)
+    gan = F.softplus(-d(torch.cat([x, y_fake], 1))).mean()
+    g_loss = gan + config.loss.l1 * (y - y_fake).abs().mean()
+    g_adam.zero_grad()
+    g_loss.backward()
+    g_norm = grad_norm(G)
+    g_adam.step()
+    D.requires_grad_(True)
+    return d_loss, g_loss, d_norm, g_norm
+
+  return step, (G, D)
+
+
+def cyclegan_step(config, compiled):
+  """(step, nets) of gen_jax.systems.cyclegan with least squares; step(x, y) -> metrics."""
+  x_shape, shape = config.data.x.shape or config.data.shape, config.data.shape
+  pair = {'x_shape': x_shape, 'shape': shape}, {'x_shape': shape, 'shape': x_shape}
+  G, back = (make_net(config.generator, **shapes) for shapes in pair)
+  D_X, D_Y = (make_net(config.discriminator, channels=s[2]) for s in (x_shape, shape))
+  both_g, both_d = nn.ModuleList([G, back]), nn.ModuleList([D_X, D_Y])
+  (g_adam, _), (d_adam, _) = make_adam(both_g, config.optim.G), make_adam(both_d, config.optim.D)
+  if compiled:
+    G, back, D_X, D_Y = map(torch.compile, (G, back, D_X, D_Y))
+  buffers, size, loss = ([], []), config.buffer.size, config.loss
+
+  def exchanged(buffer, images):
+    """What D sees for these translations, from a buffer of past ones."""
+    seen = []
+    for image in images:
+      if len(buffer) < size:
+        buffer.append(image)
+        seen.append(image)
+      elif torch.rand(()) < 0.5:
+        i = torch.randint(size, ()).item()
+        seen.append(buffer[i])
+        buffer[i] = image
+      else:
+        seen.append(image)
+    return torch.stack(seen).contiguous(memory_format=torch.channels_last)
+
+  def d_term(d, real, fake):
+    return 0.5 * ((d(real) - 1).square().mean() + d(fake).square().mean())
+
+  def step(x, y):
+    both_d.requires_grad_(False)
+    y_fake, x_fake = G(x), back(y)
+    gan = (D_Y(y_fake) - 1).square().mean() + (D_X(x_fake) - 1).square().mean()
+    cycle = F.l1_loss(back(y_fake), x) + F.l1_loss(G(x_fake), y)
+    identity = F.l1_loss(G(y), y) + F.l1_loss(back(x), x) if loss.identity else 0.0
+    g_loss = gan + loss.cycle * (cycle + loss.identity * identity)
+    g_adam.zero_grad()
+    g_loss.backward()
+    g_norm = grad_norm(both_g)
+    g_adam.step()
+
+    both_d.requires_grad_(True)
+    x_seen, y_seen = (
+      exchanged(buffer, fake.detach())
+      for buffer, fake in zip(buffers, (x_fake, y_fake), strict=True)
+    )
+    d_loss = d_term(D_X, x, x_seen) + d_term(D_Y, y, y_seen)
+    d_adam.zero_grad()
+    d_loss.backward()
+    d_norm = grad_norm(both_d)
+    d_adam.step()
+    return d_loss, g_loss, d_norm, g_norm
+
+  return step, (both_g, both_d)
 
 
 def alpha_bars(config):
@@ -908,6 +1089,8 @@ STEPS = {
   'wgan_gp': wgan_gp_step,
   'sngan': sngan_step,
   'biggan': biggan_step,
+  'pix2pix': pix2pix_step,
+  'cyclegan': cyclegan_step,
   'ddpm': ddpm_step,
   'edm': edm_step,
 }
