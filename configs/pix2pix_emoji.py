@@ -22,7 +22,7 @@ def get_config():
     data=dict(
       name='folder', path='emoji/{split}', shape=(64, 64, 3), x_from='left', load_size=70, flip=0.5
     ),
-    # The paper's three layers with dropout end at a sixteenth of 256 pixels; one, at an eighth here.
+    # The paper's dropout ends at a sixteenth of 256 pixels; with one layer, at an eighth of 64.
     generator=dict(name='pix2pix.UNet', features=32, depth=5, norm='instance', noisy=1),
     discriminator=dict(name='pix2pix.PatchGAN', patch=34, features=32, norm='instance'),
     loss=dict(l1=100.0),
