@@ -32,6 +32,7 @@ def get_config():
     # An eighth of the authors' channels in G, so that it trains on a CPU; D is theirs.
     generator=dict(name='cogan.Generator', features=(128, 64, 32, 16)),
     discriminator=dict(name='cogan.Discriminator', features=(20, 50, 500)),
+    init=dict(tied=True),  # the authors' start apart
     latent=dict(dim=100, distribution='normal'),
     loss=dict(classes=10.0, features=0.01),
     optim=dict(G=adam, D=adam),

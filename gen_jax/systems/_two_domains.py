@@ -16,6 +16,9 @@ FIELDS = {
   'generator': fields.net(meaning='G: encoders and decoders of both domains'),
   'discriminator': fields.net(meaning='D: images of either domain to logits'),
   **domains.UNPAIRED,
+  'init.tied': fields.one_of(
+    True, False, default=False, meaning='the ends of y start as those of x, so that x_xy = x_xx'
+  ),
   **{f'optim.{net}.{name}': field for net in 'GD' for name, field in OPTIMIZER.items()},
 }
 # Of those that translate.
@@ -51,9 +54,22 @@ def init_state(rng, batch, *, config) -> State:
   images = one_image(batch, config, leaf='x'), one_image(batch, config, leaf='y')
   return State(
     step=jnp.zeros((), jnp.int32),
-    G=init_player(game.G.init(g_key, *images), game.g_optimizer),
-    D=init_player(game.D.init(d_key, *images), game.d_optimizer),
+    G=init_player(tied(game.G.init(g_key, *images), config), game.g_optimizer),
+    D=init_player(tied(game.D.init(d_key, *images), config), game.d_optimizer),
   )
+
+
+def tied(variables: dict, config) -> dict:
+  """Initial variables; with `config.init.tied` the parameters of y's ends are copies of those of x.
+  A net's ends are its modules with x or y in their names: `end_x`, `nets_y_0`.
+  """
+  if not config.init.tied:
+    return variables
+  params = variables['params']
+  of_x = lambda name: '_'.join('x' if part == 'y' else part for part in name.split('_'))
+  return variables | {
+    'params': {name: jax.tree.map(jnp.copy, params[of_x(name)]) for name in params}
+  }
 
 
 def both_ways(translate, given) -> dict:
@@ -65,6 +81,20 @@ def both_ways(translate, given) -> dict:
   image, image_x = translate(x, 'y'), translate(y, 'x')
   there = {'image': image, 'source': x, 'back': translate(image, 'x')}
   return there | {'image_x': image_x, 'source_y': y, 'back_y': translate(image_x, 'y')}
+
+
+def check(config) -> None:
+  """Checks the fields of a game.
+
+  Raises:
+    UserError: they are inconsistent.
+  """
+  domains.check(config)
+  x, y = domains.x_shape(config)[-1], config.data.shape[-1]
+  if config.init.tied and x != y:
+    raise UserError(
+      f'config.init.tied=True, but x has {x} channels and y {y}: False is needed, or equal channels'
+    )
 
 
 # --- Class heads ----------------------------------------------------------------------------------

@@ -29,7 +29,15 @@ from gen_jax.domains import inputs
 from gen_jax.errors import UserError
 from gen_jax.state import batch_size, init_player, one_image, step_keys, update
 from gen_jax.systems import _two_domains, _two_nets
-from gen_jax.systems._two_domains import MEASURES, build, evaluate, mean, scores, squared_distance
+from gen_jax.systems._two_domains import (
+  MEASURES,
+  build,
+  evaluate,
+  mean,
+  scores,
+  squared_distance,
+  tied,
+)
 from gen_jax.systems._two_domains import check_one_shape as check
 from gen_jax.systems._two_nets import State, generate, latents
 
@@ -112,8 +120,8 @@ def init_state(rng, batch, *, config) -> State:
   z = jnp.zeros((1, config.latent.dim))
   return State(
     step=jnp.zeros((), jnp.int32),
-    G=init_player(game.G.init(g_key, z, train=False), game.g_optimizer),
-    D=init_player(game.D.init(d_key, *images), game.d_optimizer),
+    G=init_player(tied(game.G.init(g_key, z, train=False), config), game.g_optimizer),
+    D=init_player(tied(game.D.init(d_key, *images), config), game.d_optimizer),
   )
 
 

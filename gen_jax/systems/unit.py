@@ -72,7 +72,7 @@ def check(config) -> None:
   Raises:
     UserError: they are inconsistent, or the generator cannot halve images of x or y so often.
   """
-  domains.check(config)
+  _two_domains.check(config)
   times = 2 ** config.generator.get('downs', 0)
   for field, shape in (
     ('config.data.x.shape', domains.x_shape(config)),

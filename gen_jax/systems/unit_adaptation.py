@@ -33,6 +33,7 @@ from gen_jax.systems._two_domains import (
   MEASURES,
   both_ways,
   build,
+  check_adaptation,
   evaluate,
   init_state,
   mean,
@@ -40,7 +41,6 @@ from gen_jax.systems._two_domains import (
   scores,
   squared_distance,
 )
-from gen_jax.systems._two_domains import check_adaptation as check
 from gen_jax.systems._two_nets import State
 
 __all__ = [
@@ -70,7 +70,16 @@ FIELDS = (
   }
 )
 CONDITIONS = ('x', 'y')
-MADE = ('xx', 'xy', 'yx', 'yy')  # from, to
+
+
+def check(config) -> None:
+  """Checks the fields.
+
+  Raises:
+    UserError: they are inconsistent.
+  """
+  _two_domains.check(config)
+  check_adaptation(config)
 
 
 def make(game, variables, images, key=None, axis_name=None):

@@ -15,7 +15,7 @@ from gen_jax import config as configs
 from gen_jax import draws
 from gen_jax.errors import UserError
 from gen_jax.ops.compiler import options_for_one_run
-from gen_jax.systems import cogan, image_classifier, unit, unit_adaptation
+from gen_jax.systems import cogan, find_system, image_classifier, unit, unit_adaptation
 
 TOLERANCE = dict(rtol=2e-3, atol=2e-4)
 ADAM = dict(name='adam', lr=1e-3)
@@ -207,6 +207,26 @@ def test_images_of_any_size_are_translated_by_unit_and_of_one_by_that_of_digits(
   state = shape_of_state(unit_adaptation, {d: jnp.zeros((1, 16, 16, 1)) for d in 'xy'}, config)
   with pytest.raises(UserError, match=r'images of 21x18: .*, 16x16'):
     unit_adaptation.translate(state, jnp.zeros((2, 21, 18, 1)), 'y', None, config=config)
+
+
+@pytest.mark.parametrize('name', ['unit_folder', 'unit_mnist_usps', 'cogan_mnist_usps'])
+def test_tied_ends_start_alike(name):
+  """A translation is then the reconstruction; without, the ends are drawn apart."""
+  for tied in (True, False):
+    config = configs.load(f'configs/{name}.py:smoke', [('init.tied', str(tied))])
+    system = find_system(config.system)
+    x = jax.random.normal(jax.random.key(1), (3, *config.data.shape))
+    batch = {'x': x, 'y': x}
+    state = system.init_state(jax.random.key(0), batch, config=config)
+    made = system.sample(state, batch, jax.random.key(2), config=config)
+    pair = ('image', 'x') if name.startswith('cogan') else ('image', 'image_x')
+    assert np.array_equal(made[pair[0]], made[pair[1]]) == tied
+
+
+def test_tied_ends_have_equal_channels():
+  fields = [('init.tied', 'True'), ('data.x.shape', '(16, 16, 1)')]
+  with pytest.raises(UserError, match=r'init\.tied=True, but x has 1 channels and y 3: False'):
+    unit.check(configs.load('configs/unit_folder.py:smoke', fields))
 
 
 # --- Labels ---------------------------------------------------------------------------------------
