@@ -302,9 +302,12 @@ def _translate(config, system, folder: Workdir, step: int | None, input: str) ->
       with new_folder(out) as temporary:
         for rows in _batches_by_size(found.sizes, size):
           images = np.stack([found.read(row) for row in rows])
-          made = trained_run.translate(images, to, config.sample.seed)
+          try:
+            made = trained_run.translate(images, to, config.sample.seed)
+          except UserError as error:
+            raise UserError(f'{found.root / found.paths[rows[0]]}: {error}') from error
           for row, picture in zip(rows, made, strict=True):
-            path = temporary / found.paths[row].with_suffix('.png')
+            path = temporary / f'{found.names[row]}.png'
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(pictures.png(picture))
           shown = shown or [images, made]

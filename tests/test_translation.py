@@ -63,6 +63,10 @@ def test_what_cannot_be_translated_is_one_line(run):
     ),
     (dict(images=images(2)[0]), r'\(16, 16, 1\)'),
     (dict(images=images(2).astype(int)), 'int64'),
+    (dict(images=images(0)), r'\(0, 16, 16, 1\).* n > 0'),
+    (dict(images=[*images(1), *images(1, 9)]), 'images of one size is needed'),
+    (dict(images=np.float32(images(2))), r'from 0 to 255; values in \[-1, 1\]'),
+    (dict(images=np.full((1, 16, 16, 1), np.nan, np.float32)), 'from nan to nan'),
     (dict(images=images(2), to='z'), "to='z': 'y' or 'x' is needed"),
     (dict(images=images(2), steps=3), 'has no such field'),
   ):
@@ -108,6 +112,20 @@ def test_a_folder_is_translated_under_its_own_names(folder, run, tmp_path):
     for name, image in zip(('b.png', 'a.png', 'in/c.png'), want, strict=True):
       assert np.abs(np.int32(found[name]) - image[..., 0]).max() <= 1
     assert out.with_name(out.name + '_grid.png').exists()
+
+
+def test_any_name_of_a_folder_and_of_its_pictures_is_kept(folder, tmp_path, monkeypatch):
+  monkeypatch.setattr(gen_jax.run.trained.Run, 'translate', lambda self, images, *_: images)
+  place = tmp_path / ('日' * 80)  # 240 of the 255 bytes of a name
+  for name in ('é 1.png', 'in/é 1.png'):
+    save(place / name, images(1)[0])
+  for name in ('scan.001', 'scan.002'):  # PNG files, by what is in them
+    save(tmp_path / 'a.png', images(1)[0])
+    (tmp_path / 'a.png').rename(place / name)
+  assert translated(folder, place) == 0
+  (out,) = (folder / 'samples').glob('step_0000007_日*日')
+  found = {str(path.relative_to(out)) for path in out.rglob('*.png')}
+  assert found == {'é 1.png', 'in/é 1.png', 'scan.001.png', 'scan.002.png'}
 
 
 def test_a_folder_that_cannot_be_translated_is_one_line(folder, tmp_path, capsys):
@@ -222,3 +240,13 @@ def test_a_size_that_the_nets_do_not_keep_is_one_line(run, monkeypatch):
     monkeypatch.setattr(cyclegan, 'translate', other)
     with pytest.raises(UserError, match=words):
       run.translate(images(2))
+
+
+def test_the_picture_that_cannot_be_translated_is_named(folder, tmp_path, monkeypatch, capsys):
+  def refuse(*_):
+    raise UserError('translate: images of 16x16 do not fit')
+
+  monkeypatch.setattr(gen_jax.run.trained.Run, 'translate', refuse)
+  save(tmp_path / 'odd/a b.png', images(1)[0])
+  assert translated(folder, tmp_path / 'odd') == 2
+  assert 'odd/a b.png: translate: images of 16x16 do not fit' in capsys.readouterr().err

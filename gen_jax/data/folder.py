@@ -284,6 +284,13 @@ def natural(name: str) -> list:
   return [*((int(part), '') if part.isdecimal() else (-1, part) for part in parts), (-1, name)]
 
 
+def without_ending(path: pathlib.PurePosixPath) -> pathlib.PurePosixPath:
+  """The path of an image without one of `SUFFIXES`; without another ending, as of `scan.001`, it is
+  the path itself.
+  """
+  return path.with_suffix('') if path.suffix.lower() in SUFFIXES else path
+
+
 class Found(NamedTuple):
   """What is below a folder; all paths are relative to it."""
 
@@ -529,6 +536,7 @@ class Pictures:
 
   Attributes:
     paths: of the images, relative to the folder.
+    names: the same without endings.
     sizes: (height, width) of each.
     content: a hash of their names and contents.
 
@@ -571,8 +579,8 @@ class Pictures:
       _log.warning('%s are skipped', printable(named))
     if not self.paths:
       raise UserError(f'{where} holds no image (PNG, JPEG or WebP) that can be used')
-    ends = collections.Counter(path.with_suffix('') for path in self.paths)
-    for name, count in ends.items():
+    self.names = [without_ending(path) for path in self.paths]
+    for name, count in collections.Counter(self.names).items():
       if count > 1:
         raise UserError(f'{where} holds {count} images named {name}: other names are needed')
     self.content = content_hash(*(line.encode('utf-8', 'surrogateescape') for line in digests))
