@@ -1,6 +1,7 @@
 """Translating with a run: `run.translate`, --mode=sample for held-out pictures and --input."""
 
 import functools
+import pathlib
 
 import jax
 import numpy as np
@@ -160,6 +161,26 @@ def test_alpha_is_laid_over_what_the_config_says(tmp_path):
   white = configs.replace(config, {'data.background': (255,)})
   read = data.Pictures(white, str(tmp_path / 'alpha'), 1, '--input').read(0)
   np.testing.assert_array_equal(read, np.full((SIZE, SIZE, 1), 255, np.uint8))
+
+
+def test_a_folder_is_read_as_the_command_line_says(folder, tmp_path, monkeypatch, capsys):
+  """What a message advises is possible, although the run was trained on pictures without alpha."""
+  monkeypatch.setattr(gen_jax.run.trained.Run, 'translate', lambda self, images, *_: images)
+  place = tmp_path / 'clear'
+  place.mkdir()
+  Image.new('LA', (SIZE, SIZE), (0, 0)).save(place / 'a.png')
+  (place / 'b.png').write_bytes(b'\x89PNG\r\n\x1a\n')
+  assert translated(folder, place) == 2
+  assert 'config.data.background lays alpha over a colour' in capsys.readouterr().err
+  for level in (255, 3):
+    flags = (f'--config.data.background={level}', '--config.data.bad_files=skip')
+    assert translated(folder, place, *flags) == 0
+    found = (folder / 'samples').glob(f'*_clear_to_y_data.background=*{level}*')
+    (out,) = filter(pathlib.Path.is_dir, found)
+    assert [path.name for path in out.iterdir()] == ['a.png']
+    np.testing.assert_array_equal(np.asarray(Image.open(out / 'a.png')), level)
+  assert translated(folder, place, *flags, '--config.data.flip=0.5') == 2
+  assert 'was started with' in capsys.readouterr().err
 
 
 # --- Held-out pictures --------------------------------------------------------------------------

@@ -571,10 +571,11 @@ class Pictures:
       named = f'{len(bad)} of {total} images in {where} cannot be used: '
       named += f'{"; ".join(bad[:_NAMED])}{more}'
       if data.bad_files == 'error':
+        needed = f'{channels} channels are needed' if channels > 1 else '1 channel, grey, is needed'
+        grey = "config.data.fit='crop' repeats grey, " if channels > 1 else ''
         raise UserError(
-          f"{named}. {channels} channels are needed: config.data.fit='crop' repeats grey, "
-          "config.data.background lays alpha over a colour, config.data.bad_files='skip' leaves "
-          'them out'
+          f'{named}. {needed}: {grey}config.data.background lays alpha over a colour, '
+          "config.data.bad_files='skip' leaves them out"
         )
       _log.warning('%s are skipped', printable(named))
     if not self.paths:

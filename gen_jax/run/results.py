@@ -49,8 +49,8 @@ def place(
   about = dict(step=manifest.step, checkpoint=manifest.sha256, **also, settings=settings)
   text = json.dumps(about, indent=1).encode() + b'\n'
   for i in itertools.count(1):
-    # A path from the command line is UTF-8: only the cut can leave a part of a character.
-    found = start.with_name(name.encode()[:LONGEST].decode(errors='ignore') + f'_{i}' * (i > 1))
+    # The cut may leave a part of a character, and the target of a link may not be UTF-8.
+    found = start.with_name(os.fsencode(name)[:LONGEST].decode(errors='ignore') + f'_{i}' * (i > 1))
     taken = any(os.path.lexists(beside(found, file)) for file in ('.json', *files))
     if not taken or _holds(beside(found, '.json'), text):
       return found, text
