@@ -115,7 +115,7 @@ def test_a_folder_is_translated_under_its_own_names(folder, run, tmp_path):
     assert out.with_name(out.name + '_grid.png').exists()
 
 
-def test_any_name_of_a_folder_and_of_its_pictures_is_kept(folder, tmp_path, monkeypatch):
+def test_any_name_of_a_folder_and_of_its_pictures_is_kept(folder, tmp_path, monkeypatch, caplog):
   monkeypatch.setattr(gen_jax.run.trained.Run, 'translate', lambda self, images, *_: images)
   place = tmp_path / ('日' * 80)  # 240 of the 255 bytes of a name
   for name in ('é 1.png', 'in/é 1.png'):
@@ -123,7 +123,9 @@ def test_any_name_of_a_folder_and_of_its_pictures_is_kept(folder, tmp_path, monk
   for name in ('scan.001', 'scan.002'):  # PNG files, by what is in them
     save(tmp_path / 'a.png', images(1)[0])
     (tmp_path / 'a.png').rename(place / name)
+  (place / 'a.bmp').write_bytes(b'BM')
   assert translated(folder, place) == 0
+  assert '1 left out: a.bmp (not PNG, JPEG or WebP)' in caplog.messages[-1]
   (out,) = (folder / 'samples').glob('step_0000007_日*日')
   found = {str(path.relative_to(out)) for path in out.rglob('*.png')}
   assert found == {'é 1.png', 'in/é 1.png', 'scan.001.png', 'scan.002.png'}
@@ -139,6 +141,8 @@ def test_a_folder_that_cannot_be_translated_is_one_line(folder, tmp_path, capsys
   assert 'is not a folder' in said(tmp_path / 'nowhere')
   (tmp_path / 'empty').mkdir()
   assert 'holds no image' in said(tmp_path / 'empty')
+  (tmp_path / 'empty/a.txt').write_text('a')
+  assert '1 left out: a.txt (not PNG, JPEG or WebP)' in said(tmp_path / 'empty')
   save(tmp_path / 'colour/a.png', images(1, channels=3)[0])
   assert 'a.png is 16x16x3' in said(tmp_path / 'colour')
   save(tmp_path / 'twice/a.png', images(1)[0])

@@ -555,31 +555,37 @@ class Pictures:
     except OSError as error:
       raise UserError(f'{where} cannot be read: {error.strerror}') from error
     self.paths, self.sizes, digests, bad = [], [], [], [*found.unread]
-    for name in found.images:
-      try:
-        with open_file(self.root / name) as file:
-          size = self._decode(file).shape[:2]
-          digests.append(f'{name} {_file_hash(file)}')
-      except (BadImage, OSError) as error:
-        bad.append(f'{name} {getattr(error, "strerror", None) or error}')
-        continue
-      self.paths.append(name)
-      self.sizes.append(size)
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')  # Pillow's, of files that it reads nevertheless
+      for name in found.images:
+        try:
+          with open_file(self.root / name) as file:
+            size = self._decode(file).shape[:2]
+            digests.append(f'{name} {_file_hash(file)}')
+        except (BadImage, OSError) as error:
+          bad.append(f'{name} {getattr(error, "strerror", None) or error}')
+          continue
+        self.paths.append(name)
+        self.sizes.append(size)
+    left_out = _listed(found.left_out) if found.left_out else ''
     if bad:
       more = f'; and {len(bad) - _NAMED} more' * (len(bad) > _NAMED)
       total = len(found.images) + len(found.unread)
-      named = f'{len(bad)} of {total} images in {where} cannot be used: '
-      named += f'{"; ".join(bad[:_NAMED])}{more}'
+      count = f'{len(bad)} of {total} images in {where} cannot be used'
+      named = f'{"; ".join(bad[:_NAMED])}{more}'
       if data.bad_files == 'error':
         needed = f'{channels} channels are needed' if channels > 1 else '1 channel, grey, is needed'
         grey = "config.data.fit='crop' repeats grey, " if channels > 1 else ''
         raise UserError(
-          f'{named}. {needed}: {grey}config.data.background lays alpha over a colour, '
+          f'{count}: {named}. {needed}: {grey}config.data.background lays alpha over a colour, '
           "config.data.bad_files='skip' leaves them out"
         )
-      _log.warning('%s are skipped', printable(named))
+      _log.warning('%s', printable(f'{count} and are skipped: {named}'))
     if not self.paths:
-      raise UserError(f'{where} holds no image (PNG, JPEG or WebP) that can be used')
+      none = f'{where} holds no image (PNG, JPEG or WebP) that can be used'
+      raise UserError('; '.join(filter(None, (none, left_out))))
+    if left_out:
+      _log.warning('%s', printable(f'{where}: {left_out}'))
     self.names = [without_ending(path) for path in self.paths]
     for name, count in collections.Counter(self.names).items():
       if count > 1:
