@@ -167,6 +167,19 @@ def test_alpha_is_laid_over_what_the_config_says(tmp_path):
   np.testing.assert_array_equal(read, np.full((SIZE, SIZE, 1), 255, np.uint8))
 
 
+def test_grey_may_be_saved_in_colour(folder, tmp_path):
+  config = gen_jax.load(folder).config
+  (grey,) = images(1)
+  for name in ('a.png', 'b.jpg'):
+    save(tmp_path / 'grey' / name, grey.repeat(3, -1))
+  found = data.Pictures(config, str(tmp_path / 'grey'), 1, '--input')
+  np.testing.assert_array_equal(found.read(0), grey)
+  assert found.read(1).shape == grey.shape
+  save(tmp_path / 'grey/c.png', images(1, channels=3)[0])
+  with pytest.raises(UserError, match='1 of 3 .* c.png is 16x16x3. grey is needed: config'):
+    data.Pictures(config, str(tmp_path / 'grey'), 1, '--input')
+
+
 def test_a_folder_is_read_as_the_command_line_says(folder, tmp_path, monkeypatch, capsys):
   """What a message advises is possible, although the run was trained on pictures without alpha."""
   monkeypatch.setattr(gen_jax.run.trained.Run, 'translate', lambda self, images, *_: images)

@@ -574,7 +574,7 @@ class Pictures:
       count = f'{len(bad)} of {total} images in {where} cannot be used'
       named = f'{"; ".join(bad[:_NAMED])}{more}'
       if data.bad_files == 'error':
-        needed = f'{channels} channels are needed' if channels > 1 else '1 channel, grey, is needed'
+        needed = f'{channels} channels are needed' if channels > 1 else 'grey is needed'
         grey = "config.data.fit='crop' repeats grey, " if channels > 1 else ''
         raise UserError(
           f'{count}: {named}. {needed}: {grey}config.data.background lays alpha over a colour, '
@@ -609,7 +609,18 @@ class Pictures:
     except Exception:
       height = width = 1  # `decode` says what is wrong
     file.seek(0)
-    return decode(file, (height, width, self._channels), self._fit, self._background)
+    how = self._fit, self._background
+    try:
+      return decode(file, (height, width, self._channels), *how)
+    except BadImage:
+      if self._channels != 1:
+        raise
+      with contextlib.suppress(BadImage):  # grey that was saved in colour, as most drawings are
+        file.seek(0)
+        image = decode(file, (height, width, 3), *how)
+        if (image == image[..., :1]).all():
+          return np.ascontiguousarray(image[..., :1])
+      raise
 
 
 def _upright_size(image) -> tuple[int, int]:
