@@ -236,7 +236,9 @@ def _smoke(values, rules, said, own) -> dict[str, Any]:
     if values.get('data.x_from') in domains.FILES:
       shrunk |= {'data.x_from': 'small', 'data.x.shape': None, 'data.x.factor': 2}
   default = rules['data.x_from'].default if 'data.x_from' in rules else None
-  if values.get('data.x_from', default) == 'domain' and 'data.x.name' not in said:
+  if values.get('data.x_from', default) == 'domain' and not {'data.x.name', 'data.x.path'} & {
+    *said
+  }:
     if values.get('data.x.name') not in ('digits', 'shapes'):
       shrunk |= {'data.x.name': 'shapes', 'data.x.split': 'train', 'data.x.held_out_split': 'train'}
   nets = [path for path, rule in rules.items() if rule.type == 'net']

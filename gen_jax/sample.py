@@ -32,6 +32,8 @@ PARTS = {
   'image_x': 'to x',
   'back_y': 'back to y',
 }
+# How the pictures of --input are read; in training it may have been another way.
+READING = ('data.background', 'data.bad_files', 'data.fit')
 SAMPLE_MODE = 0x5A3B1E  # folded in; anything but 0 to 3, the keys that a run splits from its seed
 
 
@@ -275,7 +277,8 @@ def _translate(config, system, folder: Workdir, step: int | None, input: str) ->
   `samples/step_<step>_<name of the folder>_to_<domain>/` in the workdir, and a grid of the first
   ones beside it.
 
-  Images of one size are translated together, config.sample.batch_size at a time.
+  Images of one size are translated together, config.sample.batch_size at a time. The fields
+  `READING` may differ from the run's.
 
   Returns:
     As `run`.
@@ -287,12 +290,17 @@ def _translate(config, system, folder: Workdir, step: int | None, input: str) ->
   to = config.sample.get('to', 'y')
   *_, channels = domains.x_shape(config) if to == 'y' else config.data.shape
   found = data.Pictures(config, input, channels, '--input')
+  as_trained = config
+  if folder.config.is_file():
+    its = configs.load(str(folder.config))
+    as_trained = configs.replace(config, {path: its[path] for path in READING})
   with Watch():
-    manifest, state = trained.restore(config, system, folder.path, step)
-    trained_run = trained.Run(folder.path, config, system, manifest, state)
+    manifest, state = trained.restore(as_trained, system, folder.path, step)
+    trained_run = trained.Run(folder.path, as_trained, system, manifest, state)
     name = pathlib.Path(input).resolve().name
     start = folder.samples / f'step_{manifest.step:07d}_{name}_to_{to}'
     decides = [path for path, _ in configs.leaves(config) if path.startswith('sample.')]
+    decides += READING
     named = ['sample.to', 'sample.seed']
     out, about = results.place(
       start, config, manifest, decides, named=named, input=str(input), content=found.content
@@ -302,9 +310,12 @@ def _translate(config, system, folder: Workdir, step: int | None, input: str) ->
       with new_folder(out) as temporary:
         for rows in _batches_by_size(found.sizes, size):
           images = np.stack([found.read(row) for row in rows])
-          made = trained_run.translate(images, to, config.sample.seed)
+          try:
+            made = trained_run.translate(images, to, config.sample.seed)
+          except UserError as error:
+            raise UserError(f'{found.root / found.paths[rows[0]]}: {error}') from error
           for row, picture in zip(rows, made, strict=True):
-            path = temporary / found.paths[row].with_suffix('.png')
+            path = temporary / f'{found.names[row]}.png'
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(pictures.png(picture))
           shown = shown or [images, made]

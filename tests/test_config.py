@@ -722,6 +722,22 @@ def test_smoke_needs_no_download_and_keeps_what_the_command_line_says(
   assert 'data.flip' not in origins
 
 
+@pytest.mark.parametrize(
+  'said, found',
+  [
+    ({}, 'shapes'),
+    ({'data.path': 'mine'}, 'shapes'),
+    ({'data.x.path': 'mine'}, 'folder'),
+    ({'data.x.name': 'digits'}, 'digits'),
+  ],
+)
+def test_smoke_keeps_the_domain_x_that_the_command_line_names(said, found):
+  small = configs.load('cyclegan_emoji:smoke', said.items())
+  assert small.data.x.name == found
+  assert small.data.x.path == said.get('data.x.path', 'google/{split}')
+  assert small.data.name == ('folder' if 'data.path' in said else 'shapes')
+
+
 def test_a_fault_in_smoke_is_told(tmp_path):
   spec = sourced(tmp_path, GOOD, "{'nett.channels': 2}")
   assert error_of(configs.load, f'{spec}:smoke').startswith('config.nett.channels is not a field')

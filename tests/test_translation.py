@@ -1,6 +1,7 @@
 """Translating with a run: `run.translate`, --mode=sample for held-out pictures and --input."""
 
 import functools
+import pathlib
 
 import jax
 import numpy as np
@@ -63,6 +64,10 @@ def test_what_cannot_be_translated_is_one_line(run):
     ),
     (dict(images=images(2)[0]), r'\(16, 16, 1\)'),
     (dict(images=images(2).astype(int)), 'int64'),
+    (dict(images=images(0)), r'\(0, 16, 16, 1\).* n > 0'),
+    (dict(images=[*images(1), *images(1, 9)]), 'images of one size is needed'),
+    (dict(images=np.float32(images(2))), r'from 0 to 255; values in \[-1, 1\]'),
+    (dict(images=np.full((1, 16, 16, 1), np.nan, np.float32)), 'from nan to nan'),
     (dict(images=images(2), to='z'), "to='z': 'y' or 'x' is needed"),
     (dict(images=images(2), steps=3), 'has no such field'),
   ):
@@ -110,6 +115,22 @@ def test_a_folder_is_translated_under_its_own_names(folder, run, tmp_path):
     assert out.with_name(out.name + '_grid.png').exists()
 
 
+def test_any_name_of_a_folder_and_of_its_pictures_is_kept(folder, tmp_path, monkeypatch, caplog):
+  monkeypatch.setattr(gen_jax.run.trained.Run, 'translate', lambda self, images, *_: images)
+  place = tmp_path / ('日' * 80)  # 240 of the 255 bytes of a name
+  for name in ('é 1.png', 'in/é 1.png'):
+    save(place / name, images(1)[0])
+  for name in ('scan.001', 'scan.002'):  # PNG files, by what is in them
+    save(tmp_path / 'a.png', images(1)[0])
+    (tmp_path / 'a.png').rename(place / name)
+  (place / 'a.bmp').write_bytes(b'BM')
+  assert translated(folder, place) == 0
+  assert '1 left out: a.bmp (not PNG, JPEG or WebP)' in caplog.messages[-1]
+  (out,) = (folder / 'samples').glob('step_0000007_日*日')
+  found = {str(path.relative_to(out)) for path in out.rglob('*.png')}
+  assert found == {'é 1.png', 'in/é 1.png', 'scan.001.png', 'scan.002.png'}
+
+
 def test_a_folder_that_cannot_be_translated_is_one_line(folder, tmp_path, capsys):
   def said(place):
     assert translated(folder, place) == 2
@@ -120,6 +141,8 @@ def test_a_folder_that_cannot_be_translated_is_one_line(folder, tmp_path, capsys
   assert 'is not a folder' in said(tmp_path / 'nowhere')
   (tmp_path / 'empty').mkdir()
   assert 'holds no image' in said(tmp_path / 'empty')
+  (tmp_path / 'empty/a.txt').write_text('a')
+  assert '1 left out: a.txt (not PNG, JPEG or WebP)' in said(tmp_path / 'empty')
   save(tmp_path / 'colour/a.png', images(1, channels=3)[0])
   assert 'a.png is 16x16x3' in said(tmp_path / 'colour')
   save(tmp_path / 'twice/a.png', images(1)[0])
@@ -142,6 +165,39 @@ def test_alpha_is_laid_over_what_the_config_says(tmp_path):
   white = configs.replace(config, {'data.background': (255,)})
   read = data.Pictures(white, str(tmp_path / 'alpha'), 1, '--input').read(0)
   np.testing.assert_array_equal(read, np.full((SIZE, SIZE, 1), 255, np.uint8))
+
+
+def test_grey_may_be_saved_in_colour(folder, tmp_path):
+  config = gen_jax.load(folder).config
+  (grey,) = images(1)
+  for name in ('a.png', 'b.jpg'):
+    save(tmp_path / 'grey' / name, grey.repeat(3, -1))
+  found = data.Pictures(config, str(tmp_path / 'grey'), 1, '--input')
+  np.testing.assert_array_equal(found.read(0), grey)
+  assert found.read(1).shape == grey.shape
+  save(tmp_path / 'grey/c.png', images(1, channels=3)[0])
+  with pytest.raises(UserError, match='1 of 3 .* c.png is 16x16x3. grey is needed: config'):
+    data.Pictures(config, str(tmp_path / 'grey'), 1, '--input')
+
+
+def test_a_folder_is_read_as_the_command_line_says(folder, tmp_path, monkeypatch, capsys):
+  """What a message advises is possible, although the run was trained on pictures without alpha."""
+  monkeypatch.setattr(gen_jax.run.trained.Run, 'translate', lambda self, images, *_: images)
+  place = tmp_path / 'clear'
+  place.mkdir()
+  Image.new('LA', (SIZE, SIZE), (0, 0)).save(place / 'a.png')
+  (place / 'b.png').write_bytes(b'\x89PNG\r\n\x1a\n')
+  assert translated(folder, place) == 2
+  assert 'config.data.background lays alpha over a colour' in capsys.readouterr().err
+  for level in (255, 3):
+    flags = (f'--config.data.background={level}', '--config.data.bad_files=skip')
+    assert translated(folder, place, *flags) == 0
+    found = (folder / 'samples').glob(f'*_clear_to_y_data.background=*{level}*')
+    (out,) = filter(pathlib.Path.is_dir, found)
+    assert [path.name for path in out.iterdir()] == ['a.png']
+    np.testing.assert_array_equal(np.asarray(Image.open(out / 'a.png')), level)
+  assert translated(folder, place, *flags, '--config.data.flip=0.5') == 2
+  assert 'was started with' in capsys.readouterr().err
 
 
 # --- Held-out pictures --------------------------------------------------------------------------
@@ -222,3 +278,13 @@ def test_a_size_that_the_nets_do_not_keep_is_one_line(run, monkeypatch):
     monkeypatch.setattr(cyclegan, 'translate', other)
     with pytest.raises(UserError, match=words):
       run.translate(images(2))
+
+
+def test_the_picture_that_cannot_be_translated_is_named(folder, tmp_path, monkeypatch, capsys):
+  def refuse(*_):
+    raise UserError('translate: images of 16x16 do not fit')
+
+  monkeypatch.setattr(gen_jax.run.trained.Run, 'translate', refuse)
+  save(tmp_path / 'odd/a b.png', images(1)[0])
+  assert translated(folder, tmp_path / 'odd') == 2
+  assert 'odd/a b.png: translate: images of 16x16 do not fit' in capsys.readouterr().err

@@ -284,6 +284,13 @@ def natural(name: str) -> list:
   return [*((int(part), '') if part.isdecimal() else (-1, part) for part in parts), (-1, name)]
 
 
+def without_ending(path: pathlib.PurePosixPath) -> pathlib.PurePosixPath:
+  """The path of an image without one of `SUFFIXES`; without another ending, as of `scan.001`, it is
+  the path itself.
+  """
+  return path.with_suffix('') if path.suffix.lower() in SUFFIXES else path
+
+
 class Found(NamedTuple):
   """What is below a folder; all paths are relative to it."""
 
@@ -529,6 +536,7 @@ class Pictures:
 
   Attributes:
     paths: of the images, relative to the folder.
+    names: the same without endings.
     sizes: (height, width) of each.
     content: a hash of their names and contents.
 
@@ -547,32 +555,39 @@ class Pictures:
     except OSError as error:
       raise UserError(f'{where} cannot be read: {error.strerror}') from error
     self.paths, self.sizes, digests, bad = [], [], [], [*found.unread]
-    for name in found.images:
-      try:
-        with open_file(self.root / name) as file:
-          size = self._decode(file).shape[:2]
-          digests.append(f'{name} {_file_hash(file)}')
-      except (BadImage, OSError) as error:
-        bad.append(f'{name} {getattr(error, "strerror", None) or error}')
-        continue
-      self.paths.append(name)
-      self.sizes.append(size)
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')  # Pillow's, of files that it reads nevertheless
+      for name in found.images:
+        try:
+          with open_file(self.root / name) as file:
+            size = self._decode(file).shape[:2]
+            digests.append(f'{name} {_file_hash(file)}')
+        except (BadImage, OSError) as error:
+          bad.append(f'{name} {getattr(error, "strerror", None) or error}')
+          continue
+        self.paths.append(name)
+        self.sizes.append(size)
+    left_out = _listed(found.left_out) if found.left_out else ''
     if bad:
       more = f'; and {len(bad) - _NAMED} more' * (len(bad) > _NAMED)
       total = len(found.images) + len(found.unread)
-      named = f'{len(bad)} of {total} images in {where} cannot be used: '
-      named += f'{"; ".join(bad[:_NAMED])}{more}'
+      count = f'{len(bad)} of {total} images in {where} cannot be used'
+      named = f'{"; ".join(bad[:_NAMED])}{more}'
       if data.bad_files == 'error':
+        needed = f'{channels} channels are needed' if channels > 1 else 'grey is needed'
+        grey = "config.data.fit='crop' repeats grey, " if channels > 1 else ''
         raise UserError(
-          f"{named}. {channels} channels are needed: config.data.fit='crop' repeats grey, "
-          "config.data.background lays alpha over a colour, config.data.bad_files='skip' leaves "
-          'them out'
+          f'{count}: {named}. {needed}: {grey}config.data.background lays alpha over a colour, '
+          "config.data.bad_files='skip' leaves them out"
         )
-      _log.warning('%s are skipped', printable(named))
+      _log.warning('%s', printable(f'{count} and are skipped: {named}'))
     if not self.paths:
-      raise UserError(f'{where} holds no image (PNG, JPEG or WebP) that can be used')
-    ends = collections.Counter(path.with_suffix('') for path in self.paths)
-    for name, count in ends.items():
+      none = f'{where} holds no image (PNG, JPEG or WebP) that can be used'
+      raise UserError('; '.join(filter(None, (none, left_out))))
+    if left_out:
+      _log.warning('%s', printable(f'{where}: {left_out}'))
+    self.names = [without_ending(path) for path in self.paths]
+    for name, count in collections.Counter(self.names).items():
       if count > 1:
         raise UserError(f'{where} holds {count} images named {name}: other names are needed')
     self.content = content_hash(*(line.encode('utf-8', 'surrogateescape') for line in digests))
@@ -594,7 +609,18 @@ class Pictures:
     except Exception:
       height = width = 1  # `decode` says what is wrong
     file.seek(0)
-    return decode(file, (height, width, self._channels), self._fit, self._background)
+    how = self._fit, self._background
+    try:
+      return decode(file, (height, width, self._channels), *how)
+    except BadImage:
+      if self._channels != 1:
+        raise
+      with contextlib.suppress(BadImage):  # grey that was saved in colour, as most drawings are
+        file.seek(0)
+        image = decode(file, (height, width, 3), *how)
+        if (image == image[..., :1]).all():
+          return np.ascontiguousarray(image[..., :1])
+      raise
 
 
 def _upright_size(image) -> tuple[int, int]:

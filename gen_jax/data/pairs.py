@@ -5,6 +5,7 @@ and, where there are labels, `x_label` and `y_label`.
 import collections
 import logging
 import pathlib
+import unicodedata
 from typing import Literal
 
 import jax
@@ -13,7 +14,7 @@ from PIL import Image
 
 from gen_jax import domains
 from gen_jax.data import made
-from gen_jax.data.folder import FolderSource, natural
+from gen_jax.data.folder import FolderSource, natural, without_ending
 from gen_jax.data.sources import Source, content_hash
 from gen_jax.errors import UserError, printable
 
@@ -245,11 +246,13 @@ def by_name(x: FolderSource, y: FolderSource, config) -> tuple[np.ndarray, np.nd
   return tuple(np.array(column) for column in zip(*kept, strict=True))
 
 
-def _by_stem(source: FolderSource, domain: Domain) -> dict[pathlib.PurePath, tuple[str, int]]:
-  """Path without its ending -> path and row of each image."""
+def _by_stem(source: FolderSource, domain: Domain) -> dict[str, tuple[pathlib.PurePath, int]]:
+  """Path without its ending -> path and row of each image. Accents that file systems write in two
+  ways, as one character or as two, are the same name.
+  """
   files = collections.defaultdict(list)
   for row, path in enumerate(source.paths):
-    files[path.with_suffix('')].append((path, row))
+    files[unicodedata.normalize('NFC', str(without_ending(path)))].append((path, row))
   for named in files.values():
     if len(named) > 1:
       raise UserError(

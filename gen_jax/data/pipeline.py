@@ -75,11 +75,15 @@ class Batches:
     """
     batch_size = config.train.batch_size
     self._streams = source.streams()
-    for stream in self._streams.values():
+    for name, stream in self._streams.items():
       if len(stream) < batch_size:
+        field = 'data.split'
+        if name == 'x' and config.data.x_from == 'domain' and config.data.x.split is not None:
+          field = 'data.x.split'
+        of = f' (the domain {name})' if name else ''
         raise UserError(
-          f'config.train.batch_size={batch_size}, but {stream.name} has only {len(stream)} '
-          f'examples in config.data.split={config.data.split!r}: at most that many make a batch'
+          f'config.train.batch_size={batch_size}, but {stream.name}{of} has only {len(stream)} '
+          f'examples in config.{field}={config[field]!r}: at most that many make a batch'
         )
     self.source = source
     self._seed = config.seed

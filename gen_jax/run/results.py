@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from gen_jax import config as configs
 from gen_jax.run.files import read_file
 
-LONGEST_VALUE, LONGEST = 40, 150  # characters of a name, which the file system limits to 255
+LONGEST_VALUE, LONGEST = 40, 150  # bytes of a name, which the file system limits to 255
 
 
 def place(
@@ -49,7 +49,8 @@ def place(
   about = dict(step=manifest.step, checkpoint=manifest.sha256, **also, settings=settings)
   text = json.dumps(about, indent=1).encode() + b'\n'
   for i in itertools.count(1):
-    found = start.with_name(name[:LONGEST] + f'_{i}' * (i > 1))
+    # The cut may leave a part of a character, and the target of a link may not be UTF-8.
+    found = start.with_name(os.fsencode(name)[:LONGEST].decode(errors='ignore') + f'_{i}' * (i > 1))
     taken = any(os.path.lexists(beside(found, file)) for file in ('.json', *files))
     if not taken or _holds(beside(found, '.json'), text):
       return found, text

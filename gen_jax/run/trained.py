@@ -304,19 +304,21 @@ class Run:
 
     Raises:
       UserError: the system has no encoder, or not with these fields; the images differ from its
-        data in shape or dtype; or labels are missing, or not used.
+        data in shape, dtype or range; or labels are missing, or not used.
       Diverged: what it gives is not finite.
     """
     from gen_jax import sample as sampling
 
     config = self._having('encode', 'encoder', fields)
     shape = tuple(self.config.data.shape)
-    images = np.asarray(images)
+    images = _array('encode', images)
     if images.shape[1:] != shape or not len(images) or images.dtype not in (np.uint8, np.float32):
       raise UserError(
         f'encode: images are {images.dtype} {images.shape}; uint8 or float32 {("n", *shape)} in '
-        '[-1, 1] is needed'
+        '[-1, 1], n > 0, is needed'
       )
+    if len(shape) == 3:
+      _check_range('encode', images)
     if images.dtype == np.uint8:
       images = binarize(images) if self.config.data.binarize == 'static' else images
       images = data.from_pixels(images, self.config.data.dequantize)
@@ -378,7 +380,7 @@ class Run:
 
     Raises:
       UserError: the system translates nothing, or not to that domain; the images differ from its
-        data in channels or dtype.
+        data in channels, dtype or range, or do not have one size.
       Diverged: the translations are not finite.
     """
     from gen_jax import sample as sampling
@@ -386,14 +388,15 @@ class Run:
     config = self._having('translate', 'translation', fields)
     if to not in ('y', 'x'):
       raise UserError(f"to={to!r}: 'y' or 'x' is needed")
-    images = np.asarray(images)
+    images = _array('translate', images)
     *_, c = domains.x_shape(config) if to == 'y' else config.data.shape
     fits = images.ndim == 4 and images.size and images.shape[3] == c
     if not fits or images.dtype not in (np.uint8, np.float32):
       raise UserError(
         f'translate: images are {images.dtype} {images.shape}; uint8 or float32 (n, h, w, {c}) in '
-        f'[-1, 1] is needed to translate to {to}'
+        f'[-1, 1], n > 0, is needed to translate to {to}'
       )
+    _check_range('translate', images)
     if images.dtype == np.uint8:
       images = data.from_pixels(images, self.config.data.dequantize)
 
@@ -541,6 +544,22 @@ class Run:
       values[path] = value
     changed = configs.replace(self.config if config is None else config, values)
     return configs.check(changed)
+
+
+def _array(name: str, images) -> np.ndarray:
+  """What a user gives as images, as one array."""
+  try:
+    return np.asarray(images)
+  except ValueError as error:  # a list of arrays of several shapes
+    raise UserError(f'{name}: one array of images of one size is needed ({error})') from error
+
+
+def _check_range(name: str, images: np.ndarray) -> None:
+  if images.dtype == np.float32 and not np.abs(images).max() <= 1:  # NaN, too
+    raise UserError(
+      f'{name}: images are float32 from {images.min():g} to {images.max():g}; values in [-1, 1] '
+      'are needed'
+    )
 
 
 # --- Runs that a run needs ----------------------------------------------------------------------

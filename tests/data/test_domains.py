@@ -1,6 +1,7 @@
 """Two domains: pairs as people have them on disk, pairs that are made, and unpaired sources."""
 
 import itertools
+import unicodedata
 
 import jax
 import jax.numpy as jnp
@@ -150,6 +151,22 @@ def test_pairs_have_one_name(tmp_path, make_images, storage):
     np.testing.assert_array_equal(found.arrays()['image'], both.arrays()[domain])
 
 
+def test_equal_names_with_accents_of_two_ways_and_without_endings(tmp_path, make_images):
+  composed, decomposed = (unicodedata.normalize(form, 'é.png') for form in ('NFC', 'NFD'))
+  x, y, fields = two_folders(tmp_path, make_images, [composed, '1.png'], [decomposed, '2.png'])
+  for place, name, new in (('A', '1.png', 'scan.001'), ('B', '2.png', 'scan.001')):
+    (tmp_path / place / name).rename(tmp_path / place / new)  # an image by what is in it
+  make_images(tmp_path / 'A', ['c.png'], (6, 5, 1), seed=3)
+  make_images(tmp_path / 'B', ['c.png'], (6, 5, 3), seed=4)
+  (tmp_path / 'A/c.png').rename(tmp_path / 'A/scan.002')
+  (tmp_path / 'B/c.png').rename(tmp_path / 'B/scan.002')
+  both = data.held_out(make('names', **fields))
+  assert len(both) == 3
+  found = {both[i]['x'].tobytes(): both[i]['y'].tobytes() for i in range(3)}
+  assert found[x[composed].tobytes()] == y[decomposed].tobytes()
+  assert found[x['1.png'].tobytes()] == y['2.png'].tobytes()
+
+
 def test_a_name_without_its_partner_is_named_or_left_out(tmp_path, make_images, caplog):
   names = [f'{i}.png' for i in range(5)]
   x, _, fields = two_folders(tmp_path, make_images, names[1:], names[:4])
@@ -293,7 +310,10 @@ def test_each_domain_needs_a_batch_and_labels(tmp_path, make_images):
   config = make(batch_size=14, **fields)
   source = data.open_training(config)
   message = refusal(data.Batches, source, config, minibatches=None)
-  assert 'config.train.batch_size=14, but folder has only 13 examples' in message
+  assert 'batch_size=14, but folder (the domain y) has only 13 examples' in message
+  few = make(**fields | dict(x=fields['x'] | dict(split='train[:2]')), batch_size=3)
+  message = refusal(data.Batches, data.open_training(few), few, minibatches=None)
+  assert "folder (the domain x) has only 2 examples in config.data.x.split='train[:2]'" in message
   assert 'no labels' in refusal(data.open_training, make(num_classes=2, **fields))
 
 

@@ -159,13 +159,17 @@ def test_devices_share_one_buffer():
 def test_a_translation_does_not_depend_on_its_batch_and_goes_both_ways():
   batch = make_batch(config(), cyclegan)
   state = jax.jit(functools.partial(cyclegan.init_state, config=config()))(KEY, batch)
+  step = jax.jit(functools.partial(cyclegan.train_step, config=config()))
+  for _ in range(20):
+    state, _ = step(state, batch, KEY)
   x, y = batch['x'], batch['y']
   given = {'x': x, 'y': y}
   made = jax.jit(functools.partial(cyclegan.sample, config=config()))(state, given, KEY)
   other = jax.jit(functools.partial(cyclegan.sample, config=config()))(
-    state, {'x': x.at[1:].set(-x[1:]), 'y': y}, KEY
+    state, {'x': x.at[1:].set(-x[1:]), 'y': y.at[1:].set(-y[1:])}, KEY
   )
-  np.testing.assert_allclose(made['image'][0], other['image'][0], atol=1e-5)
+  for name in ('image', 'back', 'image_x', 'back_y'):
+    np.testing.assert_allclose(made[name][0], other[name][0], atol=1e-5)
   assert np.abs(made['image'][1] - other['image'][1]).max() > 1e-3
   translate = functools.partial(cyclegan.translate, state, rng=KEY, config=config())
   np.testing.assert_allclose(translate(x, to='y'), made['image'], atol=1e-5)

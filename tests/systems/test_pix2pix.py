@@ -29,6 +29,15 @@ def fresh(config):
   return jax.jit(functools.partial(pix2pix.init_state, config=config))(jax.random.key(1), batch)
 
 
+def trained(config, batch, steps=20):
+  """A state after some steps on one batch."""
+  step = jax.jit(functools.partial(pix2pix.train_step, config=config))
+  state = fresh(config)
+  for _ in range(steps):
+    state, _ = step(state, batch, jax.random.key(2))
+  return state
+
+
 class Net:
   """f in the place of a net."""
 
@@ -110,10 +119,13 @@ def test_a_step_is_one_update_of_d_then_of_g_with_the_same_noise(monkeypatch):
 
 
 def test_translations_have_noise_and_with_instance_norm_no_neighbours():
-  """The noise is dropout, in sampling; a translation depends on its batch with batch norm only."""
+  """Of trained nets. The noise is dropout, in sampling; a translation depends on its batch with
+  batch norm only.
+  """
   for norm, depends in (('batch', True), ('instance', False)):
     made = configs.replace(config(), {'generator.norm': norm, 'discriminator.norm': norm})
-    state, x = fresh(made), make_batch(made, pix2pix)['x']
+    batch = make_batch(made, pix2pix)
+    state, x = trained(made, batch), batch['x']
     other = x.at[1:].set(-x[1:] / 2)
     translate = jax.jit(
       functools.partial(pix2pix.translate, state, to='y', config=made), static_argnames='to'
