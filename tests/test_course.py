@@ -42,6 +42,7 @@ RUNS = {
     'noisy_classifier_digits': {'net.multipliers': '(1,)'},
   },
   'gans': {},
+  'translation': {},
 }
 SHORT = {
   'diffusion': {
@@ -56,8 +57,17 @@ SHORT = {
     'K = 5 ': 'K = 1 ',
     'RATES = (1e-4, 1e-3, 1e-2) ': 'RATES = (1e-3,) ',
   },
+  'translation': {
+    'FIT = 3000 ': 'FIT = 20 ',
+    'STEPS = 3000 ': 'STEPS = 12 ',
+    'SEEDS = 4 ': 'SEEDS = 1 ',
+  },
 }
-DEPENDS = {'diffusion': r'STEPS', 'gans': r'\bfit\(|\bplay\(|over_seeds\(|digit_gan'}
+DEPENDS = {
+  'diffusion': r'STEPS',
+  'gans': r'\bfit\(|\bplay\(|over_seeds\(|digit_gan',
+  'translation': r'answers_to|digits_of|STEPS|SEEDS|to_y|best_d',
+}
 
 
 def numbers(text: str) -> list[float]:

@@ -18,7 +18,7 @@ import sys
 
 COURSE = pathlib.Path(__file__).resolve().parent
 ROOT = COURSE.parents[1]
-PAGES = [COURSE / f'{name}.md' for name in ('gans', 'diffusion')]
+PAGES = [COURSE / f'{name}.md' for name in ('gans', 'diffusion', 'translation')]
 DRAWN = pathlib.Path('runs/course')  # where the blocks write their pictures
 
 # A block, and what it prints.
