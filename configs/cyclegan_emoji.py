@@ -34,7 +34,7 @@ def get_config():
 
 
 SMOKE = {
-  **{'data.shape': (16, 16, 3), 'generator.features': 4, 'generator.blocks': 1},
+  **{'data.fit': 'crop', 'data.shape': (16, 16, 3), 'generator.features': 4, 'generator.blocks': 1},
   **{'discriminator.features': 4, 'discriminator.patch': 16},
   **{f'optim.{net}.constant_steps': 5 for net in 'GD'},
 }

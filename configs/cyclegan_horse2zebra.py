@@ -36,6 +36,6 @@ def get_config():
 
 
 SMOKE = {
-  **{'data.shape': (16, 16, 3), 'data.load_size': 18, 'generator.features': 4},
+  **{'data.fit': 'crop', 'data.shape': (16, 16, 3), 'data.load_size': 18, 'generator.features': 4},
   **{'generator.blocks': 1, 'discriminator.features': 4, 'discriminator.patch': 16},
 }

@@ -34,7 +34,7 @@ def get_config():
 
 
 SMOKE = {
-  **{'data.shape': (16, 16, 3), 'data.load_size': 18},
+  **{'data.fit': 'crop', 'data.shape': (16, 16, 3), 'data.load_size': 18},
   **{'generator.features': 4, 'generator.depth': 4, 'discriminator.features': 4},
   **{f'optim.{net}.constant_steps': 5 for net in 'GD'},
 }
