@@ -111,7 +111,7 @@ def read(path) -> Entry:
       state = 'running'
       step = max((n for n in (step, _last_step(folder.metrics)) if n is not None), default=None)
     elif not config:
-      state = 'damaged: config.json'
+      state = 'damaged: config.json' if saved or folder.config.exists() else 'not started'
     elif step is None:
       state = 'damaged: checkpoints' if saved else 'no checkpoint'
     else:

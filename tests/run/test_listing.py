@@ -61,6 +61,8 @@ def test_every_state(runs, capsys):
   for path in (runs / 'broken/checkpoints').rglob('config.json'):
     path.write_bytes(path.read_bytes()[:-1])
   (runs / 'config/config.json').write_text('{')
+  (runs / 'data').mkdir()
+  (runs / 'data/.lock').touch()  # as a start leaves it whose data was wrong
   with open_workdir(runs / 'running') as folder:
     with open(folder.metrics, 'a') as file:
       file.write('{"step": 700, "time": 1.0}\n{"step": 70')  # the last line is being written
@@ -72,6 +74,7 @@ def test_every_state(runs, capsys):
     'runs/newest': ('10 of 1,000', 'stopped, step 20 is damaged'),
     'runs/broken': ('- of 1,000', 'damaged: checkpoints'),
     'runs/config': ('20', 'damaged: config.json'),
+    'runs/data': ('-', 'not started'),
     'runs/running': ('700 of 1,000', 'running'),
   }
   quick = records.read(Workdir(runs / 'ring'))
