@@ -37,7 +37,7 @@ def get_config():
     loss=dict(classes=10.0, features=0.01),
     optim=dict(G=adam, D=adam),
     train=dict(steps=10_000, batch_size=64),
-    eval=dict(held_out_examples=2007),  # all of the test split of USPS
+    eval=dict(split='test', held_out_examples=2007),  # all of the test split of USPS
   )
   return ConfigDict(config)
 

@@ -40,7 +40,7 @@ def get_config():
     loss=dict(classes=1.0, features=1.6e-3, reconstruction=0.1, kl=0.01),
     optim=dict(G=adam, D=adam),
     train=dict(steps=8000, batch_size=32),
-    eval=dict(held_out_examples=2007),  # all of the test split of USPS
+    eval=dict(split='test', held_out_examples=2007),  # all of the test split of USPS
   )
   return ConfigDict(config)
 

@@ -266,7 +266,7 @@ def _opened(config, system, manifest, state) -> Opened:
   held_out = data.held_out(config) if measures else None
   scorer = None
   if contract.has_samples(system):
-    number = config.eval.num_samples
+    number = _at_most(config, system, config.eval.num_samples)
     scorer = scores.open_scorer(config, number, f'config.eval.num_samples={number}')
   elif held_out is None:
     raise UserError(
@@ -378,7 +378,7 @@ def _score_samples(config, folder, opened, parts, out, stop) -> list[Row] | None
     return None
   how = contract.sampling(config, system)
   draw = batches(config, system, state)
-  number = config.eval.num_samples
+  number = _at_most(config, system, config.eval.num_samples)
   drawn = drawn_features(config, draw, scorer.network, number, parts, stop)
   if drawn is None:
     return None
@@ -416,6 +416,15 @@ def _score_samples(config, folder, opened, parts, out, stop) -> list[Row] | None
   return made
 
 
+def _at_most(config, system, number: int) -> int:
+  """A number of samples: for systems that translate, not more than there are held-out images of x,
+  since the metrics take repeated translations for a collapse.
+  """
+  if not contract.needed(system):
+    return number
+  return min(number, len(data.open_domain(config, 'x', 'eval.held_out_split')))
+
+
 def _source_labels(config, system, number: int) -> np.ndarray | None:
   """The classes of the held-out images of x of which the first `number` translations are made; None
   where there are none.
@@ -436,7 +445,7 @@ def _score_sources(config, system, scorer, reference, parts, stop) -> list[Row] 
   of_their_data = scorer.network.name in networks.OF_THEIR_DATA
   if of_their_data and source.shape != tuple(config.data.shape):
     return []
-  number = min(config.eval.num_samples, len(source))
+  number = _at_most(config, system, config.eval.num_samples)
   seen = scores.seen_features(source, scorer.network, range(number), parts / 'source', stop)
   if seen is None:
     return None
@@ -554,7 +563,7 @@ class Quick:
       raise UserError(
         f'config.eval.best={best!r} needs {metric!r} among config.eval.metrics={tuple(names)}'
       )
-    number = config.eval.quick_samples
+    number = self.number = _at_most(config, system, config.eval.quick_samples)
     self.scorer = scores.open_scorer(config, number, f'config.eval.quick_samples={number}')
     field = f'config.eval.best={best!r}'
     if metric == 'modes' and self.scorer.modes is None:
@@ -564,7 +573,7 @@ class Quick:
     self.draw = sampling.make_sampler(self.config, system)
     how = contract.sampling(self.config, system)
     self.protocol = dict(
-      samples=f'{config.eval.quick_samples:,}',
+      samples=f'{number:,}',
       weights=how.weights,
       sampler=how.text,
       evaluations=how.evaluations,
@@ -574,7 +583,7 @@ class Quick:
 
   def __call__(self, state, stop) -> list[Row] | None:
     rng = jax.random.fold_in(jax.random.key(self.config.eval.seed), SAMPLES)
-    made = self.draw(state, rng, self.config.eval.quick_samples, stop)
+    made = self.draw(state, rng, self.number, stop)
     if made is None:
       return None
     pictures, protocol = made['image'], self.protocol

@@ -269,6 +269,16 @@ def test_translations_are_scored_beside_their_sources(tmp_path, monkeypatch):
     assert rows[name].value == pytest.approx(distance, rel=1e-3 if 'source' in name else 0.5)
 
 
+def test_a_source_is_translated_once_in_an_evaluation(tmp_path, monkeypatch):
+  """Translations of it again would have neighbours at distance 0: recall was 0."""
+  network = networks.Network('classifier', 'by pixels', 'abc', 'none', 40, '', brightness)
+  monkeypatch.setattr(networks, 'open_network', lambda *_, **__: network)
+  run = gen_jax.load(save_untrained(tmp_path / 'run', 'pix2pix_digits'))
+  how = dict(num_samples=500, held_out_split='train[:60]', held_out_examples=8)
+  rows = {r.metric: r for r in run.evaluate(out=tmp_path / 'out', metrics=('kernel',), **how)}
+  assert rows['kernel'].samples == '60' and rows['source_kernel'].samples.startswith('60 of x')
+
+
 def test_a_size_that_the_nets_do_not_keep_is_one_line(run, monkeypatch):
   for change, words in (
     (lambda x: x[:, ::2], r'images of 16x16 do not fit the nets of .*make \(8, 16\) of it'),
