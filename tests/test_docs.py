@@ -3,6 +3,7 @@
 import importlib.util
 import pathlib
 import re
+import shlex
 import shutil
 import tomllib
 
@@ -11,8 +12,10 @@ import yaml
 from children import run_python
 
 import gen_jax
+from gen_jax import config as configs
 from gen_jax import systems
 from gen_jax.fields import SHARED
+from gen_jax.run import flags
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -45,15 +48,69 @@ def test_the_system_of_the_docs_needs_no_other_edit(tmp_path):
   assert done.returncode == 0, done.stdout[-3000:]
 
 
-def test_links_and_commands_of_the_docs_name_what_exists():
-  for page in [ROOT / 'README.md', ROOT / 'CHANGELOG.md', *(ROOT / 'docs').glob('*.md')]:
-    text = re.sub(r'```.*?```', '', page.read_text(), flags=re.DOTALL)
-    for target in re.findall(r'\]\(([^)#]+)', text):
-      if not target.startswith('http'):
-        assert (page.parent / target).exists(), f'{page.name}: {target}'
-    for config in re.findall(r'--config=(configs/\w+\.py)', text):
-      if 'lsgan' not in config:
-        assert (ROOT / config).exists(), f'{page.name}: {config}'
+PAGES = [*ROOT.glob('*.md'), *(ROOT / 'docs').rglob('*.md'), ROOT / 'zoo/README.md']
+GUIDES = ('README', 'running', 'sampling', 'evaluating', 'own_data', 'scale')
+FIELDS = SHARED.keys() | {
+  field for name in systems.names() for field in systems.find_system(name).FIELDS
+}
+
+
+def prose(page) -> str:
+  """The text of a page without its blocks of code."""
+  return re.sub(r'^```.*?^```', '', page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(page) -> set[str]:
+  """The names that a link may have after `#`, as GitHub makes them of headings."""
+  heads = re.findall(r'^#+ (.*)$', prose(page), re.MULTILINE)
+  return {re.sub(r'[^\w\- ]', '', head.lower()).replace(' ', '-') for head in heads}
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_commands_and_fields_of_a_page_exist(page):
+  text = prose(page)
+  for target, anchor in re.findall(r'\]\(([^)#]*)#?([^)]*)\)', text):
+    if not target.startswith('http'):
+      found = page.parent / target if target else page
+      assert found.exists(), target
+      assert not anchor or anchor in anchors(found), f'{target}#{anchor}'
+  for config in re.findall(r'--config=(configs/[a-z]\w+\.py)', text):
+    if 'lsgan' not in config:
+      assert (ROOT / config).exists(), config
+  for line in re.findall(r'^    python launch\.py (.*[^\\\n])$', text, re.MULTILINE):
+    overrides, argv = configs.split_overrides(shlex.split(line))
+    flags.parse(argv, description='')
+    for field, _ in overrides:  # or an attribute of a net
+      assert field in FIELDS or field.rpartition('.')[0] in FIELDS, field
+  if page.stem in GUIDES:
+    fields = re.findall(r'`((?:data|eval|sample|train|parallel)\.[\w.]*\w)[=`]', text)
+    assert set(fields) <= FIELDS
+
+
+def test_the_readme_is_short_and_its_table_has_every_system_and_config():
+  text = (ROOT / 'README.md').read_text()
+  assert text.count('\n') < 200
+  table = re.sub(r' \([^)]*`[^)]*\)', '', text)  # without remarks that name others
+  rows = re.findall(r'^\| \[`\w+`\]\(gen_jax/systems/.*$', table, re.MULTILINE)
+  files = {path.stem: path.read_text() for path in (ROOT / 'configs').glob('[!_]*.py')}
+  shown = (ROOT / 'docs/gallery.md').read_text() + (ROOT / 'docs/results.md').read_text()
+  listed = []
+  for row in rows:
+    name, trained, not_yet = (re.findall(r'`(\w+)`', cell) for cell in row.split('|')[1:4])
+    for config in trained + not_yet:
+      assert f"system='{name[0]}'" in files[config], config
+    for config in trained:
+      assert re.search(rf'\b{config}\b', shown), config
+      assert 'Not trained' not in files[config], config
+    listed += [name[0], *trained, *not_yet]
+  assert sorted(listed) == sorted([*systems.names(), *files])
+
+
+def test_the_index_of_the_docs_has_every_page():
+  index = (ROOT / 'docs/README.md').read_text()
+  for page in (ROOT / 'docs').rglob('*.md'):
+    if page.name != 'README.md':
+      assert f']({page.relative_to(ROOT / "docs")})' in index, page.name
 
 
 def test_generated_pages_are_up_to_date():

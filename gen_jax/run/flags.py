@@ -52,7 +52,7 @@ def parse(argv: list[str], description: str) -> argparse.Namespace:
   add('--player', metavar='NAME', help='export: one network, e.g. G (default: all)')
   add('--dtype', help='export: float32 (default) or float16')
   add('--out', metavar='FOLDER', help='export: target folder (default: export in the workdir)')
-  add('--from', dest='from_', metavar='FOLDER', help='import: published weights (README)')
+  add('--from', dest='from_', metavar='FOLDER', help='import: published weights (docs/sampling.md)')
   add('--coordinator', metavar='HOST:PORT', help='several processes: address of the first')
   add('--num_processes', type=int, metavar='N', help='several processes: how many there are')
   add('--process_id', type=int, metavar='I', help='number of this one (Slurm, TPU: omit all 3)')
