@@ -178,7 +178,7 @@ def test_K_of_a_code_of_zeros_is_0():
   ('name', 'system'), [('unit_folder', unit), ('unit_mnist_usps', unit_adaptation)]
 )
 def test_a_translation_has_no_noise_and_does_not_depend_on_its_neighbours(name, system):
-  config = configs.load(f'configs/{name}.py:smoke')
+  config = configs.load(f'configs/{name}.py:smoke', [('init.tied', 'False')])
   shape = config.data.shape
   batch = {d: jnp.zeros((1, *shape)) for d in 'xy'}
   state = compiled(functools.partial(system.init_state, config=config), jax.random.key(0), batch)
