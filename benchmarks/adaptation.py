@@ -15,6 +15,7 @@ JSON file beside it and is not measured again. Several programs may make differe
 import argparse
 import json
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -78,9 +79,8 @@ def measure(config, trained_config, folder: Path) -> dict:
   seconds = finish(trained_config, folder)
   system = contract.check(config)
   manifest, state = trained.restore(trained_config, system, folder, None)
-  rows, _ = evaluate.measured(
-    config, system, state, data.held_out(config), folder / 'measured', None
-  )
+  with tempfile.TemporaryDirectory() as parts:  # of one measurement
+    rows, _ = evaluate.measured(config, system, state, data.held_out(config), Path(parts), None)
   values = {row.metric: [row.value, row.spread] for row in rows}
   about = dict(step=manifest.step, seconds=round(seconds), reference=rows[0].reference)
   return values | about | {'parameters': contract.parameters(state)}
