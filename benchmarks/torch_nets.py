@@ -639,6 +639,15 @@ def grad_norm(net):
   return torch.nn.utils.get_total_norm([p.grad for p in net.parameters()])
 
 
+def descend(loss, net, adam):
+  """One step of Adam on the loss; the global norm of the net's gradient."""
+  adam.zero_grad()
+  loss.backward()
+  norm = grad_norm(net)
+  adam.step()
+  return norm
+
+
 def gan_step(config, compiled):
   """(step, nets) of gen_jax.systems.gan with the non-saturating loss; step(x) -> metrics."""
   G = make_net(config.generator, latent=config.latent.dim, shape=config.data.shape)
@@ -652,17 +661,11 @@ def gan_step(config, compiled):
       with torch.no_grad():
         x_fake = g(torch.randn(b, config.latent.dim))
       d_loss = 0.5 * (F.softplus(-d(x_real)).mean() + F.softplus(d(x_fake)).mean())
-      d_adam.zero_grad()
-      d_loss.backward()
-      d_norm = grad_norm(D)
-      d_adam.step()
+      d_norm = descend(d_loss, D, d_adam)
 
     D.requires_grad_(False)
     g_loss = F.softplus(-d(g(torch.randn(b, config.latent.dim)))).mean()
-    g_adam.zero_grad()
-    g_loss.backward()
-    g_norm = grad_norm(G)
-    g_adam.step()
+    g_norm = descend(g_loss, G, g_adam)
     D.requires_grad_(True)
     return d_loss, g_loss, d_norm, g_norm
 
@@ -690,17 +693,11 @@ def wgan_gp_step(config, compiled):
       (grads,) = torch.autograd.grad(D(x_hat).sum(), x_hat, create_graph=True)
       penalty = ((grads.flatten(1).norm(dim=1) - 1) ** 2).mean()
       d_loss = fake - real + config.loss.penalty * penalty
-      d_adam.zero_grad()
-      d_loss.backward()
-      d_norm = grad_norm(D)
-      d_adam.step()
+      d_norm = descend(d_loss, D, d_adam)
 
     D.requires_grad_(False)
     g_loss = -d(g(torch.randn(b * config.loss.g_batch, config.latent.dim))).mean()
-    g_adam.zero_grad()
-    g_loss.backward()
-    g_norm = grad_norm(G)
-    g_adam.step()
+    g_norm = descend(g_loss, G, g_adam)
     D.requires_grad_(True)
     return d_loss, g_loss, d_norm, g_norm
 
@@ -740,19 +737,13 @@ def hinge_step(config, compiled, g_rows, one_pass):
       else:
         real, fake = d(x_real, y), d(x_fake, y_fake)
       d_loss = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
-      d_adam.zero_grad()
-      d_loss.backward()
-      d_norm = grad_norm(D)
-      d_adam.step()
+      d_norm = descend(d_loss, D, d_adam)
 
     D.requires_grad_(False)
     g_loss = -d(*fakes(g_rows)).mean()
     if config.loss.get('orthogonal'):
       g_loss = g_loss + config.loss.orthogonal * orthogonal_penalty(G)
-    g_adam.zero_grad()
-    g_loss.backward()
-    g_norm = grad_norm(G)
-    g_adam.step()
+    g_norm = descend(g_loss, G, g_adam)
     D.requires_grad_(True)
     if averages:
       with torch.no_grad():
@@ -795,18 +786,12 @@ def pix2pix_step(config, compiled):
     y_fake = g(x)
     real, fake = d(torch.cat([x, y], 1)), d(torch.cat([x, y_fake.detach()], 1))
     d_loss = 0.5 * (F.softplus(-real).mean() + F.softplus(fake).mean())
-    d_adam.zero_grad()
-    d_loss.backward()
-    d_norm = grad_norm(D)
-    d_adam.step()
+    d_norm = descend(d_loss, D, d_adam)
 
     D.requires_grad_(False)
     gan = F.softplus(-d(torch.cat([x, y_fake], 1))).mean()
     g_loss = gan + config.loss.l1 * (y - y_fake).abs().mean()
-    g_adam.zero_grad()
-    g_loss.backward()
-    g_norm = grad_norm(G)
-    g_adam.step()
+    g_norm = descend(g_loss, G, g_adam)
     D.requires_grad_(True)
     return d_loss, g_loss, d_norm, g_norm
 
@@ -850,10 +835,7 @@ def cyclegan_step(config, compiled):
     cycle = F.l1_loss(back(y_fake), x) + F.l1_loss(G(x_fake), y)
     identity = F.l1_loss(G(y), y) + F.l1_loss(back(x), x) if loss.identity else 0.0
     g_loss = gan + loss.cycle * (cycle + loss.identity * identity)
-    g_adam.zero_grad()
-    g_loss.backward()
-    g_norm = grad_norm(both_g)
-    g_adam.step()
+    g_norm = descend(g_loss, both_g, g_adam)
 
     both_d.requires_grad_(True)
     x_seen, y_seen = (
@@ -861,10 +843,7 @@ def cyclegan_step(config, compiled):
       for buffer, fake in zip(buffers, (x_fake, y_fake), strict=True)
     )
     d_loss = d_term(D_X, x, x_seen) + d_term(D_Y, y, y_seen)
-    d_adam.zero_grad()
-    d_loss.backward()
-    d_norm = grad_norm(both_d)
-    d_adam.step()
+    d_norm = descend(d_loss, both_d, d_adam)
     return d_loss, g_loss, d_norm, g_norm
 
   return step, (both_g, both_d)
