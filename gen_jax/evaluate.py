@@ -253,6 +253,7 @@ class Opened(NamedTuple):
   held_out: sources.Source | None  # for the system's `evaluate`
   scorer: Scorer | None  # None: the system generates no samples
   runs: dict[str, str]  # checksums of the finished runs that sampling needs
+  number: int  # of samples
 
 
 def _open_run(config, folder, step) -> Opened:
@@ -264,7 +265,7 @@ def _opened(config, system, manifest, state) -> Opened:
   state, runs = trained.attach(state, config, system)
   measures = bool(contract.measures(system)) and config.eval.held_out_examples is not None
   held_out = data.held_out(config) if measures else None
-  scorer = None
+  scorer, number = None, 0
   if contract.has_samples(system):
     number = _at_most(config, system, config.eval.num_samples)
     scorer = scores.open_scorer(config, number, f'config.eval.num_samples={number}')
@@ -273,7 +274,7 @@ def _opened(config, system, manifest, state) -> Opened:
       f'config.system={config.system!r} generates no samples, so that with '
       f'config.eval.held_out_examples={config.eval.held_out_examples} there is nothing to evaluate'
     )
-  return Opened(system, manifest, state, held_out, scorer, runs)
+  return Opened(system, manifest, state, held_out, scorer, runs, number)
 
 
 def score_state(config, folder: Workdir, manifest, state) -> list[Row]:
@@ -304,7 +305,7 @@ def _check_writable(folder: Workdir) -> None:
 
 def _score_run(config, folder, opened, stop) -> list[Row] | None:
   """Rows of a run's samples, and of what its system measures of real examples."""
-  _, manifest, state, held_out, scorer, runs = opened
+  _, manifest, state, held_out, scorer, runs, _ = opened
   network = ('', '') if scorer is None else (scorer.network.checksum, scorer.network.resize)
   name = sources.content_hash(
     manifest.sha256.encode(),
@@ -372,13 +373,12 @@ def _place(config, folder, opened) -> pathlib.Path:
 
 def _score_samples(config, folder, opened, parts, out, stop) -> list[Row] | None:
   """Generates samples and scores them; writes a grid, or plot, of the first ones."""
-  system, manifest, state, _, scorer, runs = opened
+  system, manifest, state, _, scorer, runs, number = opened
   reference = scorer.reference(stop)
   if reference is None:
     return None
   how = contract.sampling(config, system)
   draw = batches(config, system, state)
-  number = _at_most(config, system, config.eval.num_samples)
   drawn = drawn_features(config, draw, scorer.network, number, parts, stop)
   if drawn is None:
     return None
@@ -394,7 +394,7 @@ def _score_samples(config, folder, opened, parts, out, stop) -> list[Row] | None
   asked = contract.asked_labels(config, system, state, number)
   labels = _source_labels(config, system, number) if asked is None else asked
   made += scores.class_accuracy(scorer, drawn.seen, labels, **how_many)
-  untranslated = _score_sources(config, system, scorer, reference, parts, stop)
+  untranslated = _score_sources(config, opened, reference, parts, stop)
   if untranslated is None:
     return None
   made += untranslated
@@ -435,17 +435,17 @@ def _source_labels(config, system, number: int) -> np.ndarray | None:
   return np.asarray(source.read(np.arange(number) % len(source))['x_label'])
 
 
-def _score_sources(config, system, scorer, reference, parts, stop) -> list[Row] | None:
+def _score_sources(config, opened, reference, parts, stop) -> list[Row] | None:
   """What the metrics say of images of x as they are, the baseline of their translations: rows named
   'source_...'. [] for other systems, and where the feature network cannot take them.
   """
+  system, scorer, number = opened.system, opened.scorer, opened.number
   if not contract.needed(system):
     return []
   source = data.open_domain(config, 'x', 'eval.held_out_split')
   of_their_data = scorer.network.name in networks.OF_THEIR_DATA
   if of_their_data and source.shape != tuple(config.data.shape):
     return []
-  number = _at_most(config, system, config.eval.num_samples)
   seen = scores.seen_features(source, scorer.network, range(number), parts / 'source', stop)
   if seen is None:
     return None
