@@ -32,7 +32,7 @@ def rows(x):
 # --- Nets ---------------------------------------------------------------------------------------
 
 
-def mlp_generator(latent, shape, features, negative_slope):
+def mlp_generator(latent, shape, features, negative_slope, squash):
   """gen_jax.nets.mlp.Generator."""
   widths = [latent, *features]
   hidden = [
@@ -41,8 +41,8 @@ def mlp_generator(latent, shape, features, negative_slope):
     for layer in (nn.Linear(a, b), nn.LeakyReLU(negative_slope, inplace=True))
   ]
   h, w, c = shape
-  last = nn.Linear(widths[-1], h * w * c)
-  return nn.Sequential(*hidden, last, nn.Tanh(), nn.Unflatten(1, (c, h, w)))
+  last = [nn.Linear(widths[-1], h * w * c), *([nn.Tanh()] if squash else [])]
+  return nn.Sequential(*hidden, *last, nn.Unflatten(1, (c, h, w)))
 
 
 def mlp_discriminator(shape, features, negative_slope, dropout):
