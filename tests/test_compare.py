@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 import struct
 import zlib
@@ -66,6 +67,28 @@ def test_the_table_of_two_runs(copies, capsys):
   with Image.open(copies / 'comparison.png') as picture:
     pixels = np.asarray(picture.convert('RGB'))
   assert pixels.shape[1] > 1000 and (pixels < 128).any()
+
+
+def test_entries_of_the_zoo_bring_their_numbers(tmp_path, capsys):
+  for name in ('gan_ring', 'wgan_gp_ring'):
+    shutil.copytree(ROOT / 'zoo' / name, tmp_path / 'zoo' / name)
+  folder = tmp_path / 'zoo'
+  assert launch.main(['--mode=compare', f'--workdir={folder}/gan_ring,{folder}/wgan_gp_ring']) == 0
+  text = (folder / 'comparison.md').read_text()
+  assert 'not evaluated' not in text
+  head, _, *lines = (line.strip('| ').split('|') for line in text.splitlines()[:4])
+  for name, line in zip(('gan_ring', 'wgan_gp_ring'), lines, strict=True):
+    cells = dict(zip([x.strip() for x in head], [x.strip() for x in line], strict=True))
+    for row in json.loads((ROOT / 'zoo' / name / 'metrics.json').read_text())['evaluation']:
+      if row['label'] in ('FD-points', 'modes of 8'):
+        assert cells[row['label']] == f'{row["value"]:.4g}'
+
+
+def test_a_bar_in_a_cell_starts_no_other():
+  table = records.markdown([['metric', 'value'], ['-E log p(x|z), nats', '1']])
+  assert [re.split(r'(?<!\\)\|', line)[1:-1] for line in table.splitlines()[2:]] == [
+    [r' -E log p(x\|z), nats ', ' 1     ']
+  ]
 
 
 def change(folder, **fields):

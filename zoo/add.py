@@ -27,11 +27,19 @@ ZOO = pathlib.Path(__file__).parent
 MOST_BYTES = 3_000_000  # of a file
 SAMPLES, SEED, STEPS = 8, 0, 10  # samples for the test, with few steps where a sampler takes them
 UNCHANGED = 0.5  # mean absolute difference in levels of 255, or in thousandths for points
+# The metrics of the overview, where an entry has them.
+HEADLINE = ('frechet', 'precision', 'recall', 'class_accuracy', 'modes', 'error', 'bits_per_dim')
 HEAD = """# Zoo
 
-Weights of trained runs, which `gen_jax.load('zoo/ddpm_digits')` and the verbs read like runs. Every
-number of an entry stands with its protocol in its `metrics.json`. `python zoo/add.py runs/NAME`
-adds an entry; a file has at most 3 MB, all of them 40 MB.
+Weights of trained runs, which `gen_jax.load('zoo/ddpm_digits')` and the verbs read like runs:
+
+    python launch.py --mode=sample --workdir=zoo/ddpm_digits
+    python launch.py --mode=compare --workdir=zoo/gan_mnist,zoo/acgan_mnist
+
+Distances (FD) of different data, or by different weights of a classifier, cannot be compared: all
+numbers of an entry, with their protocols, are in its `metrics.json`. Samples are in the
+[gallery](../docs/gallery.md), tables in the [results](../docs/results.md). `python zoo/add.py
+runs/NAME` adds an entry; a file has at most 3 MB, all of them 40 MB.
 
 """
 
@@ -97,7 +105,8 @@ def readme() -> str:
       export_format.open_export(path.parent),
       json.loads((path.parent / 'metrics.json').read_text()),
     )
-    shown = [r for r in metrics['evaluation'] if r['metric'] != 'samples_per_second']
+    found = {row['metric']: row for row in metrics['evaluation'] if 'value' in row}
+    shown = [found[metric] for metric in HEADLINE if metric in found]
     lines.append(
       [
         f'[{path.parent.name}]({path.parent.name})',
@@ -106,7 +115,7 @@ def readme() -> str:
         f'{manifest.step:,}',
         f'{manifest.weights}, {manifest.dtype}',
         f'{(path.parent / export_format.WEIGHTS).stat().st_size:,}',
-        ', '.join(f'{row["label"]} {row["value"]:.4g}' for row in shown if 'value' in row) or '-',
+        ', '.join(f'{row["label"]}: {row["value"]:.4g}' for row in shown) or '-',
       ]
     )
   return HEAD + records.markdown(lines) + '\n'

@@ -99,8 +99,6 @@ def read(path) -> Entry:
   config, manifest = _json(folder.config), _json(folder.path / 'manifest.json')
   rows = records.read(folder)
   if 'export' in manifest:
-    about = folder.path / 'metrics.json'  # of an entry of the zoo
-    rows = rows or [*filter(records.is_row, _get(_json(about), 'evaluation', list) or [])]
     step, total, state = _get(manifest, 'step', int), None, 'export'
   else:
     step, total = None, _get(_get(config, 'train', dict) or {}, 'steps', int)

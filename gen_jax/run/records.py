@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from gen_jax.run import workdir
-from gen_jax.run.files import LOG_BYTES, read_file
+from gen_jax.run.files import JSON_BYTES, LOG_BYTES, read_file
 from gen_jax.run.workdir import Workdir, parse_json, write_atomic
 
 # Fields that must be equal for numbers to be comparable: across runs, and within one run.
@@ -87,8 +87,19 @@ def _ends_a_line(path) -> bool:
 
 
 def read(folder: Workdir) -> list[dict]:
-  """The lines of `evaluation.jsonl` that are records of it."""
-  return [row for _, row in lines_of(folder.evaluations, is_row)]
+  """The lines of `evaluation.jsonl` that are records of it; where there are none, the rows of
+  `metrics.json`, with which an entry of the zoo comes.
+  """
+  return [row for _, row in lines_of(folder.evaluations, is_row)] or _rows_of_an_entry(folder)
+
+
+def _rows_of_an_entry(folder: Workdir) -> list[dict]:
+  try:
+    found = parse_json(read_file(folder.path / 'metrics.json', JSON_BYTES))
+  except (OSError, ValueError):
+    return []
+  rows = found.get('evaluation') if isinstance(found, dict) else None
+  return [row for row in rows if is_row(row)] if isinstance(rows, list) else []
 
 
 def read_metrics(folder: Workdir) -> list[dict]:
@@ -228,6 +239,8 @@ def table(made: list[Row]) -> str:
 
 def markdown(lines: list[list[str]]) -> str:
   """A table of text, whose first line is the header, as aligned Markdown."""
+  # A bar in a cell, as in p(x|z), would start another cell.
+  lines = [[cell.replace('|', r'\|') for cell in line] for line in lines]
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   rule = [['-' * width for width in widths]]
   return '\n'.join(
