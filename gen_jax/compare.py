@@ -81,6 +81,8 @@ def notes(runs: Sequence[Run]) -> list[str]:
       )
     elif run.evaluated_step != run.step:
       lines.append(f'{run.name}: evaluated at step {run.evaluated_step}, trained to {run.step}')
+    if run.picture is None:
+      lines.append(f'{run.name} has no picture: --mode=sample --workdir={run.name}')
   differences = collections.defaultdict(list)
   for name, title in columns(runs).items():
     for field in records.PROTOCOL + ('sampler', 'kind') * (name not in COLUMNS):

@@ -76,12 +76,22 @@ def test_entries_of_the_zoo_bring_their_numbers(tmp_path, capsys):
   assert launch.main(['--mode=compare', f'--workdir={folder}/gan_ring,{folder}/wgan_gp_ring']) == 0
   text = (folder / 'comparison.md').read_text()
   assert 'not evaluated' not in text
+  assert f'{folder}/gan_ring has no picture: --mode=sample --workdir={folder}/gan_ring' in text
   head, _, *lines = (line.strip('| ').split('|') for line in text.splitlines()[:4])
   for name, line in zip(('gan_ring', 'wgan_gp_ring'), lines, strict=True):
     cells = dict(zip([x.strip() for x in head], [x.strip() for x in line], strict=True))
     for row in json.loads((ROOT / 'zoo' / name / 'metrics.json').read_text())['evaluation']:
       if row['label'] in ('FD-points', 'modes of 8'):
         assert cells[row['label']] == f'{row["value"]:.4g}'
+
+
+def test_the_picture_of_an_export_is_that_of_sampling(tmp_path, capsys):
+  shutil.copytree(ROOT / 'zoo/gan_ring', tmp_path / 'gan_ring')
+  assert launch.main(['--mode=sample', f'--workdir={tmp_path}/gan_ring']) == 0
+  assert launch.main(['--mode=compare', f'--workdir={tmp_path}/gan_ring,{tmp_path}/gan_ring']) == 0
+  text = (tmp_path / 'comparison.md').read_text()
+  assert '![samples](gan_ring/samples/step_0008000_seed_0_plot.png)' in text
+  assert 'no picture' not in text
 
 
 def test_a_bar_in_a_cell_starts_no_other():

@@ -10,6 +10,7 @@ import dataclasses
 import math
 import pathlib
 import statistics
+from collections.abc import Iterable
 
 from gen_jax import config as configs
 from gen_jax import contract
@@ -67,10 +68,11 @@ def read_run(path) -> Run:
   quick = not any(line['version'] == 'full' for line in lines)
   rows = [line for line in lines if line['version'] == ('quick' if quick else 'full')]
   step = max((row['step'] for row in rows), default=None)
-  evaluated = folder.evaluation.glob(f'{step or 0:07d}_*samples.png')
-  pictures = (
-    *sorted(evaluated, key=lambda path: path.lstat().st_mtime, reverse=True),
+  pictures = (  # of the evaluation, of training, of --mode=sample
+    *_newest_first(folder.evaluation.glob(f'{step or 0:07d}_*samples.png')),
     folder.image_path(manifest.step, 'samples'),
+    *_newest_first(folder.samples.glob(f'step_{manifest.step:07d}_*_grid.png')),
+    *_newest_first(folder.samples.glob(f'step_{manifest.step:07d}_*_plot.png')),  # of points
   )
   evaluations = collections.defaultdict(dict)
   for line in records.quick_values(lines):
@@ -93,6 +95,10 @@ def read_run(path) -> Run:
     losses=curves(metrics),
     evaluations=dict(evaluations),
   )
+
+
+def _newest_first(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
+  return sorted(paths, key=lambda path: path.lstat().st_mtime, reverse=True)
 
 
 def curves(metrics: list[dict]) -> dict[str, dict[int, float]]:
