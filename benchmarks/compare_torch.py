@@ -8,7 +8,7 @@ One process runs gen_jax, one PyTorch, one PyTorch with torch.compile, and, for 
 one diffusers' net and schedulers. They take turns: ours, theirs, compiled, ours, theirs, ... A turn
 lasts some seconds, waits for each step, and reports the median time. The speed-up is the median of
 theirs / ours, in bold against the fastest of the others, with its smallest and largest value over
-rounds in brackets.
+rounds in brackets. Where torch.compile or diffusers fails, the table says so and the rest goes on.
 Times to the first step are measured from the start of a process, without caches of compiled code.
 The last column is the share of the machine's ceiling: PyTorch's count of operations in products and
 convolutions, divided by the time of the step and by the rate of a product of two 2048x2048
@@ -326,12 +326,19 @@ class Worker:
 
 def compare(case, sides, rounds, seconds):
   """Measures a case and returns its rows of the table."""
-  workers, rows = [], []
+  workers, failed, rows = [], [], []
   ceiling = Worker(CEILING, case)
   try:
     for side in sides:
       print(f'{case}: starting {NAMES[side]}', file=sys.stderr)
-      worker = Worker(side, case)
+      try:
+        worker = Worker(side, case)
+      except SystemExit as error:
+        if side in ('jax', 'torch'):
+          raise
+        print(f'{case}: {error}', file=sys.stderr)
+        failed.append(side)
+        continue
       workers.append(worker)
       wanted, found = workers[0].parameters, worker.parameters
       # diffusers' net may lack a bias.
@@ -373,7 +380,7 @@ def compare(case, sides, rounds, seconds):
         f'{operations / worker.seconds() / most:.0%}',
       ]
     )
-  return rows
+  return rows + [['', '', '', NAMES[side], 'fails', '', '', '', ''] for side in failed]
 
 
 def machine():
