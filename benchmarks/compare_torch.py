@@ -58,7 +58,9 @@ CASES = {
   'edm_fashion_mnist': Case('edm_fashion_mnist', 32),
   # Few steps, as every step costs the same.
   'digits_ancestral': Case(
-    'ddpm_digits', 64, {'sample.sampler': 'ancestral', 'diffusion.steps': '20'}
+    'ddpm_digits',
+    64,
+    {'sample.sampler': 'ancestral', 'diffusion.steps': '20', 'sample.steps': '20'},
   ),
   'fashion_ddim': Case('ddpm_fashion_mnist', 64, {'sample.steps': '10'}),
   'cifar_ddim': Case(
