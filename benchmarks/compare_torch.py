@@ -1,7 +1,7 @@
 """Speed of gen_jax's training steps and samplers against the same in PyTorch, on this machine.
 
     python -m pip install -r requirements.txt -r benchmarks/requirements.txt
-    python benchmarks/compare_torch.py                 # all cases: 55 minutes without those of edm
+    python benchmarks/compare_torch.py                 # all cases: an hour on two cores
     python benchmarks/compare_torch.py --cases gan_mnist --rounds 3
 
 One process runs gen_jax, one PyTorch, one PyTorch with torch.compile, and, for diffusion models,
