@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from gen_jax.data.folder import BadImage, fit_image
+from gen_jax.data.decoding import BadImage, fit_image
 from gen_jax.data.sources import ArraySource, check_image_shape, content_hash
 from gen_jax.errors import UserError
 from gen_jax.run.arrays import BadArrays, Stored, open_zip, stored

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from gen_jax import data
-from gen_jax.data import folder, pipeline, sources
+from gen_jax.data import decoding, finding, pipeline, sources
 from gen_jax.errors import UserError
 
 NAMES = ['img10.png', 'img2.png', 'img1.png', 'b.jpeg', 'c.webp', 'D.JPG']
@@ -187,7 +187,7 @@ def test_a_class_without_a_good_image_keeps_its_number(make_config, make_images,
 
 def test_order_does_not_depend_on_the_file_system(tmp_path, monkeypatch, make_images):
   make_images(tmp_path, ['a/2.png', 'a/10.png', 'b/1.png', 'B/1.png', 'b/01.png'])
-  expected = folder.find_images(tmp_path).images
+  expected = finding.find_images(tmp_path).images
   walk = os.walk
 
   def reversed_walk(top, **kwargs):
@@ -195,7 +195,7 @@ def test_order_does_not_depend_on_the_file_system(tmp_path, monkeypatch, make_im
       yield root, folders[::-1], files[::-1]
 
   monkeypatch.setattr(os, 'walk', reversed_walk)
-  assert folder.find_images(tmp_path).images == expected
+  assert finding.find_images(tmp_path).images == expected
   assert [str(p) for p in expected] == ['B/1.png', 'a/2.png', 'a/10.png', 'b/01.png', 'b/1.png']
 
 
@@ -203,7 +203,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path, make_images):
   make_images(tmp_path, ['elsewhere/1.png', 'images/a/1.png'])
   (tmp_path / 'images/b').symlink_to(tmp_path / 'elsewhere')
   (tmp_path / 'images/a/up').symlink_to(tmp_path / 'images')
-  found = [str(path) for path in folder.find_images(tmp_path / 'images').images]
+  found = [str(path) for path in finding.find_images(tmp_path / 'images').images]
   assert found == ['a/1.png', 'b/1.png']
 
 
@@ -474,9 +474,9 @@ def test_whatever_a_damaged_file_does_concerns_that_file(tmp_path, make_images):
       for at in range(begin, min(begin + rng.integers(1, 5), len(content))):
         damaged[at] = rng.integers(256)
       try:
-        made = folder.decode(bytes(damaged), (24, 20, 3), 'exact')
+        made = decoding.decode(bytes(damaged), (24, 20, 3), 'exact')
         good += made.shape == (24, 20, 3)
-      except folder.BadImage as error:
+      except decoding.BadImage as error:
         bad += bool(str(error))
   assert good + bad == 750 and good > 50 and bad > 200
 
@@ -707,4 +707,4 @@ def test_decode_reads_what_pillow_wrote():
   pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
   file = io.BytesIO()
   Image.fromarray(pixels).save(file, 'PNG')
-  np.testing.assert_array_equal(folder.decode(file.getvalue(), (4, 4, 3), 'exact'), pixels)
+  np.testing.assert_array_equal(decoding.decode(file.getvalue(), (4, 4, 3), 'exact'), pixels)
