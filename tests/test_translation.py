@@ -176,7 +176,9 @@ def test_grey_may_be_saved_in_colour(folder, tmp_path):
   np.testing.assert_array_equal(found.read(0), grey)
   assert found.read(1).shape == grey.shape
   save(tmp_path / 'grey/c.png', images(1, channels=3)[0])
-  with pytest.raises(UserError, match='1 of 3 .* c.png is 16x16x3. grey is needed: config'):
+  with pytest.raises(
+    UserError, match='1 of 3 .* c.png is 16x16x3; grey is needed. Fix them, or set'
+  ):
     data.Pictures(config, str(tmp_path / 'grey'), 1, '--input')
 
 
@@ -188,7 +190,7 @@ def test_a_folder_is_read_as_the_command_line_says(folder, tmp_path, monkeypatch
   Image.new('LA', (SIZE, SIZE), (0, 0)).save(place / 'a.png')
   (place / 'b.png').write_bytes(b'\x89PNG\r\n\x1a\n')
   assert translated(folder, place) == 2
-  assert 'config.data.background lays alpha over a colour' in capsys.readouterr().err
+  assert 'config.data.background (such as 255,255,255) to lay alpha' in capsys.readouterr().err
   for level in (255, 3):
     flags = (f'--config.data.background={level}', '--config.data.bad_files=skip')
     assert translated(folder, place, *flags) == 0

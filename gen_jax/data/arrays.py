@@ -129,8 +129,8 @@ def _fitted(image: np.ndarray, data, where: str) -> np.ndarray:
   try:
     return np.stack([fit_image(picture, shape, data.fit, background) for picture in pictures])
   except BadImage as error:
-    resize = "; config.data.fit='crop' crops and resizes" if data.fit == 'exact' else ''
+    helps = f': {" or ".join(error.cures)}' if error.cures else ''
     raise UserError(
       f'config.data.shape={shape} with config.data.fit={data.fit!r}, but an image in {where} '
-      f'{error}{resize}'
+      f'{error}{helps}'
     ) from error

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageChops, ImageOps
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +26,9 @@ MAX_PIXELS = 2**26
 _BESIDES, _COMPRESSED = 2**25, 2**26
 _SCANNED_FREELY = 2**22  # pixels
 _PNG, _JPEG = b'\x89PNG\r\n\x1a\n', b'\xff\xd8\xff'
-WITH_ALPHA = ' with alpha'
+CROP = "set config.data.fit='crop' to crop and resize"
+ADD = "set config.data.fit='crop' to add the missing channels"
+LAY_OVER = 'set config.data.background (such as 255,255,255) to lay alpha over it'
 # Lossless conversions. Others (CMYK, 16-bit grey, float) are left to the user.
 _MODES = {
   '1': 'L',
@@ -41,7 +43,15 @@ _CHANNELS = {'L': 1, 'RGB': 3, 'RGBA': 4}
 
 
 class BadImage(ValueError):
-  """Why an image file cannot be used, as the predicate of a sentence about the file."""
+  """Why an image file cannot be used, as the predicate of a sentence about the file.
+
+  Attributes:
+    cures: what else than another file would help: `CROP`, `ADD` and `LAY_OVER`.
+  """
+
+  def __init__(self, why: str, cures: tuple[str, ...] = ()):
+    super().__init__(why)
+    self.cures = cures
 
 
 class _Budget:
@@ -80,7 +90,8 @@ def fit_image(
   With `fit='exact'`, size and channels must be those of `shape`. With `'crop'` the largest centred
   crop of the right aspect ratio is resized (bicubic, antialiased); grey is repeated into RGB, and a
   missing alpha is opaque. Where `shape` has no alpha, that of the image is laid over `background`,
-  (grey,) or (red, green, blue) in 0 to 255; with None such an image does not fit.
+  (grey,) or (red, green, blue) in 0 to 255; with None such an image does not fit. Grey that was
+  saved in colour, as most drawings are, is grey.
 
   Raises:
     BadImage: if the image does not fit.
@@ -91,6 +102,8 @@ def fit_image(
     image = _lay_over(image, background)
   if image.mode != mode:
     image = image.convert(mode)
+  if channels == 1 and mode == 'RGB':
+    image = _grey_of(image)
   if image.size != (width, height):
     image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
   return np.asarray(image).reshape(shape)
@@ -114,10 +127,32 @@ def _mode(image, shape, fit, background, sizes) -> str:
   if fit == 'crop' and _CHANNELS[mode] < channels:
     mode = {3: 'RGB', 4: 'RGBA'}[channels]
   size = (image.height, image.width)
-  if _CHANNELS[mode] != channels or (fit == 'exact' and size not in sizes):
-    found = 'x'.join(map(str, (*size, _CHANNELS[mode])))
-    raise BadImage(f'is {found}' + WITH_ALPHA * (mode == 'RGBA' and channels != 4))
+  alpha = mode == 'RGBA' and channels != 4
+  other_size = fit == 'exact' and size not in sizes
+  perhaps_grey = channels == 1 and mode == 'RGB'  # its pixels say it
+  if other_size or (_CHANNELS[mode] != channels and not perhaps_grey):
+    helps = {CROP: other_size, ADD: _CHANNELS[mode] < channels and not other_size}
+    helps[LAY_OVER] = alpha
+    cures = tuple(cure for cure, does in helps.items() if does)
+    raise BadImage(f'is {_text(image, mode)}' + ' with alpha' * alpha, cures)
   return mode
+
+
+def _text(image, mode: str) -> str:
+  return f'{image.height}x{image.width}x{_CHANNELS[mode]}'
+
+
+def _grey_of(image: Image.Image) -> Image.Image:
+  """The grey of an RGB image without colour.
+
+  Raises:
+    BadImage: it has colours.
+  """
+  red = image.getchannel('R')
+  for other in ('G', 'B'):
+    if ImageChops.difference(red, image.getchannel(other)).getbbox():
+      raise BadImage(f'is {_text(image, "RGB")}')
+  return red
 
 
 def _is_laid_over(image, channels: int, background) -> bool:
@@ -212,7 +247,7 @@ def _fit_halves(image, shape, fit, background) -> np.ndarray:
   try:
     return np.concatenate([fit_image(half, shape, fit, background) for half in halves], axis=1)
   except BadImage as error:
-    raise BadImage(f'{error} in each half') from None
+    raise BadImage(f'{error} in each half', error.cures) from None
 
 
 def _turn_upright(image) -> None:

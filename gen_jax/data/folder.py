@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from gen_jax.data.decoding import WITH_ALPHA, BadImage, decode, upright_size
+from gen_jax.data.decoding import BadImage, decode, upright_size
 from gen_jax.data.finding import BROKEN_LINK, LISTED, Found, find_images, left_out_text, some
 from gen_jax.data.sources import (
   Source,
@@ -96,26 +96,27 @@ class FolderSource(Source):
   def _checked(self, files, classes, unread, data) -> list[pathlib.PurePosixPath]:
     """Decodes every file once and returns the good ones; sets the fingerprint."""
     keep = fits_on_device(len(files) * math.prod(self.shape), data.storage)
-    good, bad, digests, decoded = [], [*unread], [], []
+    good, bad, digests, decoded, cures = [], [*unread], [], [], {}
 
     def examine(path):
       try:
         with open_file(self.root / path) as file:
           image = self._decode(file)
-          return None, file_hash(file), image if keep else None
+          return None, (), file_hash(file), image if keep else None
       except OSError as error:
-        return f'cannot be read ({error.strerror})', None, None
-      except BadImage as error:
-        return str(error), None, None
+        return f'cannot be read ({error.strerror})', (), None, None
+      except BadImage as error:  # not kept: its traceback would keep the pixels
+        return str(error), error.cures, None, None
 
     with warnings.catch_warnings(), reading_pool(data.read_threads) as pool:
       warnings.simplefilter('ignore')  # Pillow's, of files that it reads nevertheless
       results = pool.map(examine, files)
       hidden = True if len(files) < _BAR_FROM else None  # None: hidden unless on a terminal
       bar = console.bar(results, 'Checking images', len(files), disable=hidden, unit='image')
-      for path, (problem, digest, image) in zip(files, bar, strict=True):
+      for path, (problem, helps, digest, image) in zip(files, bar, strict=True):
         if problem:
           bad.append(f'{path} {problem}')
+          cures |= dict.fromkeys(helps)
         else:
           good.append(path)
           digests.append(digest)
@@ -125,13 +126,11 @@ class FolderSource(Source):
       count = f'{len(bad)} of {total} images in config.data.path={data.path!r}'
       named = some(bad)
       if data.bad_files == 'error' or not good:
-        resize = "set config.data.fit='crop' to crop and resize, " if self._fit == 'exact' else ''
-        if any(WITH_ALPHA in text for text in bad):
-          resize += 'set config.data.background (such as 255,255,255) to lay alpha over it, '
+        helps = ''.join(f'{cure}, ' for cure in cures)
         raise UserError(
           f'config.data.shape={self._one} with config.data.fit={self._fit!r}'
           + ', two images side by side' * self._halves
-          + f', but {count} cannot be used: {named}. Fix them, change the shape, {resize}or set '
+          + f', but {count} cannot be used: {named}. Fix them, change the shape, {helps}or set '
           "config.data.bad_files='skip'"
         )
       _log.warning('%s', printable(f'{count} are skipped: {named}'))

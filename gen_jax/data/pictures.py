@@ -1,7 +1,6 @@
 """A folder of pictures that a trained run is applied to: each in its own size."""
 
 import collections
-import contextlib
 import logging
 import pathlib
 import warnings
@@ -47,7 +46,7 @@ class Pictures:
       found = find_images(self.root, data.read_threads)
     except OSError as error:
       raise UserError(f'{where} cannot be read: {error.strerror}') from error
-    self.paths, self.sizes, digests, bad = [], [], [], [*found.unread]
+    self.paths, self.sizes, digests, bad, cures = [], [], [], [*found.unread], {}
     with warnings.catch_warnings():
       warnings.simplefilter('ignore')  # Pillow's, of files that it reads nevertheless
       for name in found.images:
@@ -57,6 +56,7 @@ class Pictures:
             digests.append(f'{name} {file_hash(file)}')
         except (BadImage, OSError) as error:
           bad.append(f'{name} {getattr(error, "strerror", None) or error}')
+          cures |= dict.fromkeys(getattr(error, 'cures', ()))
           continue
         self.paths.append(name)
         self.sizes.append(size)
@@ -67,10 +67,9 @@ class Pictures:
       named = some(bad)
       if data.bad_files == 'error':
         needed = f'{channels} channels are needed' if channels > 1 else 'grey is needed'
-        grey = "config.data.fit='crop' repeats grey, " if channels > 1 else ''
+        helps = ''.join(f'{cure}, ' for cure in cures)
         raise UserError(
-          f'{count}: {named}. {needed}: {grey}config.data.background lays alpha over a colour, '
-          "config.data.bad_files='skip' leaves them out"
+          f"{count}: {named}; {needed}. Fix them, {helps}or set config.data.bad_files='skip'"
         )
       _log.warning('%s', printable(f'{count} and are skipped: {named}'))
     if not self.paths:
@@ -99,15 +98,4 @@ class Pictures:
     except Exception:
       height = width = 1  # `decode` says what is wrong
     file.seek(0)
-    how = self._fit, self._background
-    try:
-      return decode(file, (height, width, self._channels), *how)
-    except BadImage:
-      if self._channels != 1:
-        raise
-      with contextlib.suppress(BadImage):  # grey that was saved in colour, as most drawings are
-        file.seek(0)
-        image = decode(file, (height, width, 3), *how)
-        if (image == image[..., :1]).all():
-          return np.ascontiguousarray(image[..., :1])
-      raise
+    return decode(file, (height, width, self._channels), self._fit, self._background)

@@ -371,8 +371,45 @@ def test_alpha_over_grey(make_config, tmp_path):
   assert 'a colour, but images of config.data.shape=(6, 5, 1) are grey' in refusal(
     make_config, tmp_path, shape=(6, 5, 1), background=(7, 8, 9)
   )
-  Image.new('RGBA', (5, 6)).save(tmp_path / 'a.png')
+  Image.new('RGBA', (5, 6), (40, 50, 60, 255)).save(tmp_path / 'a.png')
   assert 'a.png is 6x5x3' in refusal(make_config, tmp_path, shape=(6, 5, 1), background=(7,))
+
+
+@pytest.mark.parametrize('fit', ['exact', 'crop'])
+def test_grey_that_was_saved_in_colour_is_grey(make_config, tmp_path, fit):
+  grey = np.random.default_rng(0).integers(0, 256, (6, 5), np.uint8)
+  image = Image.fromarray(grey)
+  for name in ('a.png', 'b.webp', 'c.jpg'):
+    image.convert('RGB').save(tmp_path / name, lossless=True)
+  image.convert('RGB').quantize().save(tmp_path / 'd.png')
+  image.convert('RGBA').save(tmp_path / 'e.png')
+  fields = dict(shape=(6, 5, 1), fit=fit, background=(7,))
+  found = open_folder(make_config, tmp_path, **fields).arrays()['image']
+  for i in (0, 1, 3, 4):
+    np.testing.assert_array_equal(found[i, ..., 0], grey)
+  with Image.open(tmp_path / 'c.jpg') as jpeg:
+    np.testing.assert_array_equal(found[2], np.asarray(jpeg)[..., :1])
+  for i, other in enumerate(np.eye(3, dtype=np.uint8)):  # one pixel of one level is a colour
+    coloured = grey[..., None].repeat(3, axis=2)
+    coloured[3, 2] ^= other
+    Image.fromarray(coloured).save(tmp_path / f'colour{i}.png')
+  message = refusal(make_config, tmp_path, **fields)
+  assert '3 of 8' in message and all(f'colour{i}.png is 6x5x3' in message for i in range(3))
+
+
+def test_only_what_helps_is_advised(make_config, make_images, tmp_path):
+  def advice(shape=(6, 5, 3)):
+    return refusal(make_config, tmp_path, shape=shape).split('change the shape, ')[1]
+
+  make_images(tmp_path, ['a.png'])
+  damage(tmp_path / 'a.png', 'truncated')
+  assert advice() == "or set config.data.bad_files='skip'"
+  make_images(tmp_path, ['a.png'])
+  assert advice((6, 5, 1)) == "or set config.data.bad_files='skip'"
+  assert 'to add the missing channels' in advice((6, 5, 4))
+  assert 'to crop and resize' in advice((5, 5, 3)) and 'background' not in advice((5, 5, 3))
+  Image.new('RGBA', (5, 6)).save(tmp_path / 'a.png')
+  assert 'config.data.background' in advice() and 'crop' not in advice()
 
 
 def test_the_first_picture_of_a_phone_is_read(make_config, tmp_path):
