@@ -135,7 +135,7 @@ def test_nothing_unpickles_or_executes_data():
   for path in (ROOT / 'gen_jax').rglob('*.py'):
     for name in imports(path):
       assert name.split('.')[0] not in ('pickle', 'dill', 'cloudpickle', 'marshal', 'shelve'), path
-    if room(path) != 'config':  # runs the config file that the user names
+    if path != ROOT / 'gen_jax/config/files.py':  # runs the config file that the user names
       tree = ast.parse(path.read_text())
       called = {
         n.func.id
