@@ -30,7 +30,6 @@ from gen_jax.metrics import networks
 from gen_jax.metrics import scorer as scores
 from gen_jax.metrics.scorer import Features, Scorer
 from gen_jax.run import (
-  checkpoint,
   console,
   export_format,
   pictures,
@@ -42,6 +41,7 @@ from gen_jax.run import (
 from gen_jax.run.arrays import BadArrays, stored
 from gen_jax.run.cache import cache_folder, working_folder
 from gen_jax.run.files import open_file
+from gen_jax.run.manifest import Manifest, environment
 from gen_jax.run.records import Row
 from gen_jax.run.tensorboard import Board
 from gen_jax.run.workdir import (
@@ -121,7 +121,7 @@ def drawn_features(config, draw, network, number: int, folder, stop=None) -> Sam
             times += 1
           per_second = times * size / (time.monotonic() - started)
           first = sampling.as_data(images[: min(SHOWN, number)], config)
-          where = records.machine(checkpoint.environment())
+          where = records.machine(environment())
           count = drawn.get('evaluations', [-1])[0]  # -1: the sampler does not decide
           about = dict(per_second=per_second, evaluations=count, machine=where)
           scores.write_part(folder / 'first.npz', dict(pictures=first, **about))
@@ -248,7 +248,7 @@ class Opened(NamedTuple):
   """A run and everything that its evaluation needs."""
 
   system: Any
-  manifest: checkpoint.Manifest
+  manifest: Manifest
   state: Any
   held_out: sources.Source | None  # for the system's `evaluate`
   scorer: Scorer | None  # None: the system generates no samples

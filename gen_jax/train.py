@@ -40,6 +40,8 @@ from gen_jax.run import (
   trained,
   writers,
 )
+from gen_jax.run.leaves import check_fits
+from gen_jax.run.manifest import Manifest
 from gen_jax.run.metric_log import MetricLog
 from gen_jax.run.progress import Progress
 from gen_jax.run.trace import Trace
@@ -243,7 +245,7 @@ class Start(NamedTuple):
   """Where a run begins."""
 
   step: int  # number of steps done
-  manifest: checkpoint.Manifest | None  # of the checkpoint to restore; None: there is none
+  manifest: Manifest | None  # of the checkpoint to restore; None: there is none
   missing: list[str]  # events of `step` that the stopped run did not reach
 
   @classmethod
@@ -292,7 +294,7 @@ class Start(NamedTuple):
       if self.manifest is None:
         state = pool.submit(programs.initialiser())
       else:
-        checkpoint.check_fits(self.manifest, programs.target)  # before a call is compiled for it
+        check_fits(self.manifest, programs.target)  # before a call is compiled for it
         state = pool.submit(setup.saver.restore, self.manifest, programs.target)
       if resumes:
         programs.of(self.step, setup.call_length(self.step))

@@ -261,7 +261,7 @@ def _cell(row: Row, name: str) -> str:
 
 
 def machine(environment: dict) -> str:
-  """The machine of an environment, as `checkpoint.environment` gives it, as text."""
+  """The machine of an environment, as `manifest.environment` gives it, as text."""
   if not environment:
     return 'an unknown machine'  # of imported weights
   named = collections.defaultdict(lambda: 'unknown', environment)

@@ -20,6 +20,8 @@ from gen_jax.devices import compilation, processes, sharding
 from gen_jax.errors import UserError
 from gen_jax.fields import SHARED, did_you_mean
 from gen_jax.run import checkpoint, export_format, imports
+from gen_jax.run.leaves import check_fits, rebuild, shape_text, state_leaves, table
+from gen_jax.run.manifest import Manifest
 from gen_jax.run.paths import local
 from gen_jax.run.workdir import Workdir
 from gen_jax.state import Frozen, Player
@@ -42,7 +44,7 @@ def _reader(path) -> Iterator[checkpoint.Checkpointer]:
     saver.close()
 
 
-def find(path, step: int | None = None) -> checkpoint.Manifest:
+def find(path, step: int | None = None) -> Manifest:
   """The verified manifest of a checkpoint of the run in a folder, or of the export in it.
 
   Args:
@@ -118,8 +120,8 @@ def restore(config, system, path, step: int | None = None):
       kept[name] = player.replace(ema=None) if name in manifest.players else None
   target = sharding.abstract_state(abstract.replace(**kept), sharding.mesh_of_all(config))
   leaves = {name: leaf for name, leaf in manifest.leaves.items() if '/opt_state/' not in name}
-  checkpoint.check_fits(dataclasses.replace(manifest, leaves=leaves), target)
-  state = checkpoint.rebuild(target, _read(manifest, checkpoint.state_leaves(target)))
+  check_fits(dataclasses.replace(manifest, leaves=leaves), target)
+  state = rebuild(target, _read(manifest, state_leaves(target)))
   if exported:
     same = {name: getattr(state, name) for name in averaged if name in manifest.players}
     state = state.replace(**{name: p.replace(ema=p.params) for name, p in same.items()})
@@ -512,7 +514,7 @@ class Run:
     for name, found in players(self.state).items():
       used = found.replace(params=self.params(name), ema=None)
       kept[name] = used if player in (None, name) else None
-    arrays = checkpoint.state_leaves(self.state.replace(**kept))
+    arrays = state_leaves(self.state.replace(**kept))
     arrays = {'/'.join(key): np.asarray(x) for key, x in arrays.items()}
     export_format.write(
       out,
@@ -604,7 +606,7 @@ def check_trainable(path) -> None:
     )
 
 
-def initial_weights(config, resumed: checkpoint.Manifest | None) -> dict[str, dict[str, str]]:
+def initial_weights(config, resumed: Manifest | None) -> dict[str, dict[str, str]]:
   """The run that config.train.init_from names, for the manifests of this one (`Manifest.runs`).
 
   Args:
@@ -665,9 +667,9 @@ def start_from(path, state):
       continue
     for part, source in (('params', average), ('stats', 'stats')):
       tree = getattr(player, part)
-      leaves = checkpoint.state_leaves(tree)
+      leaves = state_leaves(tree)
       there = _below(manifest.leaves, f'{name}/{source}/')
-      _check_fit(path, f'{name}/{part}', checkpoint.table(leaves), there)
+      _check_fit(path, f'{name}/{part}', table(leaves), there)
       specs |= {(name, source, *key): leaf for key, leaf in leaves.items()}
       changed[name, part] = source, tree
   if not changed:
@@ -683,7 +685,7 @@ def start_from(path, state):
   arrays = _read(manifest, specs)
   for (name, part), (source, tree) in changed.items():
     mine = {key[2:]: x for key, x in arrays.items() if key[:2] == (name, source)}
-    player = getattr(state, name).replace(**{part: checkpoint.rebuild(tree, mine)})
+    player = getattr(state, name).replace(**{part: rebuild(tree, mine)})
     if part == 'params' and player.ema is not None:
       # A copy: the step donates its state, and one buffer cannot be donated twice.
       player = player.replace(ema=jax.tree.map(jnp.copy, player.params))
@@ -697,7 +699,7 @@ def _below(leaves: Mapping, prefix: str) -> dict:
 
 def _check_fit(path, where: str, wanted: dict, found: dict) -> None:
   def text(leaf) -> str:
-    return 'absent' if leaf is None else checkpoint.shape_text(leaf)
+    return 'absent' if leaf is None else shape_text(leaf)
 
   for name in sorted(wanted.keys() | found.keys()):
     if wanted.get(name) != found.get(name):
