@@ -34,6 +34,7 @@ from gen_jax.run import (
   export_format,
   pictures,
   records,
+  restoring,
   results,
   signals,
   trained,
@@ -258,7 +259,7 @@ class Opened(NamedTuple):
 
 def _open_run(config, folder, step) -> Opened:
   system = contract.check(config)
-  return _opened(config, system, *trained.restore(config, system, folder.path, step))
+  return _opened(config, system, *restoring.restore(config, system, folder.path, step))
 
 
 def _opened(config, system, manifest, state) -> Opened:

@@ -16,7 +16,7 @@ from gen_jax import contract, data, domains
 from gen_jax.devices import compilation, processes
 from gen_jax.devices.heartbeat import Watch
 from gen_jax.errors import Diverged, UserError
-from gen_jax.run import console, pictures, results, signals, trained
+from gen_jax.run import console, pictures, restoring, results, signals, trained
 from gen_jax.run.workdir import Workdir, check_folder, new_folder, write_atomic
 
 MOST_COLUMNS = 20  # of a grid with a column for each class
@@ -249,7 +249,7 @@ def run(config, workdir, step: int | None = None, input: str | None = None) -> i
     console.tell(f'no images of the held-out split: {error}')
     conditions = None
   with Watch():
-    manifest, state = trained.restore(config, system, folder.path, step)
+    manifest, state = restoring.restore(config, system, folder.path, step)
     state, runs = trained.attach(state, config, system)
     draw = make_sampler(config, system, conditions)
     try:
@@ -295,7 +295,7 @@ def _translate(config, system, folder: Workdir, step: int | None, input: str) ->
     its = configs.load(str(folder.config))
     as_trained = configs.replace(config, {path: its[path] for path in READING})
   with Watch():
-    manifest, state = trained.restore(as_trained, system, folder.path, step)
+    manifest, state = restoring.restore(as_trained, system, folder.path, step)
     trained_run = trained.Run(folder.path, as_trained, system, manifest, state)
     name = pathlib.Path(input).resolve().name
     start = folder.samples / f'step_{manifest.step:07d}_{name}_to_{to}'

@@ -37,7 +37,7 @@ from gen_jax.run import (
   pictures,
   records,
   signals,
-  trained,
+  starting,
   writers,
 )
 from gen_jax.run.leaves import check_fits
@@ -116,7 +116,7 @@ def run(config, workdir, started: float | None = None, callbacks: Sequence[Any] 
   mesh = sharding.make_mesh(config)
   system = contract.check(config)
   contract.check_training(config)
-  trained.check_trainable(workdir)
+  starting.check_trainable(workdir)
   first = processes.is_first()
   with (
     Watch() as watch,
@@ -259,7 +259,7 @@ class Start(NamedTuple):
     manifest = setup.saver.latest()
     found = 'none' if manifest is None else f'step {manifest.step}, sha256 {manifest.sha256[:16]}'
     processes.check_same({f'the newest intact checkpoint in {folder.checkpoints}': found})
-    setup.saver.runs = trained.initial_weights(config, manifest)
+    setup.saver.runs = starting.initial_weights(config, manifest)
     if manifest is None:
       if folder.config.exists():
         _tell(f'{folder.path}: no checkpoint, starting from step 0')
@@ -289,7 +289,7 @@ class Start(NamedTuple):
     config, resumes = setup.config, self.step < setup.config.train.steps
     init_from = config.train.init_from if self.manifest is None else None
     if init_from is not None:
-      trained.start_from(init_from, programs.target)  # before a call is compiled for it
+      starting.start_from(init_from, programs.target)  # before a call is compiled for it
     with ThreadPoolExecutor(1) as pool:
       if self.manifest is None:
         state = pool.submit(programs.initialiser())
@@ -300,7 +300,7 @@ class Start(NamedTuple):
         programs.of(self.step, setup.call_length(self.step))
       state = state.result()
     if init_from is not None:
-      state = trained.start_from(init_from, state)
+      state = starting.start_from(init_from, state)
     if resumes and processes.is_first():
       setup.folder.write_config(configs.to_json(config))
     return state

@@ -34,8 +34,8 @@ from gen_jax.metrics import classifier, networks
 from gen_jax.metrics import scorer as scores
 from gen_jax.run import records
 from gen_jax.run.history import read_run
+from gen_jax.run.restoring import restore
 from gen_jax.run.trained import load as load_run
-from gen_jax.run.trained import restore
 from gen_jax.run.workdir import Workdir
 from gen_jax.systems import find_system
 

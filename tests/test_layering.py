@@ -15,6 +15,7 @@ BASE = {
 }  # and `config`, which knows systems: for what lies above them
 LEAVES = BASE | {'config', 'run/arrays', 'run/console', 'run/files', 'run/imports'}
 VERBS = ('train', 'sample', 'evaluate', 'compare')
+RUNS = ('run', 'run/restoring', 'run/trained')
 # What a file or folder of gen_jax may import of gen_jax, besides itself. A file with arrows of its
 # own, 'folder/file', stands beside its folder: others import it only where that is said.
 ALLOWED = {
@@ -37,18 +38,20 @@ ALLOWED = {
   'run/console': set(),
   'run/files': set(),
   'run/imports': {'errors', 'run/files'},
-  'run/trained': {'contract', 'data', 'devices', 'run', 'state'} | LEAVES,
+  'run/restoring': {'contract', 'devices', 'run', 'state'} | LEAVES,
+  'run/starting': {'run', 'run/restoring'} | LEAVES,
+  'run/trained': {'contract', 'data', 'devices', 'run', 'run/restoring', 'state'} | LEAVES,
   'run/published': {'contract', 'run'} | LEAVES,
-  'run/history': {'contract', 'run', 'run/trained', 'systems'} | LEAVES,
+  'run/history': {'contract', 'run', 'run/restoring', 'systems'} | LEAVES,
   'run/command': {'devices', 'run/launcher'},
   'run/launcher': {'contract', 'devices', 'run', 'run/export', 'run/published', *VERBS} | LEAVES,
   'run/export': {'devices', 'run', 'run/trained'} | LEAVES,
   'metrics': {'data', 'devices', 'nets', 'ops', 'run'} | LEAVES,
   'contract': {'devices', 'systems', 'state', 'nets'} | LEAVES,
-  'sample': {'contract', 'data', 'devices', 'run', 'run/trained'} | LEAVES,
-  'evaluate': {'contract', 'data', 'devices', 'metrics', 'run', 'run/trained', 'sample'} | LEAVES,
+  'sample': {'contract', 'data', 'devices', *RUNS} | LEAVES,
+  'evaluate': {'contract', 'data', 'devices', 'metrics', 'sample', *RUNS} | LEAVES,
   'compare': {'run', 'run/history'} | LEAVES,
-  'train': {'contract', 'data', 'devices', 'evaluate', 'run', 'run/trained', 'sample'} | LEAVES,
+  'train': {'contract', 'data', 'devices', 'evaluate', 'sample', 'run', 'run/starting'} | LEAVES,
 }
 # Imported inside functions, when a user calls them: the verbs import this file.
 LAZY = {'run/trained': {'sample', 'evaluate', 'metrics'}}

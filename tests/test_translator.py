@@ -11,7 +11,7 @@ from test_contract import equal, given_of, make_batch
 from gen_jax import config as configs
 from gen_jax import contract, data, domains, evaluate, sample, systems, train
 from gen_jax.errors import UserError
-from gen_jax.run import trained
+from gen_jax.run import restoring
 from gen_jax.systems import find_system
 
 HERE = pathlib.Path(__file__).parent
@@ -49,7 +49,7 @@ def make(**values):
 
 
 def final(folder, config, step=None):
-  return trained.restore(config, contract.check(config), folder, step)[1]
+  return restoring.restore(config, contract.check(config), folder, step)[1]
 
 
 @pytest.mark.parametrize('fields', [PAIRS, UNPAIRED], ids=['pairs', 'unpaired'])

@@ -22,7 +22,7 @@ SAFE_TO_CHANGE = (
   'train.sample_steps',
   'train.checkpoint_steps',
   'train.keep_checkpoints',
-  'train.init_from',  # its checksum is compared instead, see `trained.initial_weights`
+  'train.init_from',  # its checksum is compared instead, see `starting.initial_weights`
   'sample.*',
   'eval.*',
   'net.remat',

@@ -17,7 +17,7 @@ import launch
 from gen_jax import config as configs
 from gen_jax import data, nets, train
 from gen_jax.errors import UserError
-from gen_jax.run import trained
+from gen_jax.run import restoring, trained
 from gen_jax.systems import find_system
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -262,7 +262,7 @@ def test_a_checkpoint_names_it(place, executed):
   config['generator']['name'] = 'runs.x.payload.Net'
   replace_file(folder, 'config.json', config)
   good = configs.load(str(ROOT / 'configs/gan_ring.py:smoke'))
-  assert 'nothing is imported' in refusal(trained.restore, good, find_system('gan'), run)
+  assert 'nothing is imported' in refusal(restoring.restore, good, find_system('gan'), run)
   assert not executed()
 
 
