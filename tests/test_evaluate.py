@@ -30,7 +30,7 @@ from gen_jax.data import toys
 from gen_jax.data.sources import ArraySource, digits
 from gen_jax.errors import UserError
 from gen_jax.fields import METRICS, SHARED, Measure
-from gen_jax.metrics import classifier, networks
+from gen_jax.metrics import classifier, from_elsewhere, networks
 from gen_jax.metrics import scorer as scores
 from gen_jax.run import records
 from gen_jax.run.history import read_run
@@ -699,13 +699,13 @@ def test_a_folder_of_pictures_with_other_things_in_it(tmp_path, caplog):
   os.rename(folder / '0.png', odd + b'png')
   with open(odd + b'txt', 'w') as file:
     file.write('notes')
-  source = evaluate.open_pictures(config, str(folder))
+  source = from_elsewhere.open_pictures(config, str(folder))
   assert len(source) == 3
   assert caplog.messages == [f'{folder}: 1 left out: caf\\xe9.txt (not PNG, JPEG or WebP)']
   with open(odd + b'png', 'w') as file:
     file.write('no image')
   with pytest.raises(UserError, match=r'--samples=.* cannot be used: caf\\xe9.png is not a PNG'):
-    evaluate.open_pictures(config, str(folder))
+    from_elsewhere.open_pictures(config, str(folder))
 
 
 def test_quick_evaluations_refuse_before_training(tmp_path, capsys):
