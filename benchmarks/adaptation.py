@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import gen_jax
 from gen_jax import config as configs
 from gen_jax import contract, data, evaluate, train
+from gen_jax.errors import in_one_line
 from gen_jax.run import restoring
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
@@ -165,4 +166,5 @@ def main(argv) -> None:
 
 
 if __name__ == '__main__':
+  in_one_line()
   main(sys.argv[1:])

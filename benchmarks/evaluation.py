@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gen_jax import config as configs
 from gen_jax import contract, data, evaluate
+from gen_jax.errors import in_one_line
 from gen_jax.metrics import networks
 from gen_jax.run import restoring
 from gen_jax.systems import find_system
@@ -27,6 +28,7 @@ parser.add_argument('--workdir', required=True)
 parser.add_argument('--num', type=int, default=400)
 parser.add_argument('--rounds', type=int, default=3)
 flags = parser.parse_args()
+in_one_line()
 
 config = configs.load(f'{flags.workdir}/config.json')
 system = find_system(config.system)

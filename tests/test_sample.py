@@ -61,6 +61,7 @@ def test_nothing_of_other_settings_is_replaced(run):
     ({'sample.guidance.run': f'/{"y" * 200}'}, f'x_guidance.run={"y" * 40}'),
     ({'sample.seed': 3}, 'x'),
     ({'sample.weights': 'raw'}, 'x_weights=raw'),
+    ({'sample.guidance.interval': (0.25, 7.0)}, 'x_guidance.interval=0.25,7'),
   ],
 )
 def test_the_name_holds_the_settings_that_differ(change, name, tmp_path):
@@ -73,7 +74,10 @@ def test_the_name_holds_the_settings_that_differ(change, name, tmp_path):
   assert found == tmp_path / name
   about = json.loads(text)
   assert (about['step'], about['checkpoint'], about['runs']) == (7, 'abc', {'guide': 'def'})
-  assert set(about['settings']) == set(paths) and about['settings'].items() >= change.items()
+  assert (
+    set(about['settings']) == set(paths)
+    and about['settings'].items() >= json.loads(json.dumps(change)).items()
+  )
   results.beside(found, '.json').write_bytes(text)
   assert results.place(tmp_path / 'x', changed, manifest, paths, **how)[0] == found
   # Where another result has the name: of other weights, or one of an earlier version.

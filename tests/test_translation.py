@@ -194,7 +194,7 @@ def test_a_folder_is_read_as_the_command_line_says(folder, tmp_path, monkeypatch
   for level in (255, 3):
     flags = (f'--config.data.background={level}', '--config.data.bad_files=skip')
     assert translated(folder, place, *flags) == 0
-    found = (folder / 'samples').glob(f'*_clear_to_y_data.background=*{level}*')
+    found = (folder / 'samples').glob(f'*_clear_to_y_data.background={level}_data.bad_files=skip')
     (out,) = filter(pathlib.Path.is_dir, found)
     assert [path.name for path in out.iterdir()] == ['a.png']
     np.testing.assert_array_equal(np.asarray(Image.open(out / 'a.png')), level)
