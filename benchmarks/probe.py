@@ -22,8 +22,7 @@ import optax
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import gen_jax
-from gen_jax import contract, data
-from gen_jax import sample as sampling
+from gen_jax import contract, data, sampling
 from gen_jax.errors import UserError, in_one_line
 from gen_jax.systems import find_system
 

@@ -20,8 +20,7 @@ import jax
 import numpy as np
 
 from gen_jax import config as configs
-from gen_jax import contract, data
-from gen_jax import sample as sampling
+from gen_jax import contract, data, sampling
 from gen_jax.data import sources
 from gen_jax.devices import compilation, processes
 from gen_jax.errors import Diverged, UserError, writing
@@ -32,6 +31,7 @@ from gen_jax.metrics.scorer import Features, Scorer
 from gen_jax.run import (
   console,
   export_format,
+  grids,
   pictures,
   records,
   restoring,
@@ -410,7 +410,7 @@ def _score_samples(config, folder, opened, parts, out, stop) -> list[Row] | None
   if drawn.pictures.ndim == 2:
     pictures.scatter_plot(reference.features[:number], drawn.seen.features, path)
   else:
-    pictures.save_png(path, sampling.grid(drawn.pictures, asked))
+    pictures.save_png(path, grids.grid(drawn.pictures, asked))
   return made
 
 

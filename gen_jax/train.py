@@ -23,8 +23,7 @@ from typing import Any, NamedTuple
 import jax
 
 from gen_jax import config as configs
-from gen_jax import contract, data, evaluate
-from gen_jax import sample as sampling
+from gen_jax import contract, data, evaluate, sampling
 from gen_jax.devices import processes, sharding
 from gen_jax.devices.heartbeat import Watch
 from gen_jax.devices.programs import Programs
@@ -34,6 +33,7 @@ from gen_jax.run import (
   checkpoint,
   console,
   curves,
+  grids,
   pictures,
   records,
   signals,
@@ -426,7 +426,7 @@ class Events:
       samples = self._sample(state, setup.keys()['sample'], count, self._leave)
     if samples is not None and processes.is_first():
       labels = contract.asked_labels(setup.config, setup.system, state, count)
-      self.picture = sampling.write(self._writer, done, samples, setup.batches.source, labels)
+      self.picture = grids.write(self._writer, done, samples, setup.batches.source, labels)
 
   def measure(self, done: int, state) -> None:
     """Writes the quick evaluation of step `done`, unless a stop is requested first, and keeps the

@@ -25,7 +25,7 @@ from untrained import save_untrained
 
 import launch
 from gen_jax import config as configs
-from gen_jax import contract, data, evaluate, metrics, sample, train
+from gen_jax import contract, data, evaluate, metrics, sampling, train
 from gen_jax.data import toys
 from gen_jax.data.sources import ArraySource, digits
 from gen_jax.errors import UserError
@@ -249,11 +249,11 @@ def test_files_of_an_evaluation_are_kept_by_one_with_other_settings(run_of):
 def test_conditional_samples_have_all_classes_alike(monkeypatch):
   config, system = load(DIGITS, **{'sample.batch_size': 7})
   monkeypatch.setattr(
-    sample,
+    sampling,
     'compile_sampler',
     lambda *a: lambda state, batch, rng: {'image': data.from_pixels(batch['label'], 'none')},
   )
-  labels = sample.make_sampler(config, system)(None, jax.random.key(0), 200)['image']
+  labels = sampling.make_sampler(config, system)(None, jax.random.key(0), 200)['image']
   assert (np.bincount(labels) == 20).all()
 
 
@@ -267,7 +267,7 @@ def test_a_generator_of_the_training_data_loses_no_level(dequantize):
     return {'image': found, 'trajectory': jnp.stack([found, found], axis=1)}
 
   system = types.SimpleNamespace(sample=sample_data)
-  made = sample.make_sampler(config, system)(jax.device_put(arrays), jax.random.key(0), 200)
+  made = sampling.make_sampler(config, system)(jax.device_put(arrays), jax.random.key(0), 200)
   np.testing.assert_array_equal(made['image'], arrays['image'][:200])
   np.testing.assert_array_equal(made['trajectory'][:, 1], arrays['image'][:200])
 

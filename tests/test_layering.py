@@ -40,7 +40,8 @@ ALLOWED = {
   'run/imports': {'errors', 'run/files'},
   'run/restoring': {'contract', 'devices', 'run', 'state'} | LEAVES,
   'run/starting': {'run', 'run/restoring'} | LEAVES,
-  'run/trained': {'contract', 'data', 'devices', 'run', 'run/restoring', 'state'} | LEAVES,
+  'run/trained': {'contract', 'data', 'devices', 'run', 'run/restoring', 'sampling', 'state'}
+  | LEAVES,
   'run/published': {'contract', 'run'} | LEAVES,
   'run/history': {'contract', 'run', 'run/restoring', 'systems'} | LEAVES,
   'run/command': {'devices', 'run/launcher'},
@@ -48,13 +49,14 @@ ALLOWED = {
   'run/export': {'devices', 'run', 'run/trained'} | LEAVES,
   'metrics': {'data', 'devices', 'nets', 'ops', 'run'} | LEAVES,
   'contract': {'devices', 'systems', 'state', 'nets'} | LEAVES,
-  'sample': {'contract', 'data', 'devices', *RUNS} | LEAVES,
-  'evaluate': {'contract', 'data', 'devices', 'metrics', 'sample', *RUNS} | LEAVES,
+  'sampling': {'contract', 'data', 'devices', 'run'} | LEAVES,
+  'sample': {'contract', 'data', 'devices', 'sampling', *RUNS} | LEAVES,
+  'evaluate': {'contract', 'data', 'devices', 'metrics', 'sampling', *RUNS} | LEAVES,
   'compare': {'run', 'run/history'} | LEAVES,
-  'train': {'contract', 'data', 'devices', 'evaluate', 'sample', 'run', 'run/starting'} | LEAVES,
+  'train': {'contract', 'data', 'devices', 'evaluate', 'sampling', 'run', 'run/starting'} | LEAVES,
 }
-# Imported inside functions, when a user calls them: the verbs import this file.
-LAZY = {'run/trained': {'sample', 'evaluate', 'metrics'}}
+# Imported inside functions, when a user calls them: the verb imports this file.
+LAZY = {'run/trained': {'evaluate', 'metrics'}}
 
 
 def imports(path, depth=None):

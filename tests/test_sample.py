@@ -11,9 +11,8 @@ from untrained import load_config, save_untrained
 import gen_jax
 import launch
 from gen_jax import config as configs
-from gen_jax import sample
 from gen_jax.errors import UserError
-from gen_jax.run import results
+from gen_jax.run import grids, results
 
 FEW = {'net.multipliers': '(1,)', 'sample.steps': '2', 'sample.sampler': 'ddim'}
 
@@ -128,4 +127,4 @@ def test_labels_are_not_told_where_samples_ignore_them(tmp_path):
 )
 def test_a_grid_has_a_column_for_each_of_few_classes(n, classes, size):
   labels = np.arange(100) % classes
-  assert sample.grid(np.zeros((n, 48, 48, 1), np.uint8), labels).shape == (*size[::-1], 1)
+  assert grids.grid(np.zeros((n, 48, 48, 1), np.uint8), labels).shape == (*size[::-1], 1)

@@ -12,9 +12,10 @@ from untrained import save_untrained
 import gen_jax
 import launch
 from gen_jax import config as configs
-from gen_jax import data, metrics, sample
+from gen_jax import data, metrics, sampling
 from gen_jax.errors import UserError
 from gen_jax.metrics import networks
+from gen_jax.run import grids
 from gen_jax.systems import cyclegan, pix2pix
 
 SIZE = 16
@@ -206,17 +207,17 @@ def test_a_folder_is_read_as_the_command_line_says(folder, tmp_path, monkeypatch
 
 
 def test_rows_show_the_source_its_translation_and_the_way_back(folder, monkeypatch):
-  grids = {}
-  draw = sample.translations
+  shown = {}
+  draw = grids.translations
 
   def spy(made):
-    grids['made'] = made
+    shown['made'] = made
     return draw(made)
 
-  monkeypatch.setattr(sample, 'translations', spy)
+  monkeypatch.setattr(grids, 'translations', spy)
   assert launch.main(['--mode=sample', f'--workdir={folder}']) == 0
-  made = grids['made']
-  assert list(name for name in sample.PARTS if name in made) == [
+  made = shown['made']
+  assert list(name for name in grids.PARTS if name in made) == [
     *('source', 'image', 'back'),
     *('source_y', 'image_x', 'back_y'),
   ]
@@ -229,11 +230,11 @@ def test_rows_show_the_source_its_translation_and_the_way_back(folder, monkeypat
 
 def test_a_row_holds_images_of_other_sizes_and_channels():
   made = {'image': images(20, 8, 8, channels=3), 'source': images(20, 6, 8)}
-  grid = sample.translations(made)
+  grid = grids.translations(made)
   assert grid.shape[2] == 3
-  assert grid.shape[0] > sample.MOST_ROWS * 48
+  assert grid.shape[0] > grids.MOST_ROWS * 48
   made['target'] = made['image']
-  assert sample.translations(made).shape[1] > 3 * 48
+  assert grids.translations(made).shape[1] > 3 * 48
 
 
 # --- Evaluation ---------------------------------------------------------------------------------
@@ -264,7 +265,7 @@ def test_translations_are_scored_beside_their_sources(tmp_path, monkeypatch):
   found, real = both.read(range(50)), data.open_source(run.config, 'eval.split').arrays()['image']
   right = np.argmax(brightness(found['x'])[1], axis=1) == found['x_label']
   assert rows['source_class_accuracy'].value == pytest.approx(right.mean())
-  made = sample.make_sampler(run.config, pix2pix)(run.state, jax.random.key(0), 50)['image']
+  made = sampling.make_sampler(run.config, pix2pix)(run.state, jax.random.key(0), 50)['image']
   for name, images in (('source_frechet', found['x']), ('frechet', made)):
     distance = metrics.frechet_distance(brightness(real)[0], brightness(images)[0])
     # The noise of the translations is another one.

@@ -10,7 +10,7 @@ from PIL import Image
 
 import launch
 from gen_jax import config as configs
-from gen_jax import contract, data, evaluate, sample, systems, train
+from gen_jax import contract, data, evaluate, sample, sampling, systems, train
 from gen_jax.errors import UserError
 from gen_jax.metrics import networks
 from gen_jax.metrics import scorer as scores
@@ -46,7 +46,7 @@ def nothing_is_drawn(monkeypatch):
   for module, name in (
     (scores, 'open_scorer'),
     (networks, 'open_network'),
-    (sample, 'make_sampler'),
+    (sampling, 'make_sampler'),
   ):
     monkeypatch.setattr(module, name, lambda *a, **k: pytest.fail('samples were drawn or scored'))
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax import config as configs
-from gen_jax import contract, data, domains
+from gen_jax import contract, data, domains, sampling
 from gen_jax.data.binarize import binarize
 from gen_jax.devices import compilation, sharding
 from gen_jax.errors import UserError
@@ -124,8 +124,6 @@ class Run:
         such labels.
       Diverged: the samples are not finite.
     """
-    from gen_jax import sample as sampling
-
     contract.check_samples(self.config, self._system)
     try:
       n = SHARED['sample.num_images'].accept(n)
@@ -199,8 +197,6 @@ class Run:
         data in shape, dtype or range; or labels are missing, or not used.
       Diverged: what it gives is not finite.
     """
-    from gen_jax import sample as sampling
-
     config = self._having('encode', 'encoder', fields)
     shape = tuple(self.config.data.shape)
     images = _array('encode', images)
@@ -240,8 +236,6 @@ class Run:
         are missing, or not used.
       Diverged: the images are not finite.
     """
-    from gen_jax import sample as sampling
-
     config = self._having('decode', 'decoder', fields)
     z = np.asarray(z)
     if z.ndim < 2 or not len(z) or z.dtype.kind not in 'fiu':
@@ -275,8 +269,6 @@ class Run:
         data in channels, dtype or range, or do not have one size.
       Diverged: the translations are not finite.
     """
-    from gen_jax import sample as sampling
-
     config = self._having('translate', 'translation', fields)
     if to not in ('y', 'x'):
       raise UserError(f"to={to!r}: 'y' or 'x' is needed")

@@ -22,7 +22,7 @@ from untrained import load_config, save_untrained
 import gen_jax
 import launch
 from gen_jax import config as configs
-from gen_jax import contract, sample, train
+from gen_jax import contract, sampling, train
 from gen_jax.data import binarize as binarized
 from gen_jax.data import open_source as find_source
 from gen_jax.devices import sharding
@@ -133,15 +133,15 @@ def test_any_field_of_sampling_is_a_keyword(run, digits):
   made = run.sample(4, steps=2, eta=0.5)
   assert not np.array_equal(made, run.sample(4))
   config = configs.replace(run.config, {'sample.steps': 2, 'sample.eta': 0.5})
-  key = jax.random.fold_in(jax.random.key(0), sample.SAMPLE_MODE)
-  draw = sample.make_sampler(config, find_system('ddpm'))
+  key = jax.random.fold_in(jax.random.key(0), sampling.SAMPLE_MODE)
+  draw = sampling.make_sampler(config, find_system('ddpm'))
   _, state = restoring.restore(config, find_system('ddpm'), digits)
   np.testing.assert_array_equal(made, draw(state, key, 4)['image'])
 
 
 def test_one_program_serves_all_seeds_and_numbers(run, monkeypatch):
   run.sample(4)
-  monkeypatch.setattr(sample, 'make_sampler', None)
+  monkeypatch.setattr(sampling, 'make_sampler', None)
   assert not np.array_equal(run.sample(4, seed=8), run.sample(4, seed=9))
 
 
