@@ -1,5 +1,6 @@
 """Real image files of every kind, good and bad."""
 
+import contextlib
 import io
 import os
 import pathlib
@@ -185,18 +186,22 @@ def test_a_class_without_a_good_image_keeps_its_number(make_config, make_images,
   assert source.arrays()['label'].tolist() == [0, 2]
 
 
-def test_order_does_not_depend_on_the_file_system(tmp_path, monkeypatch, make_images):
+@pytest.mark.parametrize('backwards', [False, True])
+def test_order_does_not_depend_on_the_file_system(tmp_path, monkeypatch, make_images, backwards):
   make_images(tmp_path, ['a/2.png', 'a/10.png', 'b/1.png', 'B/1.png', 'b/01.png'])
-  expected = finding.find_images(tmp_path).images
-  walk = os.walk
+  scan, scanned = os.scandir, []
 
-  def reversed_walk(top, **kwargs):
-    for root, folders, files in sorted(walk(top, **kwargs), reverse=True):
-      yield root, folders[::-1], files[::-1]
+  def ordered_scan(path):
+    scanned.append(path)
+    with scan(path) as entries:
+      ordered = sorted(entries, key=lambda entry: entry.name, reverse=backwards)
+    return contextlib.nullcontext(ordered)
 
-  monkeypatch.setattr(os, 'walk', reversed_walk)
-  assert finding.find_images(tmp_path).images == expected
-  assert [str(p) for p in expected] == ['B/1.png', 'a/2.png', 'a/10.png', 'b/01.png', 'b/1.png']
+  monkeypatch.setattr(os, 'scandir', ordered_scan)
+  found = finding.find_images(tmp_path)
+  monkeypatch.undo()
+  assert [str(p) for p in found.images] == ['B/1.png', 'a/2.png', 'a/10.png', 'b/01.png', 'b/1.png']
+  assert found.folders == ['B', 'a', 'b'] and len(scanned) == 4
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path, make_images):
