@@ -25,11 +25,11 @@ from gen_jax.data import sources
 from gen_jax.devices import compilation, processes
 from gen_jax.errors import Diverged, UserError, writing
 from gen_jax.fields import METRICS
+from gen_jax.host import console
 from gen_jax.metrics import from_elsewhere, networks
 from gen_jax.metrics import scorer as scores
 from gen_jax.metrics.scorer import Features, Scorer
 from gen_jax.run import (
-  console,
   export_format,
   grids,
   pictures,

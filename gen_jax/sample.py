@@ -13,7 +13,8 @@ from gen_jax import contract, data, domains, sampling
 from gen_jax.devices import processes
 from gen_jax.devices.heartbeat import Watch
 from gen_jax.errors import Diverged, UserError
-from gen_jax.run import console, grids, pictures, restoring, results, signals, trained
+from gen_jax.host import console
+from gen_jax.run import grids, pictures, restoring, results, signals, trained
 from gen_jax.run.workdir import Workdir, check_folder, new_folder, write_atomic
 
 # How the pictures of --input are read; in training it may have been another way.

@@ -12,7 +12,7 @@ import numpy as np
 from gen_jax import contract, data
 from gen_jax.devices import compilation, processes
 from gen_jax.errors import Diverged
-from gen_jax.run import console
+from gen_jax.host import console
 
 SAMPLE_MODE = 0x5A3B1E  # folded in; anything but 0 to 3, the keys that a run splits from its seed
 

@@ -28,10 +28,10 @@ from gen_jax.devices import processes, sharding
 from gen_jax.devices.heartbeat import Watch
 from gen_jax.devices.programs import Programs
 from gen_jax.errors import Diverged, UserError
+from gen_jax.host import console
 from gen_jax.run import (
   cadences,
   checkpoint,
-  console,
   curves,
   grids,
   pictures,

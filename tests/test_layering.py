@@ -13,7 +13,7 @@ BASE = {
   'errors',
   'fields',
 }  # and `config`, which knows systems: for what lies above them
-LEAVES = BASE | {'config', 'run/arrays', 'run/console', 'run/files', 'run/imports'}
+LEAVES = BASE | {'config', 'host'}
 VERBS = ('train', 'sample', 'evaluate', 'compare')
 RUNS = ('run', 'run/restoring', 'run/trained')
 # What a file or folder of gen_jax may import of gen_jax, besides itself. A file with arrows of its
@@ -23,21 +23,18 @@ ALLOWED = {
   'domains': {'errors', 'fields'},
   'errors': set(),
   'fields': set(),
-  'config': {'nets', 'systems', 'run/files', 'run/imports'} | BASE,
+  'host': {'errors'},
+  'config': {'host', 'nets', 'systems'} | BASE,
   'draws': set(),
   'latent': {'errors'},
   'ops': set(),
   'state': {'ops'} | BASE,
-  'nets': {'draws', 'errors', 'devices', 'ops', 'run/imports'},
+  'nets': {'draws', 'errors', 'devices', 'host', 'ops'},
   'diffusion': {'draws'} | BASE,
-  'systems': {'nets', 'diffusion', 'latent', 'state', 'draws', 'ops', 'run/imports'} | BASE,
-  'data': {'draws', 'run/arrays', 'run/console', 'run/files', 'run/imports'} | BASE,
+  'systems': {'nets', 'diffusion', 'latent', 'state', 'draws', 'host', 'ops'} | BASE,
+  'data': {'draws', 'host'} | BASE,
   'devices': {'ops', 'run'} | LEAVES,
   'run': LEAVES,
-  'run/arrays': {'run/files'},
-  'run/console': set(),
-  'run/files': set(),
-  'run/imports': {'errors', 'run/files'},
   'run/restoring': {'contract', 'devices', 'run', 'state'} | LEAVES,
   'run/starting': {'run', 'run/restoring'} | LEAVES,
   'run/trained': {'contract', 'data', 'devices', 'run', 'run/restoring', 'sampling', 'state'}
@@ -114,7 +111,7 @@ def test_the_verbs_name_no_system():
   files.append(ROOT / 'gen_jax/contract.py')
   files += [
     path
-    for room in ('run', 'devices', 'metrics')
+    for room in ('run', 'host', 'devices', 'metrics')
     for path in (ROOT / 'gen_jax' / room).glob('*.py')
     if path.stem != 'published'  # a format of others is that of one model
   ]

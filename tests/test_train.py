@@ -28,7 +28,8 @@ from gen_jax import contract, sampling, train
 from gen_jax.data import sources
 from gen_jax.devices import compilation
 from gen_jax.errors import Diverged, UserError
-from gen_jax.run import checkpoint, console, records, writers
+from gen_jax.host import console
+from gen_jax.run import checkpoint, records, writers
 from gen_jax.run.workdir import Workdir
 from gen_jax.systems import find_system
 

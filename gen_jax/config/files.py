@@ -19,8 +19,8 @@ from gen_jax.config.forms import from_json
 from gen_jax.config.tree import drop, flatten, plain, put, short
 from gen_jax.errors import UserError
 from gen_jax.fields import REQUIRED, SHARED
-from gen_jax.run import imports
-from gen_jax.run.files import JSON_BYTES, read_file
+from gen_jax.host import imports
+from gen_jax.host.files import JSON_BYTES, read_file
 
 # What `:smoke` shrinks is in the rules (`smoke`), except for two-dimensional points.
 SMOKE_OF_POINTS = {

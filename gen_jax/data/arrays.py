@@ -11,8 +11,8 @@ from PIL import Image
 from gen_jax.data.decoding import BadImage, fit_image
 from gen_jax.data.sources import ArraySource, check_image_shape, content_hash
 from gen_jax.errors import UserError
-from gen_jax.run.arrays import BadArrays, Stored, open_zip, stored
-from gen_jax.run.files import open_file
+from gen_jax.host.arrays import BadArrays, Stored, open_zip, stored
+from gen_jax.host.files import open_file
 
 _LISTED = 10
 _CHANNELS = (1, 3, 4)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from gen_jax.data.decoding import SUFFIXES, begins_like_image
 from gen_jax.data.sources import reading_pool
-from gen_jax.run.files import open_file
+from gen_jax.host.files import open_file
 
 BROKEN_LINK = 'a link to nothing'
 LISTED = 10  # names in a message

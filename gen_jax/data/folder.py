@@ -25,8 +25,8 @@ from gen_jax.data.sources import (
   reading_pool,
 )
 from gen_jax.errors import UserError, printable
-from gen_jax.run import console
-from gen_jax.run.files import open_file
+from gen_jax.host import console
+from gen_jax.host.files import open_file
 
 _log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from gen_jax.data.folder import FolderSource
 from gen_jax.data.shapes import shapes
 from gen_jax.data.sources import Source, digits, part
 from gen_jax.errors import UserError
-from gen_jax.run import imports
+from gen_jax.host import imports
 
 _OWN_NAMES = ('digits', 'shapes', *toys.NAMES, 'folder', 'arrays')
 

@@ -12,7 +12,7 @@ from gen_jax.data.decoding import BadImage, decode, upright_size
 from gen_jax.data.finding import find_images, left_out_text, some, without_ending
 from gen_jax.data.sources import content_hash, file_hash
 from gen_jax.errors import UserError, printable
-from gen_jax.run.files import open_file
+from gen_jax.host.files import open_file
 
 _log = logging.getLogger(__name__)
 

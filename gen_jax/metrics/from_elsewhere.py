@@ -7,8 +7,8 @@ from gen_jax import data
 from gen_jax.data import sources
 from gen_jax.devices import memory
 from gen_jax.errors import UserError
-from gen_jax.run.arrays import BadArrays, stored
-from gen_jax.run.files import open_file
+from gen_jax.host.arrays import BadArrays, stored
+from gen_jax.host.files import open_file
 
 LISTED = 3  # arrays of a file that an error message names
 

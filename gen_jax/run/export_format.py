@@ -26,8 +26,8 @@ import safetensors.numpy
 
 from gen_jax import __version__
 from gen_jax.errors import UserError, writing
+from gen_jax.host.files import JSON_BYTES, open_file, read_file
 from gen_jax.run import manifest as manifests
-from gen_jax.run.files import JSON_BYTES, open_file, read_file
 from gen_jax.run.leaves import place
 from gen_jax.run.workdir import check_place, parse_json, write_together
 

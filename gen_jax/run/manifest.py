@@ -16,7 +16,7 @@ import jaxlib
 
 from gen_jax import __version__
 from gen_jax.errors import UserError
-from gen_jax.run.files import JSON_BYTES, read_file
+from gen_jax.host.files import JSON_BYTES, read_file
 from gen_jax.run.workdir import checksum_line, parse_json
 
 FORMAT = 2  # of the manifest; written since gen_jax 0.2

@@ -21,8 +21,9 @@ from gen_jax import config as configs
 from gen_jax import contract, fields
 from gen_jax.errors import UserError, writing
 from gen_jax.fields import REQUIRED
-from gen_jax.run import console, export_format, signals
-from gen_jax.run.files import JSON_BYTES, open_file, read_file
+from gen_jax.host import console
+from gen_jax.host.files import JSON_BYTES, open_file, read_file
+from gen_jax.run import export_format, signals
 from gen_jax.run.leaves import state_leaves
 from gen_jax.run.workdir import check_place, parse_json
 

@@ -17,8 +17,8 @@ import typing
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from gen_jax.host.files import JSON_BYTES, LOG_BYTES, read_file
 from gen_jax.run import workdir
-from gen_jax.run.files import JSON_BYTES, LOG_BYTES, read_file
 from gen_jax.run.workdir import Workdir, parse_json, write_atomic
 
 # Fields that must be equal for numbers to be comparable: across runs, and within one run.

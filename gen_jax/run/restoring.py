@@ -10,7 +10,8 @@ from gen_jax import config as configs
 from gen_jax import contract
 from gen_jax.devices import processes, sharding
 from gen_jax.errors import UserError
-from gen_jax.run import checkpoint, export_format, imports
+from gen_jax.host import imports
+from gen_jax.run import checkpoint, export_format
 from gen_jax.run.leaves import check_fits, rebuild, state_leaves
 from gen_jax.run.manifest import Manifest
 from gen_jax.run.workdir import Workdir

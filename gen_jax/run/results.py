@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable
 
 from gen_jax import config as configs
-from gen_jax.run.files import read_file
+from gen_jax.host.files import read_file
 
 LONGEST_VALUE, LONGEST = 40, 150  # bytes of a name, which the file system limits to 255
 

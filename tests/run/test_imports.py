@@ -360,7 +360,7 @@ def test_a_system_of_ones_own(place):
     ('.gan', 'one of aae'),
     ('a b', 'one of aae'),
     ('empty.system', 'cannot be imported (cannot import name'),
-    ('gen_jax.run.imports', 'is no system'),
+    ('gen_jax.host.imports', 'is no system'),
   ],
 )
 def test_what_is_no_system(place, name, told):

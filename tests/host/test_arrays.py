@@ -11,9 +11,9 @@ import pytest
 
 from gen_jax import config as configs
 from gen_jax.errors import UserError
+from gen_jax.host.arrays import BadArrays, read_arrays, stored
 from gen_jax.metrics import from_elsewhere
 from gen_jax.metrics.scorer import read_part
-from gen_jax.run.arrays import BadArrays, read_arrays, stored
 
 HONEST = {
   'images': np.arange(2 * 8 * 8, dtype=np.uint8).reshape(2, 8, 8, 1),
