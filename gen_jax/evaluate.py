@@ -37,7 +37,6 @@ from gen_jax.run import (
   restoring,
   results,
   signals,
-  trained,
 )
 from gen_jax.run.cache import cache_folder, working_folder
 from gen_jax.run.manifest import Manifest, environment
@@ -260,7 +259,7 @@ def _open_run(config, folder, step) -> Opened:
 
 
 def _opened(config, system, manifest, state) -> Opened:
-  state, runs = trained.attach(state, config, system)
+  state, runs = restoring.attach(state, config, system)
   measures = bool(contract.measures(system)) and config.eval.held_out_examples is not None
   held_out = data.held_out(config) if measures else None
   scorer, number = None, 0

@@ -59,7 +59,7 @@ def run(config, workdir, step: int | None = None, input: str | None = None) -> i
     conditions = None
   with Watch():
     manifest, state = restoring.restore(config, system, folder.path, step)
-    state, runs = trained.attach(state, config, system)
+    state, runs = restoring.attach(state, config, system)
     draw = sampling.make_sampler(config, system, conditions)
     try:
       key = jax.random.fold_in(jax.random.key(config.sample.seed), sampling.SAMPLE_MODE)

@@ -15,7 +15,6 @@ BASE = {
 }  # and `config`, which knows systems: for what lies above them
 LEAVES = BASE | {'config', 'host'}
 VERBS = ('train', 'sample', 'evaluate', 'compare')
-RUNS = ('run', 'run/restoring', 'run/trained')
 # What a file or folder of gen_jax may import of gen_jax, besides itself. A file with arrows of its
 # own, 'folder/file', stands beside its folder: others import it only where that is said.
 ALLOWED = {
@@ -37,7 +36,8 @@ ALLOWED = {
   'run': LEAVES,
   'run/restoring': {'contract', 'devices', 'run', 'state'} | LEAVES,
   'run/starting': {'run', 'run/restoring'} | LEAVES,
-  'run/trained': {'contract', 'data', 'devices', 'run', 'run/restoring', 'sampling', 'state'}
+  'run/trained': {'contract', 'data', 'devices', 'evaluate', 'metrics', 'run', 'run/restoring'}
+  | {'sampling'}
   | LEAVES,
   'run/published': {'contract', 'run'} | LEAVES,
   'run/history': {'contract', 'run', 'run/restoring', 'systems'} | LEAVES,
@@ -47,23 +47,19 @@ ALLOWED = {
   'metrics': {'data', 'devices', 'nets', 'ops', 'run'} | LEAVES,
   'contract': {'devices', 'systems', 'state', 'nets'} | LEAVES,
   'sampling': {'contract', 'data', 'devices', 'run'} | LEAVES,
-  'sample': {'contract', 'data', 'devices', 'sampling', *RUNS} | LEAVES,
-  'evaluate': {'contract', 'data', 'devices', 'metrics', 'sampling', *RUNS} | LEAVES,
+  'sample': {'contract', 'data', 'devices', 'run', 'run/restoring', 'run/trained', 'sampling'}
+  | LEAVES,
+  'evaluate': {'contract', 'data', 'devices', 'metrics', 'run', 'run/restoring', 'sampling'}
+  | LEAVES,
   'compare': {'run', 'run/history'} | LEAVES,
   'train': {'contract', 'data', 'devices', 'evaluate', 'sampling', 'run', 'run/starting'} | LEAVES,
 }
-# Imported inside functions, when a user calls them: the verb imports this file.
-LAZY = {'run/trained': {'evaluate', 'metrics'}}
 
 
-def imports(path, depth=None):
-  """Dotted names that a file imports, at any depth of its code; depth=0: outside of functions."""
+def imports(path):
+  """Dotted names that a file imports, at any depth of its code."""
   tree = ast.parse(path.read_text())
-  inside = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)] if depth == 0 else []
-  lazy = {id(node) for function in inside for node in ast.walk(function)}
   for node in ast.walk(tree):
-    if id(node) in lazy:
-      continue
     if isinstance(node, ast.Import):
       yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
@@ -90,7 +86,6 @@ def own_room(parts):
 def test_imports_follow_the_arrows(path):
   here = room(path)
   assert here in ALLOWED, f'{here} is new: say in ALLOWED what it may import'
-  at_once = set(imports(path, depth=0))
   for name in imports(path):
     parts = name.split('.')
     assert parts[0] not in ('configs', 'launch', 'tests', 'benchmarks', 'examples'), name
@@ -99,8 +94,6 @@ def test_imports_follow_the_arrows(path):
       # `from gen_jax import x` and `import gen_jax.x` both name the room second.
       there = own_room(parts[1:]) or parts[1]
       allowed = ALLOWED[here] | {here, '__version__'}
-      if name not in at_once:
-        allowed |= LAZY.get(here, set())
       assert there in allowed, f'{here} imports {name}'
 
 

@@ -1,10 +1,11 @@
 """What the folder of a run, or of an export of it, holds, and a state from it: without the
-optimisers, which only training needs, on all devices there are.
+optimisers, which only training needs, on all devices there are; with the runs that it needs.
 """
 
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 from gen_jax import config as configs
 from gen_jax import contract
@@ -14,8 +15,9 @@ from gen_jax.host import imports
 from gen_jax.run import checkpoint, export_format
 from gen_jax.run.leaves import check_fits, rebuild, state_leaves
 from gen_jax.run.manifest import Manifest
+from gen_jax.run.paths import local
 from gen_jax.run.workdir import Workdir
-from gen_jax.state import Player
+from gen_jax.state import Frozen, Player
 
 
 @contextlib.contextmanager
@@ -117,3 +119,68 @@ def chosen(config, averaged) -> str:
   with a moving average.
   """
   return config.sample.get('weights', 'raw') if averaged else 'raw'
+
+
+def sampled_weights(config, state) -> str:
+  """As `chosen`, for a state."""
+  return chosen(config, [player for player in players(state).values() if player.ema is not None])
+
+
+def weights_of(player: Player, weights: str):
+  """The parameters that a network of a run samples with: 'ema', its moving average, or 'raw'."""
+  return player.ema if weights == 'ema' and player.ema is not None else player.params
+
+
+def player_of(state, name: str | None, path) -> Player:
+  """A network of the state of the run in `path`; None: the only one.
+
+  Raises:
+    UserError: there is none of this name, or there are several.
+  """
+  known = players(state)
+  if name is None and len(known) == 1:
+    return next(iter(known.values()))
+  if name not in known:
+    raise UserError(f'player={name!r}: {path} has {", ".join(known)}')
+  return known[name]
+
+
+def config_of(path):
+  """The config of the run or the export in a folder, and the path of the folder.
+
+  Raises:
+    UserError: there is none.
+  """
+  folder = Workdir(local(path, 'path'))
+  if not folder.config.is_file():
+    raise UserError(f'no run in {path}: {folder.config} is missing')
+  return configs.load(str(folder.config)), folder.path
+
+
+def attach(state, config, system) -> tuple[Any, dict[str, str]]:
+  """The state with the finished runs that `system.runs(config)` names, as `Frozen` players: what
+  only sampling needs.
+
+  Returns:
+    The state, and {field of the state: checksum of that run's manifest}.
+
+  Raises:
+    UserError: there is no such run; it has several players and the system names none; or it does
+      not fit this one.
+  """
+  named, checksums = contract.runs(config, system), {}
+  for field, where in named.items():
+    path, player = where if isinstance(where, tuple) else (where, None)
+    its_config, folder = config_of(path)
+    manifest, its_state = restore(its_config, contract.check(its_config), folder)
+    found = player_of(its_state, player, folder)
+    params = weights_of(found, sampled_weights(its_config, its_state))
+    frozen = Frozen(params, found.stats, its_config)
+    mesh = sharding.mesh_of(state)
+    if mesh is not None:
+      frozen = sharding.put(frozen, sharding.replicated(mesh))
+    state = state.replace(**{field: frozen})
+    checksums[field] = manifest.sha256
+  if named and contract.has_samples(system):
+    contract.abstract_samples(config, system, state)  # raises before anything is compiled
+  return state, checksums

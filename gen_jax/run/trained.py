@@ -12,17 +12,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax import config as configs
-from gen_jax import contract, data, domains, sampling
+from gen_jax import contract, data, domains, evaluate, sampling
 from gen_jax.data.binarize import binarize
-from gen_jax.devices import compilation, sharding
+from gen_jax.devices import compilation
 from gen_jax.errors import UserError
 from gen_jax.fields import SHARED, did_you_mean
+from gen_jax.metrics import memorisation
 from gen_jax.run import export_format
 from gen_jax.run.leaves import state_leaves
 from gen_jax.run.paths import local
-from gen_jax.run.restoring import chosen, players, restore
+from gen_jax.run.restoring import (
+  attach,
+  config_of,
+  player_of,
+  players,
+  restore,
+  sampled_weights,
+  weights_of,
+)
 from gen_jax.run.workdir import Workdir
-from gen_jax.state import Frozen, Player
 
 # Folded into the keys of `Run.encode` and `Run.translate`.
 ENCODE, TRANSLATE = 0xE7C0, 0xE7C1
@@ -39,10 +47,7 @@ def load(path, step: int | None = None, weights: str | None = None) -> 'Run':
   Raises:
     UserError: there is no run, no such checkpoint or no such weights.
   """
-  folder = Workdir(local(path, 'path'))
-  if not folder.config.is_file():
-    raise UserError(f'no run in {path}: {folder.config} is missing')
-  return open_run(configs.load(str(folder.config)), folder.path, step, weights)
+  return open_run(*config_of(path), step, weights)
 
 
 def open_run(config, path, step: int | None = None, weights: str | None = None) -> 'Run':
@@ -74,7 +79,7 @@ class Run:
   def __init__(self, path, config, system, manifest, state):
     self.path, self.config, self.manifest, self.state = path, config, manifest, state
     self.step = manifest.step
-    self.weights = chosen(config, [p for p in players(state).values() if p.ema is not None])
+    self.weights = sampled_weights(config, state)
     self._system = system
     self._programs = {}  # compiled, by what they are compiled for
 
@@ -95,16 +100,7 @@ class Run:
     Args:
       player: its name, such as 'net' or 'G'; None: the only one.
     """
-    found = self._player(player)
-    return found.ema if self.weights == 'ema' and found.ema is not None else found.params
-
-  def _player(self, name: str | None) -> Player:
-    known = players(self.state)
-    if name is None and len(known) == 1:
-      return next(iter(known.values()))
-    if name not in known:
-      raise UserError(f'player={name!r}: {self.path} has {", ".join(known)}')
-    return known[name]
+    return weights_of(player_of(self.state, player, self.path), self.weights)
 
   def sample(self, n: int, seed: int = 0, labels=None, **fields) -> np.ndarray:
     """Generates n samples, those of `--mode=sample` with that seed.
@@ -172,8 +168,6 @@ class Run:
       UserError: as `--mode=evaluate`.
       Diverged: the samples are not finite.
     """
-    from gen_jax import evaluate
-
     mine = [name for name in fields if f'eval.{name}' not in self._rules()]
     config = self._with('eval', {k: v for k, v in fields.items() if k not in mine})
     config = self._with('sample', {k: fields[k] for k in mine}, config)
@@ -339,8 +333,6 @@ class Run:
     Raises:
       UserError: the images differ from the data in shape or dtype, or there are fewer than k.
     """
-    from gen_jax.metrics import memorisation
-
     return memorisation.nearest(self.config, images, k, by)
 
   def _having(self, name: str, what: str, fields: Mapping):
@@ -390,7 +382,7 @@ class Run:
     if dtype not in export_format.DTYPES:
       raise UserError(f'dtype={dtype!r}: {" or ".join(export_format.DTYPES)} is needed')
     if player is not None:
-      self._player(player)
+      player_of(self.state, player, self.path)
     out = Workdir(self.path).path / 'export' if out is None else local(out, 'out')
     kept = {}
     for name, found in players(self.state).items():
@@ -444,32 +436,3 @@ def _check_range(name: str, images: np.ndarray) -> None:
       f'{name}: images are float32 from {images.min():g} to {images.max():g}; values in [-1, 1] '
       'are needed'
     )
-
-
-# --- Runs that a run needs ----------------------------------------------------------------------
-
-
-def attach(state, config, system) -> tuple[Any, dict[str, str]]:
-  """The state with the finished runs that `system.runs(config)` names, as `Frozen` players: what
-  only sampling needs.
-
-  Returns:
-    The state, and {field of the state: checksum of that run's manifest}.
-
-  Raises:
-    UserError: as `load`; the run has several players and the system names none; or the run does not
-      fit this one.
-  """
-  named, checksums = contract.runs(config, system), {}
-  for field, where in named.items():
-    path, player = where if isinstance(where, tuple) else (where, None)
-    run = load(path)
-    frozen = Frozen(run.params(player), run._player(player).stats, run.config)
-    mesh = sharding.mesh_of(state)
-    if mesh is not None:
-      frozen = sharding.put(frozen, sharding.replicated(mesh))
-    state = state.replace(**{field: frozen})
-    checksums[field] = run.manifest.sha256
-  if named and contract.has_samples(system):
-    contract.abstract_samples(config, system, state)  # raises before anything is compiled
-  return state, checksums
