@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from gen_jax import config as configs
 from gen_jax import contract, data
 from gen_jax.devices import compilation, sharding
+from gen_jax.errors import in_one_line
 from gen_jax.systems import find_system
 
 WINDOW = 50  # number of steps over which the compared losses are averaged
@@ -183,4 +184,5 @@ def main():
 
 
 if __name__ == '__main__':
+  in_one_line()
   main()

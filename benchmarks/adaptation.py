@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import gen_jax
 from gen_jax import config as configs
 from gen_jax import contract, data, evaluate, train
-from gen_jax.run import trained
+from gen_jax.errors import in_one_line
+from gen_jax.run import restoring
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
 # Name in the table, config, seeds.
@@ -78,7 +79,7 @@ def measure(config, trained_config, folder: Path) -> dict:
   """Trains a run, or resumes it, and measures its last step on the test splits of `config`."""
   seconds = finish(trained_config, folder)
   system = contract.check(config)
-  manifest, state = trained.restore(trained_config, system, folder, None)
+  manifest, state = restoring.restore(trained_config, system, folder, None)
   with tempfile.TemporaryDirectory() as parts:  # of one measurement
     rows, _ = evaluate.measured(config, system, state, data.held_out(config), Path(parts), None)
   values = {row.metric: [row.value, row.spread] for row in rows}
@@ -92,7 +93,7 @@ def measure_translated(to, config, folder, classifier_config, classifier_folder)
   """
   seconds = finish(config, folder) + finish(classifier_config, classifier_folder)
   system = contract.check(classifier_config)
-  _, state = trained.restore(classifier_config, system, classifier_folder, None)
+  _, state = restoring.restore(classifier_config, system, classifier_folder, None)
   held_out, run = data.held_out(classifier_config), gen_jax.load(folder)
   key, right = jax.random.key(0), []
   total = min(len(held_out), classifier_config.eval.held_out_examples)
@@ -165,4 +166,5 @@ def main(argv) -> None:
 
 
 if __name__ == '__main__':
+  in_one_line()
   main(sys.argv[1:])

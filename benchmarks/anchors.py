@@ -24,7 +24,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from gen_jax import config as configs
 from gen_jax import data
 from gen_jax.data import sources
-from gen_jax.errors import UserError
+from gen_jax.errors import in_one_line
 from gen_jax.metrics import scorer as scores
 from gen_jax.run import records
 
@@ -136,10 +136,7 @@ def main() -> int:
   for name in args.sets:
     if name not in SETS:
       parser.error(f'{name!r} is none of {", ".join(SETS)}')
-  try:
-    checks = [check for name in args.sets for check in anchors(name, args.num)]
-  except UserError as error:
-    raise SystemExit(f'error: {error}') from error
+  checks = [check for name in args.sets for check in anchors(name, args.num)]
   print()
   for what, holds, values in checks:
     print(f'{"ok" if holds else "NOT ok"}: {what}: {", ".join(f"{v:.4g}" for v in values)}')
@@ -147,4 +144,5 @@ def main() -> int:
 
 
 if __name__ == '__main__':
+  in_one_line()
   sys.exit(main())

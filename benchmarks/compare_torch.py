@@ -116,7 +116,7 @@ def make_jax(case):
   import jax
   import jax.numpy as jnp
 
-  from gen_jax import contract, sample
+  from gen_jax import contract, sampling
   from gen_jax.devices import compilation, sharding
   from gen_jax.systems import find_system
 
@@ -147,7 +147,7 @@ def make_jax(case):
   players = [player for player in vars(state).values() if hasattr(player, 'params')]
   parameters = [sum(leaf.size for leaf in jax.tree.leaves(p.params)) for p in players]
   if case.sampling:
-    draw = sample.compile_sampler(config, system)
+    draw = sampling.compile_sampler(config, system)
     conditions = contract.conditions(config, case.batch)
 
     def one_batch():

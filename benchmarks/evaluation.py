@@ -18,8 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gen_jax import config as configs
 from gen_jax import contract, data, evaluate
+from gen_jax.errors import in_one_line
 from gen_jax.metrics import networks
-from gen_jax.run import trained
+from gen_jax.run import restoring
 from gen_jax.systems import find_system
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -27,10 +28,11 @@ parser.add_argument('--workdir', required=True)
 parser.add_argument('--num', type=int, default=400)
 parser.add_argument('--rounds', type=int, default=3)
 flags = parser.parse_args()
+in_one_line()
 
 config = configs.load(f'{flags.workdir}/config.json')
 system = find_system(config.system)
-_, state = trained.restore(config, system, flags.workdir)
+_, state = restoring.restore(config, system, flags.workdir)
 network = networks.open_network(
   config.eval.network, path=config.eval.weights, source=data.open_source(config)
 )

@@ -20,6 +20,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import gen_jax
+from gen_jax.errors import in_one_line
 from gen_jax.run.pictures import figure, image_grid
 
 METRICS = {
@@ -38,6 +39,7 @@ parser.add_argument('--scales', type=float, nargs='+', default=[0, 0.5, 1, 2, 4,
 parser.add_argument('--samples', type=int, default=2000)
 parser.add_argument('--steps', type=int, help="of the run's sampler; by default as in its config")
 flags = parser.parse_args()
+in_one_line()
 OUT = Path(flags.workdir, 'guidance')
 
 

@@ -22,9 +22,8 @@ import optax
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import gen_jax
-from gen_jax import contract, data
-from gen_jax import sample as sampling
-from gen_jax.errors import UserError
+from gen_jax import contract, data, sampling
+from gen_jax.errors import UserError, in_one_line
 from gen_jax.systems import find_system
 
 BLOCK = 1000  # examples encoded at once
@@ -152,7 +151,5 @@ if __name__ == '__main__':
   parser.add_argument('--penalty', type=float, default=1e-4, help='of squared weights')
   parser.add_argument('--steps', type=int, default=300, help='of L-BFGS, at most')
   flags = parser.parse_args()
-  try:
-    main(flags.workdir, flags.penalty, flags.steps)
-  except UserError as error:
-    sys.exit(f'error: {error}')
+  in_one_line()
+  main(flags.workdir, flags.penalty, flags.steps)

@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import gen_jax
+from gen_jax.errors import in_one_line
 from gen_jax.run.pictures import figure
 
 # What is drawn as one curve: settings of config.sample, without the number of evaluations.
@@ -39,6 +40,7 @@ parser.add_argument('--evaluations', type=int, nargs='+', default=[5, 10, 20, 40
 parser.add_argument('--curves', nargs='+', default=list(CURVES), choices=list(CURVES))
 parser.add_argument('--samples', type=int, default=2000)
 flags = parser.parse_args()
+in_one_line()
 OUT = Path(flags.workdir, 'samplers')
 
 

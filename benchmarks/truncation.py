@@ -20,6 +20,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import gen_jax
+from gen_jax.errors import in_one_line
 from gen_jax.run.pictures import figure, image_grid
 
 METRICS = {
@@ -34,6 +35,7 @@ parser.add_argument('--out', type=Path, help='a further place for the picture, a
 parser.add_argument('--thresholds', type=float, nargs='+', default=[0.1, 0.2, 0.4, 0.7, 1, 1.5, 2])
 parser.add_argument('--samples', type=int, default=2000)
 flags = parser.parse_args()
+in_one_line()
 OUT = Path(flags.workdir, 'truncation')
 
 

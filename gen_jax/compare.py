@@ -18,8 +18,9 @@ import numpy as np
 from PIL import Image
 
 from gen_jax.errors import UserError
-from gen_jax.run import console, listing, pictures, records, signals
-from gen_jax.run.files import open_file
+from gen_jax.host import console
+from gen_jax.host.files import open_file
+from gen_jax.run import listing, pictures, records, signals
 from gen_jax.run.history import Run, read_run
 from gen_jax.run.workdir import write_atomic
 

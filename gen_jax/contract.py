@@ -52,10 +52,10 @@ Where needed:
 Fields `eval.quick.<name>` in FIELDS replace `sample.<name>` in evaluations during training.
 
 `runs` may also name a player, (path, player), of a run with several networks. Its fields are None
-in training. Where a verb, or `gen_jax.load(...)`, samples or evaluates, `run.trained.attach` first
-sets each to a `state.Frozen`: the weights that the other run samples with, its batch statistics and
-its config. The checksums of these runs are part of the protocol of every number. `sample` must also
-accept None: samples during training are generated without the other run.
+in training. Where a verb, or `gen_jax.load(...)`, samples or evaluates, `run.restoring.attach`
+first sets each to a `state.Frozen`: the weights that the other run samples with, its batch
+statistics and its config. The checksums of these runs are part of the protocol of every number.
+`sample` must also accept None: samples during training are generated without the other run.
 """
 
 import functools

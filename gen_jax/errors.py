@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import sys
 
 LONGEST_WORD, LONGEST = 300, 3000  # characters of a message
 
@@ -22,6 +23,21 @@ class UserError(Exception):
     line = printable(' '.join(str(message).split()))
     line = re.sub(rf'\S{{{LONGEST_WORD},}}', lambda word: _shortened(word[0], LONGEST_WORD), line)
     super().__init__(_shortened(line, LONGEST))
+
+
+def in_one_line() -> None:
+  """Makes a script print a `UserError` that ends it in one line, as the launcher does, with exit
+  status 1; other exceptions keep their tracebacks.
+  """
+  before = sys.excepthook
+
+  def hook(kind, error, traceback):
+    if issubclass(kind, UserError):
+      print(f'error: {error}', file=sys.stderr)
+    else:
+      before(kind, error, traceback)
+
+  sys.excepthook = hook
 
 
 def printable(text) -> str:

@@ -20,28 +20,26 @@ import jax
 import numpy as np
 
 from gen_jax import config as configs
-from gen_jax import contract, data
-from gen_jax import sample as sampling
+from gen_jax import contract, data, sampling
 from gen_jax.data import sources
-from gen_jax.devices import compilation, memory, processes
+from gen_jax.devices import compilation, processes
 from gen_jax.errors import Diverged, UserError, writing
 from gen_jax.fields import METRICS
-from gen_jax.metrics import networks
+from gen_jax.host import console
+from gen_jax.metrics import from_elsewhere, networks
 from gen_jax.metrics import scorer as scores
 from gen_jax.metrics.scorer import Features, Scorer
 from gen_jax.run import (
-  checkpoint,
-  console,
   export_format,
+  grids,
   pictures,
   records,
+  restoring,
   results,
   signals,
-  trained,
 )
-from gen_jax.run.arrays import BadArrays, stored
 from gen_jax.run.cache import cache_folder, working_folder
-from gen_jax.run.files import open_file
+from gen_jax.run.manifest import Manifest, environment
 from gen_jax.run.records import Row
 from gen_jax.run.tensorboard import Board
 from gen_jax.run.workdir import (
@@ -55,7 +53,6 @@ from gen_jax.run.workdir import (
 
 SAMPLES, NOISE = 0xE7A1, 0xE7A2  # folded into the key of config.eval.seed, one for each use
 LEAST_SECONDS = 1.0  # minimum time of sampling for a rate to be measured over
-LISTED = 3  # arrays of a file that an error message names
 SHOWN = 64  # images in the grid of an evaluation
 # Fields on which no file of an evaluation depends, but for numbers in `evaluation.jsonl`.
 NOT_SHOWN = (
@@ -121,7 +118,7 @@ def drawn_features(config, draw, network, number: int, folder, stop=None) -> Sam
             times += 1
           per_second = times * size / (time.monotonic() - started)
           first = sampling.as_data(images[: min(SHOWN, number)], config)
-          where = records.machine(checkpoint.environment())
+          where = records.machine(environment())
           count = drawn.get('evaluations', [-1])[0]  # -1: the sampler does not decide
           about = dict(per_second=per_second, evaluations=count, machine=where)
           scores.write_part(folder / 'first.npz', dict(pictures=first, **about))
@@ -225,7 +222,7 @@ def run(config, workdir, step: int | None = None, samples: str | None = None) ->
       again += f', with --step={opened.manifest.step} if training has continued' * (step is None)
       scored = functools.partial(_score_run, config, folder, opened)
     else:
-      source = open_pictures(config, samples)
+      source = from_elsewhere.open_pictures(config, samples)
       found = f'--samples={samples} with {len(source)} examples'
       scorer = scores.open_scorer(config, len(source), found)
       scored = functools.partial(_score_pictures, samples, folder, source, scorer)
@@ -248,7 +245,7 @@ class Opened(NamedTuple):
   """A run and everything that its evaluation needs."""
 
   system: Any
-  manifest: checkpoint.Manifest
+  manifest: Manifest
   state: Any
   held_out: sources.Source | None  # for the system's `evaluate`
   scorer: Scorer | None  # None: the system generates no samples
@@ -258,11 +255,11 @@ class Opened(NamedTuple):
 
 def _open_run(config, folder, step) -> Opened:
   system = contract.check(config)
-  return _opened(config, system, *trained.restore(config, system, folder.path, step))
+  return _opened(config, system, *restoring.restore(config, system, folder.path, step))
 
 
 def _opened(config, system, manifest, state) -> Opened:
-  state, runs = trained.attach(state, config, system)
+  state, runs = restoring.attach(state, config, system)
   measures = bool(contract.measures(system)) and config.eval.held_out_examples is not None
   held_out = data.held_out(config) if measures else None
   scorer, number = None, 0
@@ -412,7 +409,7 @@ def _score_samples(config, folder, opened, parts, out, stop) -> list[Row] | None
   if drawn.pictures.ndim == 2:
     pictures.scatter_plot(reference.features[:number], drawn.seen.features, path)
   else:
-    pictures.save_png(path, sampling.grid(drawn.pictures, asked))
+    pictures.save_png(path, grids.grid(drawn.pictures, asked))
   return made
 
 
@@ -473,71 +470,6 @@ def _score_pictures(samples: str, folder, source, scorer, stop) -> list[Row] | N
   records.append(folder, None, made)
   shutil.rmtree(parts, ignore_errors=True)
   return made
-
-
-def open_pictures(config, path: str):
-  """Images, or points, from elsewhere as a source of the data's shape.
-
-  Raises:
-    UserError: there are none, or they do not match the data's shape and dtype.
-  """
-  shape = tuple(config.data.shape)
-  if path.endswith(('.npz', '.npy')):
-    return _open_arrays(path, shape)
-  if len(shape) == 1:  # as --mode=sample writes them
-    return _open_arrays(f'{path}/points.npy', shape)
-  fields = {
-    'data.name': 'folder',
-    'data.path': path,
-    'data.split': 'train',
-    'data.num_classes': None,
-    'data.classes': None,
-    # All images are scored, without resizing.
-    'data.fit': 'exact',
-    'data.bad_files': 'error',
-  }
-  try:
-    return data.open_source(configs.replace(config, fields))
-  except UserError as error:
-    text = str(error).partition(' Fix them')[0].replace('config.data.path=', '--samples=')
-    raise UserError(text) from error
-
-
-def _open_arrays(path: str, shape) -> sources.ArraySource:
-  """The first array of a file that has the data's shape and dtype."""
-  dtype = np.dtype(np.uint8 if len(shape) == 3 else np.float32)
-  try:
-    with open_file(path) as file:
-      found = stored(file)
-      for array in found.values():
-        if array.dtype == dtype and array.shape[1:] == shape and array.shape[0]:
-          free = memory.of_the_host()
-          if free is not None and array.nbytes > free:
-            needed, found = map(memory.text, (array.nbytes, free))
-            raise BadArrays(f'it needs {needed} of memory, {found} are free')
-          return _checked(path, array.read())
-  except (OSError, BadArrays) as error:
-    raise UserError(
-      f'--samples={path} cannot be read: {getattr(error, "strerror", None) or error}'
-    ) from error
-  if not found:
-    raise UserError(f'--samples={path} holds no array')
-  listed = ', '.join(
-    f'{name or "it"} is {array.dtype} {array.shape}' for name, array in list(found.items())[:LISTED]
-  )
-  raise UserError(
-    f'--samples={path}: {listed}, but {dtype} {("n", *shape)} is needed, as '
-    f'config.data.shape={shape}'
-  )
-
-
-def _checked(path: str, image: np.ndarray) -> sources.ArraySource:
-  """An array of images, or of points, as a source."""
-  if image.dtype.kind == 'f' and not np.isfinite(image).all():
-    raise UserError(f'--samples={path}: the points are not finite')
-  image = np.ascontiguousarray(image)
-  digest = sources.content_hash(image.data.cast('B'))
-  return sources.ArraySource(path, {'image': image}, None, f'npz/{len(image)}/{digest}')
 
 
 # --- In training --------------------------------------------------------------------------------

@@ -1,215 +1,24 @@
-"""Samples from a trained state: `run(config, workdir)`; also the samples during training."""
+"""Samples from a run, and translations of a folder, as files: `run(config, workdir)`."""
 
 import collections
-import functools
 import io
 import pathlib
 import sys
-from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gen_jax import config as configs
-from gen_jax import contract, data, domains
-from gen_jax.devices import compilation, processes
+from gen_jax import contract, data, domains, sampling
+from gen_jax.devices import processes
 from gen_jax.devices.heartbeat import Watch
 from gen_jax.errors import Diverged, UserError
-from gen_jax.run import console, pictures, results, signals, trained
+from gen_jax.host import console
+from gen_jax.run import grids, pictures, restoring, results, signals, trained
 from gen_jax.run.workdir import Workdir, check_folder, new_folder, write_atomic
 
-MOST_COLUMNS = 20  # of a grid with a column for each class
-MOST_IN_GRID = 256  # images in a grid of --mode=sample
-MOST_ROWS = 16  # of the grid of translations
-# What a system that translates may give of each example, in the order of a row, and its heading.
-PARTS = {
-  'source': 'x',
-  'image': 'to y',
-  'target': 'y',
-  'back': 'back to x',
-  'source_y': 'y',
-  'image_x': 'to x',
-  'back_y': 'back to y',
-}
 # How the pictures of --input are read; in training it may have been another way.
 READING = ('data.background', 'data.bad_files', 'data.fit')
-SAMPLE_MODE = 0x5A3B1E  # folded in; anything but 0 to 3, the keys that a run splits from its seed
-
-
-def compile_sampler(config, system):
-  """Returns `sample(state, batch, rng) -> {name: array}`, compiled for the devices that hold the
-  state.
-  """
-  return compilation.ShardedForward(
-    lambda state, batch, rng: system.sample(state, batch, rng, config=config)
-  )
-
-
-def as_trained(batch, config) -> dict:
-  """Preprocesses examples of a source as training does, without noise, crops and flips."""
-  made = {}
-  for name, value in batch.items():
-    if not name.endswith('label'):
-      points = len(config.data.shape) == 1
-      made[name] = jnp.asarray(value) if points else data.from_pixels(value, config.data.dequantize)
-    elif config.data.num_classes is not None:
-      made[name] = jnp.asarray(value)
-  return made
-
-
-def held_out_conditions(config, system) -> Callable[[int, int], dict]:
-  """Returns `conditions(n, start) -> given`: `contract.conditions`, and rows `start` to `start` + n
-  of the held-out split as far as the `CONDITIONS` of the system name their leaves.
-
-  Raises:
-    UserError: the system needs that split, and it cannot be opened.
-  """
-  names = getattr(system, 'CONDITIONS', ())
-  source = data.held_out(config) if names else None
-
-  def conditions(n, start):
-    given = contract.conditions(config, n, start)
-    if names:
-      rows = as_trained(source.read(np.arange(start, start + n) % len(source)), config)
-      given |= {name: rows[name] for name in names}
-    return given
-
-  return conditions
-
-
-def default_conditions(config, system) -> Callable[[int, int], dict]:
-  """`conditions(n, start)` of samples that are measured: without the leaves of held-out examples,
-  unless the system has no samples without them.
-  """
-  if contract.needed(system):
-    return held_out_conditions(config, system)
-  return functools.partial(contract.conditions, config)
-
-
-def make_sampler(config, system, conditions=None):
-  """Returns `draw(state, rng, n, stop=None, labels=None) -> {name: numpy array}`, which generates n
-  samples in batches: uint8 images, or float32 points.
-
-  `conditions(n, start)` makes what `sample` is given; None: `default_conditions`.
-
-  Every batch has config.sample.batch_size rows, so that one program serves all and batch
-  statistics, where a net uses them, are those of a full batch. With `stop` (a `signals.Stop`), it
-  returns None when a stop is requested. `labels`, int32 [n], replace the cycle through the classes.
-  It raises `Diverged` for values that are not finite.
-  """
-  size = config.sample.batch_size
-  sample = compile_sampler(config, system)
-  conditions = conditions or default_conditions(config, system)
-
-  def draw(state, rng, n, stop=None, labels=None):
-    parts, quiet = [], stop is not None or n <= size or not processes.is_first()
-    for i in console.bar(range(-(-n // size)), desc='samples', disable=quiet):
-      batch = conditions(size, i * size)
-      if labels is not None:  # the last batch is padded
-        batch['label'] = jnp.asarray(np.resize(labels[i * size :], size))
-      made = sample(state, batch, jax.random.fold_in(rng, i))
-      if stop is not None and not stop.wait_ready(made):
-        return None
-      parts.append(jax.device_get(made))
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return {
-      name: value[:n] if name == 'evaluations' else as_data(value[:n], config)
-      for name, value in joined.items()
-    }
-
-  return draw
-
-
-def as_data(images, config) -> np.ndarray:
-  """Samples in the data's dtype: images in uint8, points in float32.
-
-  Raises:
-    Diverged: they are not finite.
-  """
-  images = np.asarray(images)
-  if not np.isfinite(images).all():
-    raise Diverged('the samples are not finite: training has diverged')
-  points = len(config.data.shape) == 1
-  return images if points else data.to_pixels(images, config.data.dequantize)
-
-
-def write(writer, step: int, made: dict, source, labels=None):
-  """Writes samples through `Writers`; returns the path of the grid, or plot, 'samples'.
-
-  Images become a `grid`, two-dimensional points a plot over real ones from `source`. Every other
-  name of images in `made` becomes a grid of its own. `labels` are the classes of the samples.
-  """
-  image = made['image']
-  if image.ndim == 2:
-    path = writer.image_path(step, 'samples')
-    pictures.scatter_plot(_points(source, len(image)), image, path)
-    return writer.image(step, 'samples', path)
-  for name, further in _further_grids(made, labels).items():
-    writer.image(step, name, further)
-  return writer.image(step, 'samples', _shown(made, labels))
-
-
-def _shown(made: dict, labels) -> np.ndarray:
-  """The grid of samples: `translations`, or, of a system without any, `grid`."""
-  if 'source' in made:
-    return translations(made)
-  return grid(made['image'], labels)
-
-
-def translations(made: dict) -> np.ndarray:
-  """A grid with a row for each of the first `MOST_ROWS` examples: source, translation, target where
-  there is one, and the way back (`PARTS`). Smaller images have a white border.
-
-  Args:
-    made: what a system's `sample` returns, uint8 [n, h, w, c] by name.
-  """
-  parts = {name: made[name][:MOST_ROWS] for name in PARTS if name in made}
-  height, width, channels = (max(part.shape[i] for part in parts.values()) for i in (1, 2, 3))
-
-  def padded(images):
-    if images.shape[3] == 1:
-      images = images.repeat(channels, axis=3)
-    missing = [(0, 0), (0, height - images.shape[1]), (0, width - images.shape[2]), (0, 0)]
-    return np.pad(images, missing, constant_values=255)
-
-  images = np.stack([padded(part) for part in parts.values()], axis=1)
-  captions = [PARTS[name] for name in parts] * len(images)
-  return pictures.image_grid(images.reshape(-1, *images.shape[2:]), len(parts), captions=captions)
-
-
-def grid(images, labels=None) -> np.ndarray:
-  """A grid of images, uint8 [n, h, w, c], whose classes are `labels`, int [at least n]: each class
-  has a column, or, of more than `MOST_COLUMNS`, each image its class above it. None: no labels.
-  """
-  if labels is None:
-    return pictures.image_grid(images)
-  labels = labels[: len(images)]
-  classes = max(labels) + 1  # they cycle
-  columns = classes if classes <= MOST_COLUMNS else None
-  return pictures.image_grid(images, columns, captions=[str(label) for label in labels])
-
-
-def _points(source, n: int) -> np.ndarray:
-  """The first n examples of a source of points."""
-  return source.read(range(min(n, len(source))))['image']
-
-
-def _further_grids(made: dict, labels) -> dict[str, np.ndarray]:
-  """A grid for every name but 'image': of images [n, h, w, c], or of sequences [n, m, h, w, c] of
-  the first 8 samples, a row for each, with its class above it.
-  """
-  grids = {}
-  for name, value in made.items():
-    if name != 'image' and value.ndim == 4:
-      grids[name] = grid(value[:MOST_IN_GRID], labels)
-    elif value.ndim == 5:
-      rows, m = value[:8], value.shape[1]
-      captions = None
-      if labels is not None:
-        captions = [text for label in labels[:8] for text in [str(label), *[''] * (m - 1)]]
-      grids[name] = pictures.image_grid(rows.reshape(-1, *rows.shape[2:]), m, captions=captions)
-  return grids
 
 
 @signals.exit_in_order()
@@ -244,16 +53,16 @@ def run(config, workdir, step: int | None = None, input: str | None = None) -> i
   if input is not None:
     return _translate(config, system, folder, step, input)
   try:
-    conditions = held_out_conditions(config, system)
+    conditions = sampling.held_out_conditions(config, system)
   except UserError as error:  # an export may lie where the data do not
     console.tell(f'no images of the held-out split: {error}')
     conditions = None
   with Watch():
-    manifest, state = trained.restore(config, system, folder.path, step)
-    state, runs = trained.attach(state, config, system)
-    draw = make_sampler(config, system, conditions)
+    manifest, state = restoring.restore(config, system, folder.path, step)
+    state, runs = restoring.attach(state, config, system)
+    draw = sampling.make_sampler(config, system, conditions)
     try:
-      key = jax.random.fold_in(jax.random.key(config.sample.seed), SAMPLE_MODE)
+      key = jax.random.fold_in(jax.random.key(config.sample.seed), sampling.SAMPLE_MODE)
       made = draw(state, key, config.sample.num_images)
     except Diverged as error:
       if processes.is_first():
@@ -295,7 +104,7 @@ def _translate(config, system, folder: Workdir, step: int | None, input: str) ->
     its = configs.load(str(folder.config))
     as_trained = configs.replace(config, {path: its[path] for path in READING})
   with Watch():
-    manifest, state = trained.restore(as_trained, system, folder.path, step)
+    manifest, state = restoring.restore(as_trained, system, folder.path, step)
     trained_run = trained.Run(folder.path, as_trained, system, manifest, state)
     name = pathlib.Path(input).resolve().name
     start = folder.samples / f'step_{manifest.step:07d}_{name}_to_{to}'
@@ -324,7 +133,7 @@ def _translate(config, system, folder: Workdir, step: int | None, input: str) ->
       console.tell(f'error: step {manifest.step} of {folder.path}: {error}')
       return 1
     names = ('source', 'image') if to == 'y' else ('source_y', 'image_x')
-    first = translations(dict(zip(names, shown, strict=True)))
+    first = grids.translations(dict(zip(names, shown, strict=True)))
     pictures.save_png(results.beside(out, '_grid.png'), first)
   console.tell(f'{len(found.paths)} translations: {out}', sys.stdout)
   return 0
@@ -351,17 +160,17 @@ def _write_files(made, labels, config, out: pathlib.Path, about: bytes) -> pathl
         label = '' if labels is None else f'_class{labels[i]}'
         (temporary / f'{i:05d}{label}.png').write_bytes(pictures.png(picture))
     write_atomic(results.beside(out, '.json'), about)
-  real = _points(data.open_source(config), len(image)) if points else None
+  real = grids.real_points(data.open_source(config), len(image)) if points else None
 
   def shown(images) -> bytes:
     if not points:
-      return pictures.png(_shown(made | {'image': images[:MOST_IN_GRID]}, labels))
+      return pictures.png(grids.shown_grid(made | {'image': images[: grids.MOST_IN_GRID]}, labels))
     pictures.scatter_plot(real, images, buffer := io.BytesIO())
     return buffer.getvalue()
 
   path = results.beside(out, '_plot.png' if points else '_grid.png')
   write_atomic(path, shown(image))
-  for name, further in _further_grids(made, labels).items():
+  for name, further in grids.further_grids(made, labels).items():
     pictures.save_png(results.beside(out, f'_{name}.png'), further)
   for name, value in made.items():
     if value.ndim > image.ndim:  # a sequence for each sample

@@ -23,23 +23,25 @@ from typing import Any, NamedTuple
 import jax
 
 from gen_jax import config as configs
-from gen_jax import contract, data, evaluate
-from gen_jax import sample as sampling
+from gen_jax import contract, data, evaluate, sampling
 from gen_jax.devices import processes, sharding
 from gen_jax.devices.heartbeat import Watch
 from gen_jax.devices.programs import Programs
 from gen_jax.errors import Diverged, UserError
+from gen_jax.host import console
 from gen_jax.run import (
   cadences,
   checkpoint,
-  console,
   curves,
+  grids,
   pictures,
   records,
   signals,
-  trained,
+  starting,
   writers,
 )
+from gen_jax.run.leaves import check_fits
+from gen_jax.run.manifest import Manifest
 from gen_jax.run.metric_log import MetricLog
 from gen_jax.run.progress import Progress
 from gen_jax.run.trace import Trace
@@ -114,7 +116,7 @@ def run(config, workdir, started: float | None = None, callbacks: Sequence[Any] 
   mesh = sharding.make_mesh(config)
   system = contract.check(config)
   contract.check_training(config)
-  trained.check_trainable(workdir)
+  starting.check_trainable(workdir)
   first = processes.is_first()
   with (
     Watch() as watch,
@@ -243,7 +245,7 @@ class Start(NamedTuple):
   """Where a run begins."""
 
   step: int  # number of steps done
-  manifest: checkpoint.Manifest | None  # of the checkpoint to restore; None: there is none
+  manifest: Manifest | None  # of the checkpoint to restore; None: there is none
   missing: list[str]  # events of `step` that the stopped run did not reach
 
   @classmethod
@@ -257,7 +259,7 @@ class Start(NamedTuple):
     manifest = setup.saver.latest()
     found = 'none' if manifest is None else f'step {manifest.step}, sha256 {manifest.sha256[:16]}'
     processes.check_same({f'the newest intact checkpoint in {folder.checkpoints}': found})
-    setup.saver.runs = trained.initial_weights(config, manifest)
+    setup.saver.runs = starting.initial_weights(config, manifest)
     if manifest is None:
       if folder.config.exists():
         _tell(f'{folder.path}: no checkpoint, starting from step 0')
@@ -287,18 +289,18 @@ class Start(NamedTuple):
     config, resumes = setup.config, self.step < setup.config.train.steps
     init_from = config.train.init_from if self.manifest is None else None
     if init_from is not None:
-      trained.start_from(init_from, programs.target)  # before a call is compiled for it
+      starting.start_from(init_from, programs.target)  # before a call is compiled for it
     with ThreadPoolExecutor(1) as pool:
       if self.manifest is None:
         state = pool.submit(programs.initialiser())
       else:
-        checkpoint.check_fits(self.manifest, programs.target)  # before a call is compiled for it
+        check_fits(self.manifest, programs.target)  # before a call is compiled for it
         state = pool.submit(setup.saver.restore, self.manifest, programs.target)
       if resumes:
         programs.of(self.step, setup.call_length(self.step))
       state = state.result()
     if init_from is not None:
-      state = trained.start_from(init_from, state)
+      state = starting.start_from(init_from, state)
     if resumes and processes.is_first():
       setup.folder.write_config(configs.to_json(config))
     return state
@@ -424,7 +426,7 @@ class Events:
       samples = self._sample(state, setup.keys()['sample'], count, self._leave)
     if samples is not None and processes.is_first():
       labels = contract.asked_labels(setup.config, setup.system, state, count)
-      self.picture = sampling.write(self._writer, done, samples, setup.batches.source, labels)
+      self.picture = grids.write(self._writer, done, samples, setup.batches.source, labels)
 
   def measure(self, done: int, state) -> None:
     """Writes the quick evaluation of step `done`, unless a stop is requested first, and keeps the

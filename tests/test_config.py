@@ -953,7 +953,7 @@ def test_bad_override(tmp_path, path, value, message):
 def test_every_value_can_be_given_on_the_command_line(tmp_path_factory, data):
   path = data.draw(st.sampled_from(sorted(set(RULES) - {'net', 'system'})))
   value = RULES[path].accept(data.draw(values_of(RULES[path])))
-  spec = saved(tmp_path_factory.getbasetemp())
+  spec = saved(tmp_path_factory.mktemp('saved'))
   loaded = configs.load(spec, [(path, repr(value))])
   got = get(configs.check(loaded, FIELDS), path)
   assert got == value and type(got) is type(value)

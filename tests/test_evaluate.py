@@ -25,17 +25,17 @@ from untrained import save_untrained
 
 import launch
 from gen_jax import config as configs
-from gen_jax import contract, data, evaluate, metrics, sample, train
+from gen_jax import contract, data, evaluate, metrics, sampling, train
 from gen_jax.data import toys
 from gen_jax.data.sources import ArraySource, digits
 from gen_jax.errors import UserError
 from gen_jax.fields import METRICS, SHARED, Measure
-from gen_jax.metrics import classifier, networks
+from gen_jax.metrics import classifier, from_elsewhere, networks
 from gen_jax.metrics import scorer as scores
 from gen_jax.run import records
 from gen_jax.run.history import read_run
+from gen_jax.run.restoring import restore
 from gen_jax.run.trained import load as load_run
-from gen_jax.run.trained import restore
 from gen_jax.run.workdir import Workdir
 from gen_jax.systems import find_system
 
@@ -249,11 +249,11 @@ def test_files_of_an_evaluation_are_kept_by_one_with_other_settings(run_of):
 def test_conditional_samples_have_all_classes_alike(monkeypatch):
   config, system = load(DIGITS, **{'sample.batch_size': 7})
   monkeypatch.setattr(
-    sample,
+    sampling,
     'compile_sampler',
     lambda *a: lambda state, batch, rng: {'image': data.from_pixels(batch['label'], 'none')},
   )
-  labels = sample.make_sampler(config, system)(None, jax.random.key(0), 200)['image']
+  labels = sampling.make_sampler(config, system)(None, jax.random.key(0), 200)['image']
   assert (np.bincount(labels) == 20).all()
 
 
@@ -267,7 +267,7 @@ def test_a_generator_of_the_training_data_loses_no_level(dequantize):
     return {'image': found, 'trajectory': jnp.stack([found, found], axis=1)}
 
   system = types.SimpleNamespace(sample=sample_data)
-  made = sample.make_sampler(config, system)(jax.device_put(arrays), jax.random.key(0), 200)
+  made = sampling.make_sampler(config, system)(jax.device_put(arrays), jax.random.key(0), 200)
   np.testing.assert_array_equal(made['image'], arrays['image'][:200])
   np.testing.assert_array_equal(made['trajectory'][:, 1], arrays['image'][:200])
 
@@ -699,13 +699,13 @@ def test_a_folder_of_pictures_with_other_things_in_it(tmp_path, caplog):
   os.rename(folder / '0.png', odd + b'png')
   with open(odd + b'txt', 'w') as file:
     file.write('notes')
-  source = evaluate.open_pictures(config, str(folder))
+  source = from_elsewhere.open_pictures(config, str(folder))
   assert len(source) == 3
   assert caplog.messages == [f'{folder}: 1 left out: caf\\xe9.txt (not PNG, JPEG or WebP)']
   with open(odd + b'png', 'w') as file:
     file.write('no image')
   with pytest.raises(UserError, match=r'--samples=.* cannot be used: caf\\xe9.png is not a PNG'):
-    evaluate.open_pictures(config, str(folder))
+    from_elsewhere.open_pictures(config, str(folder))
 
 
 def test_quick_evaluations_refuse_before_training(tmp_path, capsys):

@@ -11,9 +11,8 @@ from untrained import load_config, save_untrained
 import gen_jax
 import launch
 from gen_jax import config as configs
-from gen_jax import sample
 from gen_jax.errors import UserError
-from gen_jax.run import results
+from gen_jax.run import grids, results
 
 FEW = {'net.multipliers': '(1,)', 'sample.steps': '2', 'sample.sampler': 'ddim'}
 
@@ -61,6 +60,7 @@ def test_nothing_of_other_settings_is_replaced(run):
     ({'sample.guidance.run': f'/{"y" * 200}'}, f'x_guidance.run={"y" * 40}'),
     ({'sample.seed': 3}, 'x'),
     ({'sample.weights': 'raw'}, 'x_weights=raw'),
+    ({'sample.guidance.interval': (0.25, 7.0)}, 'x_guidance.interval=0.25,7'),
   ],
 )
 def test_the_name_holds_the_settings_that_differ(change, name, tmp_path):
@@ -73,7 +73,10 @@ def test_the_name_holds_the_settings_that_differ(change, name, tmp_path):
   assert found == tmp_path / name
   about = json.loads(text)
   assert (about['step'], about['checkpoint'], about['runs']) == (7, 'abc', {'guide': 'def'})
-  assert set(about['settings']) == set(paths) and about['settings'].items() >= change.items()
+  assert (
+    set(about['settings']) == set(paths)
+    and about['settings'].items() >= json.loads(json.dumps(change)).items()
+  )
   results.beside(found, '.json').write_bytes(text)
   assert results.place(tmp_path / 'x', changed, manifest, paths, **how)[0] == found
   # Where another result has the name: of other weights, or one of an earlier version.
@@ -124,4 +127,4 @@ def test_labels_are_not_told_where_samples_ignore_them(tmp_path):
 )
 def test_a_grid_has_a_column_for_each_of_few_classes(n, classes, size):
   labels = np.arange(100) % classes
-  assert sample.grid(np.zeros((n, 48, 48, 1), np.uint8), labels).shape == (*size[::-1], 1)
+  assert grids.grid(np.zeros((n, 48, 48, 1), np.uint8), labels).shape == (*size[::-1], 1)

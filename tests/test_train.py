@@ -24,11 +24,12 @@ from PIL import Image
 
 import launch
 from gen_jax import config as configs
-from gen_jax import contract, sample, train
+from gen_jax import contract, sampling, train
 from gen_jax.data import sources
 from gen_jax.devices import compilation
 from gen_jax.errors import Diverged, UserError
-from gen_jax.run import checkpoint, console, records, writers
+from gen_jax.host import console
+from gen_jax.run import checkpoint, records, writers
 from gen_jax.run.workdir import Workdir
 from gen_jax.systems import find_system
 
@@ -476,7 +477,9 @@ def test_a_picture_that_a_stop_prevented_is_drawn_by_the_next_start(tmp_path, ca
 def test_pictures_that_are_not_finite_are_refused():
   config = configs.load('configs/gan_mnist.py:smoke')
   nan = jnp.full((config.sample.batch_size, 28, 28, 1), jnp.nan)
-  draw = sample.make_sampler(config, types.SimpleNamespace(sample=lambda *_, **__: {'image': nan}))
+  draw = sampling.make_sampler(
+    config, types.SimpleNamespace(sample=lambda *_, **__: {'image': nan})
+  )
   with pytest.raises(Diverged, match='not finite'):
     draw({}, jax.random.key(0), 8)
 

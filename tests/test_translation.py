@@ -12,9 +12,10 @@ from untrained import save_untrained
 import gen_jax
 import launch
 from gen_jax import config as configs
-from gen_jax import data, metrics, sample
+from gen_jax import data, metrics, sampling
 from gen_jax.errors import UserError
 from gen_jax.metrics import networks
+from gen_jax.run import grids
 from gen_jax.systems import cyclegan, pix2pix
 
 SIZE = 16
@@ -176,7 +177,9 @@ def test_grey_may_be_saved_in_colour(folder, tmp_path):
   np.testing.assert_array_equal(found.read(0), grey)
   assert found.read(1).shape == grey.shape
   save(tmp_path / 'grey/c.png', images(1, channels=3)[0])
-  with pytest.raises(UserError, match='1 of 3 .* c.png is 16x16x3. grey is needed: config'):
+  with pytest.raises(
+    UserError, match='1 of 3 .* c.png is 16x16x3; grey is needed. Fix them, or set'
+  ):
     data.Pictures(config, str(tmp_path / 'grey'), 1, '--input')
 
 
@@ -188,11 +191,11 @@ def test_a_folder_is_read_as_the_command_line_says(folder, tmp_path, monkeypatch
   Image.new('LA', (SIZE, SIZE), (0, 0)).save(place / 'a.png')
   (place / 'b.png').write_bytes(b'\x89PNG\r\n\x1a\n')
   assert translated(folder, place) == 2
-  assert 'config.data.background lays alpha over a colour' in capsys.readouterr().err
+  assert 'config.data.background (such as 255,255,255) to lay alpha' in capsys.readouterr().err
   for level in (255, 3):
     flags = (f'--config.data.background={level}', '--config.data.bad_files=skip')
     assert translated(folder, place, *flags) == 0
-    found = (folder / 'samples').glob(f'*_clear_to_y_data.background=*{level}*')
+    found = (folder / 'samples').glob(f'*_clear_to_y_data.background={level}_data.bad_files=skip')
     (out,) = filter(pathlib.Path.is_dir, found)
     assert [path.name for path in out.iterdir()] == ['a.png']
     np.testing.assert_array_equal(np.asarray(Image.open(out / 'a.png')), level)
@@ -204,17 +207,17 @@ def test_a_folder_is_read_as_the_command_line_says(folder, tmp_path, monkeypatch
 
 
 def test_rows_show_the_source_its_translation_and_the_way_back(folder, monkeypatch):
-  grids = {}
-  draw = sample.translations
+  shown = {}
+  draw = grids.translations
 
   def spy(made):
-    grids['made'] = made
+    shown['made'] = made
     return draw(made)
 
-  monkeypatch.setattr(sample, 'translations', spy)
+  monkeypatch.setattr(grids, 'translations', spy)
   assert launch.main(['--mode=sample', f'--workdir={folder}']) == 0
-  made = grids['made']
-  assert list(name for name in sample.PARTS if name in made) == [
+  made = shown['made']
+  assert list(name for name in grids.PARTS if name in made) == [
     *('source', 'image', 'back'),
     *('source_y', 'image_x', 'back_y'),
   ]
@@ -227,11 +230,11 @@ def test_rows_show_the_source_its_translation_and_the_way_back(folder, monkeypat
 
 def test_a_row_holds_images_of_other_sizes_and_channels():
   made = {'image': images(20, 8, 8, channels=3), 'source': images(20, 6, 8)}
-  grid = sample.translations(made)
+  grid = grids.translations(made)
   assert grid.shape[2] == 3
-  assert grid.shape[0] > sample.MOST_ROWS * 48
+  assert grid.shape[0] > grids.MOST_ROWS * 48
   made['target'] = made['image']
-  assert sample.translations(made).shape[1] > 3 * 48
+  assert grids.translations(made).shape[1] > 3 * 48
 
 
 # --- Evaluation ---------------------------------------------------------------------------------
@@ -262,7 +265,7 @@ def test_translations_are_scored_beside_their_sources(tmp_path, monkeypatch):
   found, real = both.read(range(50)), data.open_source(run.config, 'eval.split').arrays()['image']
   right = np.argmax(brightness(found['x'])[1], axis=1) == found['x_label']
   assert rows['source_class_accuracy'].value == pytest.approx(right.mean())
-  made = sample.make_sampler(run.config, pix2pix)(run.state, jax.random.key(0), 50)['image']
+  made = sampling.make_sampler(run.config, pix2pix)(run.state, jax.random.key(0), 50)['image']
   for name, images in (('source_frechet', found['x']), ('frechet', made)):
     distance = metrics.frechet_distance(brightness(real)[0], brightness(images)[0])
     # The noise of the translations is another one.

@@ -9,9 +9,9 @@ import pytest
 from test_contract import equal, given_of, make_batch
 
 from gen_jax import config as configs
-from gen_jax import contract, data, domains, evaluate, sample, systems, train
+from gen_jax import contract, data, domains, evaluate, sampling, systems, train
 from gen_jax.errors import UserError
-from gen_jax.run import trained
+from gen_jax.run import restoring
 from gen_jax.systems import find_system
 
 HERE = pathlib.Path(__file__).parent
@@ -49,7 +49,7 @@ def make(**values):
 
 
 def final(folder, config, step=None):
-  return trained.restore(config, contract.check(config), folder, step)[1]
+  return restoring.restore(config, contract.check(config), folder, step)[1]
 
 
 @pytest.mark.parametrize('fields', [PAIRS, UNPAIRED], ids=['pairs', 'unpaired'])
@@ -71,13 +71,13 @@ def test_held_out_pairs_are_translated_and_measured(tmp_path):
   train.run(config, tmp_path)
   state = final(tmp_path, config)
   both = data.held_out(config)
-  conditions = sample.held_out_conditions(config, find_system('translator'))
+  conditions = sampling.held_out_conditions(config, find_system('translator'))
   given = conditions(8, 4)
   rows = both.read(range(4, 12))
   for name in 'xy':
     np.testing.assert_array_equal(data.to_pixels(given[name], 'none'), rows[name])
   system = find_system('translator')
-  made = sample.make_sampler(config, system)(state, jax.random.key(0), 8)
+  made = sampling.make_sampler(config, system)(state, jax.random.key(0), 8)
   np.testing.assert_array_equal(made['target'], both.read(range(8))['y'])
   np.testing.assert_array_equal(made['source'], both.read(range(8))['x'])
 
@@ -89,7 +89,7 @@ def test_held_out_pairs_are_translated_and_measured(tmp_path):
   # Translations are scored against held-out images of y, from held-out images of x.
   draw = evaluate.batches(config, system, state)
   np.testing.assert_array_equal(
-    sample.as_data(draw(1)['source'], config), both.read(range(8, 16))['x']
+    sampling.as_data(draw(1)['source'], config), both.read(range(8, 16))['x']
   )
 
 

@@ -10,11 +10,11 @@ from PIL import Image
 
 import launch
 from gen_jax import config as configs
-from gen_jax import contract, data, evaluate, sample, systems, train
+from gen_jax import contract, data, evaluate, sample, sampling, systems, train
 from gen_jax.errors import UserError
 from gen_jax.metrics import networks
 from gen_jax.metrics import scorer as scores
-from gen_jax.run import records, trained
+from gen_jax.run import records, restoring
 from gen_jax.run.workdir import Workdir
 from gen_jax.systems import find_system
 
@@ -46,7 +46,7 @@ def nothing_is_drawn(monkeypatch):
   for module, name in (
     (scores, 'open_scorer'),
     (networks, 'open_network'),
-    (sample, 'make_sampler'),
+    (sampling, 'make_sampler'),
   ):
     monkeypatch.setattr(module, name, lambda *a, **k: pytest.fail('samples were drawn or scored'))
 
@@ -72,7 +72,7 @@ def test_it_is_trained_and_evaluated(name, classes, tmp_path, nothing_is_drawn, 
   assert 'accuracy' in table and 'cross-entropy, nats' in table and '| exact' in table
 
   # The same numbers from the checkpoint, with examples preprocessed as in training.
-  _, state = trained.restore(config, contract.check(config), tmp_path)
+  _, state = restoring.restore(config, contract.check(config), tmp_path)
   source = data.open_source(config)
   raw = source.read(scores.chosen(len(source), 100))
   device_data = {'image': jnp.asarray(raw['image']), 'label': jnp.asarray(raw['label'])}

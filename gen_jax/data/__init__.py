@@ -1,7 +1,7 @@
 """Data sets by name, and batches that are a pure function of seed and step."""
 
-from gen_jax.data.folder import Pictures
 from gen_jax.data.opening import held_out, open_domain, open_source, open_training
+from gen_jax.data.pictures import Pictures
 from gen_jax.data.pipeline import Batches, preprocess
 from gen_jax.data.pixels import from_pixels, to_pixels
 from gen_jax.data.sources import Source

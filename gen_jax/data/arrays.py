@@ -8,11 +8,11 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from gen_jax.data.folder import BadImage, fit_image
+from gen_jax.data.decoding import BadImage, fit_image
 from gen_jax.data.sources import ArraySource, check_image_shape, content_hash
 from gen_jax.errors import UserError
-from gen_jax.run.arrays import BadArrays, Stored, open_zip, stored
-from gen_jax.run.files import open_file
+from gen_jax.host.arrays import BadArrays, Stored, open_zip, stored
+from gen_jax.host.files import open_file
 
 _LISTED = 10
 _CHANNELS = (1, 3, 4)
@@ -129,8 +129,8 @@ def _fitted(image: np.ndarray, data, where: str) -> np.ndarray:
   try:
     return np.stack([fit_image(picture, shape, data.fit, background) for picture in pictures])
   except BadImage as error:
-    resize = "; config.data.fit='crop' crops and resizes" if data.fit == 'exact' else ''
+    helps = f': {" or ".join(error.cures)}' if error.cures else ''
     raise UserError(
       f'config.data.shape={shape} with config.data.fit={data.fit!r}, but an image in {where} '
-      f'{error}{resize}'
+      f'{error}{helps}'
     ) from error

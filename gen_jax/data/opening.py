@@ -13,7 +13,7 @@ from gen_jax.data.folder import FolderSource
 from gen_jax.data.shapes import shapes
 from gen_jax.data.sources import Source, digits, part
 from gen_jax.errors import UserError
-from gen_jax.run import imports
+from gen_jax.host import imports
 
 _OWN_NAMES = ('digits', 'shapes', *toys.NAMES, 'folder', 'arrays')
 
@@ -64,10 +64,11 @@ def open_training(config) -> Source:
   return pairs.Zipped(x, y, paired=False)
 
 
-def held_out(config, field: str = 'eval.held_out_split') -> Source:
+def held_out(config) -> Source:
   """Opens held-out examples, with all leaves: `image` and `label`, or of a system of two domains
   `x`, `y`, `x_label` and `y_label`, in pairs where there are any; as `open_source`.
   """
+  field = 'eval.held_out_split'
   if 'x_from' not in config.data:
     return open_source(config, field)
   if config.data.x_from == 'domain':

@@ -14,7 +14,8 @@ from PIL import Image
 
 from gen_jax import domains
 from gen_jax.data import made
-from gen_jax.data.folder import FolderSource, natural, without_ending
+from gen_jax.data.finding import natural, some, without_ending
+from gen_jax.data.folder import FolderSource
 from gen_jax.data.sources import Source, content_hash
 from gen_jax.errors import UserError, printable
 
@@ -22,7 +23,6 @@ _log = logging.getLogger(__name__)
 
 Domain = Literal['x', 'y']
 DOMAINS = ('x', 'y')
-_NAMED = 3
 
 
 class _Of(Source):
@@ -227,20 +227,21 @@ def by_name(x: FolderSource, y: FolderSource, config) -> tuple[np.ndarray, np.nd
   if alone and (config.data.bad_files == 'error' or not pairs):
     raise UserError(
       f'{where}: {len(alone)} of {len(x) + len(y)} images have no partner of the same name: '
-      f"{_some(alone)}. Add them, or set config.data.bad_files='skip'"
+      f"{some(sorted(alone, key=natural))}. Add them, or set config.data.bad_files='skip'"
     )
   different = []
   for (a, i), (b, j) in pairs if config.data.fit == 'crop' else ():  # 'exact' has checked them
     (h, w), (height, width) = x.size(i), y.size(j)
     if abs(h * width - w * height) > max(h, w, height, width):  # of a pixel
       different.append((j, f'{a} is {h}x{w}, {b} {height}x{width}'))
+  unequal = sorted((text for _, text in different), key=natural)
   if different and (config.data.bad_files == 'error' or len(different) == len(pairs)):
     raise UserError(
       f'{where}: {len(different)} of {len(pairs)} pairs are of different sizes (x, y): '
-      f"{_some([text for _, text in different])}. Fix them, or set config.data.bad_files='skip'"
+      f"{some(unequal)}. Fix them, or set config.data.bad_files='skip'"
     )
-  if skipped := alone + [text for _, text in different]:
-    _log.warning('%s', printable(f'{where}: skipped: {_some(skipped)}'))
+  if skipped := alone + unequal:
+    _log.warning('%s', printable(f'{where}: skipped: {some(sorted(skipped, key=natural))}'))
   left_out = {j for j, _ in different}
   kept = [(i, j) for (_, i), (_, j) in pairs if j not in left_out]
   return tuple(np.array(column) for column in zip(*kept, strict=True))
@@ -260,9 +261,3 @@ def _by_stem(source: FolderSource, domain: Domain) -> dict[str, tuple[pathlib.Pu
         'pairs are found by names without endings, one is needed'
       )
   return {stem: named[0] for stem, named in files.items()}
-
-
-def _some(texts: list[str]) -> str:
-  ordered = sorted(texts, key=natural)
-  more = [f'and {len(texts) - _NAMED} more'] if len(texts) > _NAMED else []
-  return '; '.join(ordered[:_NAMED] + more)

@@ -14,7 +14,7 @@ import sys
 
 from absl import logging
 
-from gen_jax.run import imports
+from gen_jax.host import imports
 
 SECONDS_TO_ANSWER = 5.0
 

@@ -2,10 +2,12 @@
 
 import contextlib
 import hashlib
+import io
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO
 
 import numpy as np
 
@@ -100,6 +102,15 @@ def content_hash(*parts: bytes) -> str:
   for part in parts:
     digest.update(len(part).to_bytes(8, 'little'))
     digest.update(part)
+  return digest.hexdigest()[:16]
+
+
+def file_hash(file: BinaryIO) -> str:
+  """`content_hash` of the content of a file, read in pieces."""
+  digest = hashlib.sha256(file.seek(0, io.SEEK_END).to_bytes(8, 'little'))
+  file.seek(0)
+  while piece := file.read(2**20):
+    digest.update(piece)
   return digest.hexdigest()[:16]
 
 

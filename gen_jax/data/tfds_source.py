@@ -15,10 +15,10 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 import gen_jax
-from gen_jax.data.folder import BadImage, decode
+from gen_jax.data.decoding import BadImage, decode
 from gen_jax.data.sources import Source, check_image_shape, content_hash, reading_pool
 from gen_jax.errors import UserError
-from gen_jax.run import console
+from gen_jax.host import console
 
 _CHUNK = 1_000
 _BAR_FROM = 2_000

@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 
 from gen_jax.devices import sharding
 from gen_jax.errors import UserError
-from gen_jax.run import console
+from gen_jax.host import console
 
 MEET_SECONDS = 300  # time for all processes to connect
 START_SECONDS = 50  # until JAX gives up a process that is lost before the heartbeat begins

@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 
-from gen_jax.run import console, signals
+from gen_jax.host import console
+from gen_jax.run import signals
 
 
 def prepare(script: str) -> None:

@@ -17,10 +17,10 @@ from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gen_jax.errors import UserError
+from gen_jax.host import console
 from gen_jax.metrics import classifier, efficientnet, inception
 from gen_jax.metrics.weights import Weights, read_weights, sha256
 from gen_jax.ops import compiler
-from gen_jax.run import console
 from gen_jax.run.cache import cache_folder, keep
 
 PUBLISHED = 'Inception-2015'  # the title of FID's network with its own weights

@@ -16,9 +16,10 @@ from gen_jax import data, metrics
 from gen_jax.data import sources, toys
 from gen_jax.errors import UserError, writing
 from gen_jax.fields import METRICS
+from gen_jax.host import console
+from gen_jax.host.arrays import BadArrays, read_arrays
 from gen_jax.metrics import networks
-from gen_jax.run import cache, console
-from gen_jax.run.arrays import BadArrays, read_arrays
+from gen_jax.run import cache
 from gen_jax.run.cache import cache_folder
 from gen_jax.run.records import Row
 from gen_jax.run.workdir import write_atomic

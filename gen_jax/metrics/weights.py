@@ -18,8 +18,8 @@ import numpy as np
 from safetensors.numpy import load as load_safetensors
 
 from gen_jax.errors import UserError
-from gen_jax.run.arrays import open_zip, read_all
-from gen_jax.run.files import read_file
+from gen_jax.host.arrays import open_zip, read_all
+from gen_jax.host.files import read_file
 
 LARGEST = 2**27  # bytes, of a file and of its arrays; Inception's have 95 MB
 _LONGEST_INDEX = 2**20  # bytes, of the list of a file's arrays; Inception's has 40 kB

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from gen_jax.devices import fsdp
 from gen_jax.errors import UserError
-from gen_jax.run import imports
+from gen_jax.host import imports
 
 # Attributes that systems set on modules that declare them.
 OFFERED = ('shape', 'axis_name', 'out_channels', 'drop_labels')

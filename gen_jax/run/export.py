@@ -4,7 +4,8 @@ import sys
 
 from gen_jax.devices import processes
 from gen_jax.errors import UserError
-from gen_jax.run import console, signals, trained
+from gen_jax.host import console
+from gen_jax.run import signals, trained
 
 
 @signals.exit_in_order()

@@ -26,8 +26,9 @@ import safetensors.numpy
 
 from gen_jax import __version__
 from gen_jax.errors import UserError, writing
-from gen_jax.run import checkpoint
-from gen_jax.run.files import JSON_BYTES, open_file, read_file
+from gen_jax.host.files import JSON_BYTES, open_file, read_file
+from gen_jax.run import manifest as manifests
+from gen_jax.run.leaves import place
 from gen_jax.run.workdir import check_place, parse_json, write_together
 
 FORMAT = 1
@@ -35,17 +36,17 @@ DTYPES = ('float32', 'float16')
 WEIGHTS = 'weights.safetensors'
 _FILES = (WEIGHTS, 'config.json')
 # What a manifest has, and what it must be.
-_PARTS = checkpoint.PARTS | dict(
+_PARTS = manifests.PARTS | dict(
   weights=('ema', 'raw').__contains__,
   dtype=DTYPES.__contains__,
-  players=lambda value: isinstance(value, list) and all(map(checkpoint.is_text, value)),
-  source=checkpoint.is_text,
-  gen_jax=checkpoint.is_text,
+  players=lambda value: isinstance(value, list) and all(map(manifests.is_text, value)),
+  source=manifests.is_text,
+  gen_jax=manifests.is_text,
 )
 
 
 @dataclasses.dataclass(frozen=True)
-class Manifest(checkpoint.Manifest):
+class Manifest(manifests.Manifest):
   """What an export says about itself, besides what a checkpoint does.
 
   Attributes:
@@ -177,7 +178,7 @@ def open_export(path) -> Manifest:
         f'{path} is an export of format {reprlib.repr(found)}, gen_jax {__version__} reads format '
         f'{FORMAT}'
       )
-    described = checkpoint.described(manifest, _PARTS)
+    described = manifests.described(manifest, _PARTS)
     for name in _FILES:
       if not (path / name).is_file():
         raise UserError(f'the export {path} cannot be read: {name} is missing')
@@ -218,7 +219,7 @@ def read(manifest: Manifest, specs: Mapping[tuple[str, ...], jax.ShapeDtypeStruc
         if (shape := tuple(file.get_slice(name).get_shape())) != spec.shape:
           raise ValueError(f'{name} has the shape {shape}')
         array = file.get_tensor(name)
-        arrays[key] = checkpoint.place(array.astype(spec.dtype), spec)
+        arrays[key] = place(array.astype(spec.dtype), spec)
   except (OSError, ValueError, TypeError, safetensors.SafetensorError) as error:
     where = manifest.path / WEIGHTS
     raise UserError(f'{where} is not what manifest.json says: {error}') from error

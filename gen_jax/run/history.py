@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from gen_jax import config as configs
 from gen_jax import contract
 from gen_jax.errors import UserError
-from gen_jax.run import records, trained
+from gen_jax.run import records, restoring
 from gen_jax.run.workdir import Workdir
 from gen_jax.systems import find_system
 
@@ -54,7 +54,7 @@ def read_run(path) -> Run:
   if not folder.config.is_file():
     raise UserError(f'--workdir: no run in {path} ({folder.config}: missing)')
   config = configs.load(str(folder.config))
-  manifest = trained.find(path)
+  manifest = restoring.find(path)
   parameters = collections.Counter()
   for leaf, (shape, _) in manifest.leaves.items():
     player, _, rest = leaf.partition('/')

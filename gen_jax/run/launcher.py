@@ -22,7 +22,7 @@ from pathlib import Path
 
 from gen_jax import config as configs
 from gen_jax.errors import UserError
-from gen_jax.run import console, imports
+from gen_jax.host import console, imports
 from gen_jax.run import flags as command_line
 
 

@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from gen_jax.errors import UserError
-from gen_jax.run import console, records
-from gen_jax.run.files import JSON_BYTES, open_file, read_file
+from gen_jax.host import console
+from gen_jax.host.files import JSON_BYTES, open_file, read_file
+from gen_jax.run import records
 from gen_jax.run.workdir import Workdir, checksum_line, parse_json
 
 DEFAULT = ('runs', 'zoo')  # without --workdir

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from gen_jax.run.files import read_file
+from gen_jax.host.files import read_file
 from gen_jax.run.workdir import write_atomic
 
 READABLE_PIXELS = 48

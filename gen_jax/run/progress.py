@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from gen_jax.run import console
+from gen_jax.host import console
 
 
 class Progress:

@@ -21,8 +21,10 @@ from gen_jax import config as configs
 from gen_jax import contract, fields
 from gen_jax.errors import UserError, writing
 from gen_jax.fields import REQUIRED
-from gen_jax.run import checkpoint, console, export_format, signals
-from gen_jax.run.files import JSON_BYTES, open_file, read_file
+from gen_jax.host import console
+from gen_jax.host.files import JSON_BYTES, open_file, read_file
+from gen_jax.run import export_format, signals
+from gen_jax.run.leaves import state_leaves
 from gen_jax.run.workdir import check_place, parse_json
 
 FILE = 'diffusion_pytorch_model.safetensors'
@@ -243,7 +245,7 @@ def read_params(path, params) -> dict[str, np.ndarray]:
   Raises:
     UserError: a parameter is missing, left over or has another shape.
   """
-  wanted = checkpoint.state_leaves(params)
+  wanted = state_leaves(params)
   levels = 1 + max(int(key[0][2]) for key in wanted if key[0].startswith('up'))
   made = {}
   try:

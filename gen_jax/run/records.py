@@ -17,8 +17,8 @@ import typing
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from gen_jax.host.files import JSON_BYTES, LOG_BYTES, read_file
 from gen_jax.run import workdir
-from gen_jax.run.files import JSON_BYTES, LOG_BYTES, read_file
 from gen_jax.run.workdir import Workdir, parse_json, write_atomic
 
 # Fields that must be equal for numbers to be comparable: across runs, and within one run.
@@ -261,7 +261,7 @@ def _cell(row: Row, name: str) -> str:
 
 
 def machine(environment: dict) -> str:
-  """The machine of an environment, as `checkpoint.environment` gives it, as text."""
+  """The machine of an environment, as `manifest.environment` gives it, as text."""
   if not environment:
     return 'an unknown machine'  # of imported weights
   named = collections.defaultdict(lambda: 'unknown', environment)

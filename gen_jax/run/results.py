@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable
 
 from gen_jax import config as configs
-from gen_jax.run.files import read_file
+from gen_jax.host.files import read_file
 
 LONGEST_VALUE, LONGEST = 40, 150  # bytes of a name, which the file system limits to 255
 
@@ -69,7 +69,9 @@ def _holds(path: pathlib.Path, text: bytes) -> bool:
 
 
 def _short(value) -> str:
-  """A value as a part of a file's name; a path by its last component."""
+  """A value as a part of a file's name: a path by its last component, a tuple as '255,255,255'."""
+  if isinstance(value, tuple):
+    return ','.join(map(_short, value))[:LONGEST_VALUE]
   text = f'{value:g}' if isinstance(value, float) else str(value)
   text = text.rstrip('/').rpartition('/')[2]
   return re.sub(r'[^A-Za-z0-9.+-]+', '-', text)[:LONGEST_VALUE]

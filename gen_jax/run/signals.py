@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 
-from gen_jax.run import console
+from gen_jax.host import console
 
 # GNU `timeout` and some launchers send the same signal to the process and to its group, so it
 # arrives twice at once. No person is that fast.

@@ -4,9 +4,7 @@ A run is the folder that training leaves, finished or not, or an export of it (`
 arrays are placed on all devices, without the optimisers, which only training needs.
 """
 
-import contextlib
-import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,126 +12,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax import config as configs
-from gen_jax import contract, data, domains
+from gen_jax import contract, data, domains, evaluate, sampling
 from gen_jax.data.binarize import binarize
-from gen_jax.devices import compilation, processes, sharding
+from gen_jax.devices import compilation
 from gen_jax.errors import UserError
 from gen_jax.fields import SHARED, did_you_mean
-from gen_jax.run import checkpoint, export_format, imports
+from gen_jax.metrics import memorisation
+from gen_jax.run import export_format
+from gen_jax.run.leaves import state_leaves
 from gen_jax.run.paths import local
+from gen_jax.run.restoring import (
+  attach,
+  config_of,
+  player_of,
+  players,
+  restore,
+  sampled_weights,
+  weights_of,
+)
 from gen_jax.run.workdir import Workdir
-from gen_jax.state import Frozen, Player
 
-INIT_FROM = 'train.init_from'
 # Folded into the keys of `Run.encode` and `Run.translate`.
 ENCODE, TRANSLATE = 0xE7C0, 0xE7C1
-
-
-# --- Folders ------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _reader(path) -> Iterator[checkpoint.Checkpointer]:
-  """The checkpoints of the run in a folder, to be read."""
-  saver = checkpoint.Checkpointer(Workdir(path).checkpoints, config={}, data_fingerprint='', keep=1)
-  try:
-    yield saver
-  finally:
-    saver.close()
-
-
-def find(path, step: int | None = None) -> checkpoint.Manifest:
-  """The verified manifest of a checkpoint of the run in a folder, or of the export in it.
-
-  Args:
-    path: the folder.
-    step: which checkpoint; None: the newest that is intact.
-
-  Raises:
-    UserError: there is none, or it is damaged.
-  """
-  if export_format.is_export(path):
-    manifest = export_format.open_export(path)
-    if step not in (None, manifest.step):
-      raise UserError(f'no step {step} in {path}: it is an export of step {manifest.step}')
-    return manifest
-  with _reader(path) as saver:
-    manifest = saver.latest(step)
-    # A run in progress may have saved a newer one meanwhile: all processes take the first one's.
-    newest = processes.from_first(lambda: manifest and manifest.step)
-    if newest is not None and (manifest is None or manifest.step != newest):
-      manifest = saver.latest(newest)
-  if manifest is None:
-    raise UserError(
-      f'no checkpoint in {Workdir(path).checkpoints}; train first, or give another --workdir'
-    )
-  return manifest
-
-
-def _read(manifest, specs: dict) -> dict:
-  """Some arrays of a checkpoint or an export, {path: array}; see `Checkpointer.read`."""
-  if isinstance(manifest, export_format.Manifest):
-    return export_format.read(manifest, specs)
-  with _reader(manifest.path.parent.parent) as saver:
-    return saver.read(manifest, specs)
-
-
-def players(state) -> dict[str, Player]:
-  """The networks of a state, by name."""
-  return {name: value for name, value in vars(state).items() if isinstance(value, Player)}
-
-
-def restore(config, system, path, step: int | None = None):
-  """The manifest and the state of a run or an export, without optimisers, on all devices there are.
-
-  Args:
-    config: checked config; it may differ from the run's in fields that are safe to change.
-    system: its module.
-    path: folder of the run or the export.
-    step: which checkpoint; None: the newest that is intact.
-
-  Raises:
-    UserError: there is none, it is one of another config, or an export lacks the weights that
-      config.sample.weights names.
-  """
-  manifest = find(path, step)
-  # Checked, so that a field that came later than the run has its default in both.
-  try:
-    with imports.guarded(path):
-      earlier = configs.check(manifest.config)
-  except UserError as error:
-    raise UserError(f'{manifest.path}/config.json: {error}') from error
-  configs.check_resumable(earlier, configs.to_dict(config), path)
-  exported = isinstance(manifest, export_format.Manifest)
-  abstract = contract.abstract_state(config, system)
-  kept = {name: player.replace(opt_state=None) for name, player in players(abstract).items()}
-  averaged = [name for name, player in kept.items() if player.ema is not None]
-  if exported:
-    if (wanted := chosen(config, averaged)) != manifest.weights:
-      raise UserError(
-        f'{path} is an export of {manifest.weights} weights and has no {wanted} ones: '
-        f'{manifest.weights!r} is needed'
-      )
-    for name, player in kept.items():
-      kept[name] = player.replace(ema=None) if name in manifest.players else None
-  target = sharding.abstract_state(abstract.replace(**kept), sharding.mesh_of_all(config))
-  leaves = {name: leaf for name, leaf in manifest.leaves.items() if '/opt_state/' not in name}
-  checkpoint.check_fits(dataclasses.replace(manifest, leaves=leaves), target)
-  state = checkpoint.rebuild(target, _read(manifest, checkpoint.state_leaves(target)))
-  if exported:
-    same = {name: getattr(state, name) for name in averaged if name in manifest.players}
-    state = state.replace(**{name: p.replace(ema=p.params) for name, p in same.items()})
-  return manifest, state
-
-
-def chosen(config, averaged) -> str:
-  """The weights that a config samples with: 'ema' or 'raw'. `averaged` holds the names of players
-  with a moving average.
-  """
-  return config.sample.get('weights', 'raw') if averaged else 'raw'
-
-
-# --- The object ---------------------------------------------------------------------------------
 
 
 def load(path, step: int | None = None, weights: str | None = None) -> 'Run':
@@ -147,10 +47,7 @@ def load(path, step: int | None = None, weights: str | None = None) -> 'Run':
   Raises:
     UserError: there is no run, no such checkpoint or no such weights.
   """
-  folder = Workdir(local(path, 'path'))
-  if not folder.config.is_file():
-    raise UserError(f'no run in {path}: {folder.config} is missing')
-  return open_run(configs.load(str(folder.config)), folder.path, step, weights)
+  return open_run(*config_of(path), step, weights)
 
 
 def open_run(config, path, step: int | None = None, weights: str | None = None) -> 'Run':
@@ -182,7 +79,7 @@ class Run:
   def __init__(self, path, config, system, manifest, state):
     self.path, self.config, self.manifest, self.state = path, config, manifest, state
     self.step = manifest.step
-    self.weights = chosen(config, [p for p in players(state).values() if p.ema is not None])
+    self.weights = sampled_weights(config, state)
     self._system = system
     self._programs = {}  # compiled, by what they are compiled for
 
@@ -203,16 +100,7 @@ class Run:
     Args:
       player: its name, such as 'net' or 'G'; None: the only one.
     """
-    found = self._player(player)
-    return found.ema if self.weights == 'ema' and found.ema is not None else found.params
-
-  def _player(self, name: str | None) -> Player:
-    known = players(self.state)
-    if name is None and len(known) == 1:
-      return next(iter(known.values()))
-    if name not in known:
-      raise UserError(f'player={name!r}: {self.path} has {", ".join(known)}')
-    return known[name]
+    return weights_of(player_of(self.state, player, self.path), self.weights)
 
   def sample(self, n: int, seed: int = 0, labels=None, **fields) -> np.ndarray:
     """Generates n samples, those of `--mode=sample` with that seed.
@@ -232,8 +120,6 @@ class Run:
         such labels.
       Diverged: the samples are not finite.
     """
-    from gen_jax import sample as sampling
-
     contract.check_samples(self.config, self._system)
     try:
       n = SHARED['sample.num_images'].accept(n)
@@ -282,8 +168,6 @@ class Run:
       UserError: as `--mode=evaluate`.
       Diverged: the samples are not finite.
     """
-    from gen_jax import evaluate
-
     mine = [name for name in fields if f'eval.{name}' not in self._rules()]
     config = self._with('eval', {k: v for k, v in fields.items() if k not in mine})
     config = self._with('sample', {k: fields[k] for k in mine}, config)
@@ -307,8 +191,6 @@ class Run:
         data in shape, dtype or range; or labels are missing, or not used.
       Diverged: what it gives is not finite.
     """
-    from gen_jax import sample as sampling
-
     config = self._having('encode', 'encoder', fields)
     shape = tuple(self.config.data.shape)
     images = _array('encode', images)
@@ -348,8 +230,6 @@ class Run:
         are missing, or not used.
       Diverged: the images are not finite.
     """
-    from gen_jax import sample as sampling
-
     config = self._having('decode', 'decoder', fields)
     z = np.asarray(z)
     if z.ndim < 2 or not len(z) or z.dtype.kind not in 'fiu':
@@ -383,8 +263,6 @@ class Run:
         data in channels, dtype or range, or do not have one size.
       Diverged: the translations are not finite.
     """
-    from gen_jax import sample as sampling
-
     config = self._having('translate', 'translation', fields)
     if to not in ('y', 'x'):
       raise UserError(f"to={to!r}: 'y' or 'x' is needed")
@@ -455,8 +333,6 @@ class Run:
     Raises:
       UserError: the images differ from the data in shape or dtype, or there are fewer than k.
     """
-    from gen_jax.metrics import memorisation
-
     return memorisation.nearest(self.config, images, k, by)
 
   def _having(self, name: str, what: str, fields: Mapping):
@@ -506,13 +382,13 @@ class Run:
     if dtype not in export_format.DTYPES:
       raise UserError(f'dtype={dtype!r}: {" or ".join(export_format.DTYPES)} is needed')
     if player is not None:
-      self._player(player)
+      player_of(self.state, player, self.path)
     out = Workdir(self.path).path / 'export' if out is None else local(out, 'out')
     kept = {}
     for name, found in players(self.state).items():
       used = found.replace(params=self.params(name), ema=None)
       kept[name] = used if player in (None, name) else None
-    arrays = checkpoint.state_leaves(self.state.replace(**kept))
+    arrays = state_leaves(self.state.replace(**kept))
     arrays = {'/'.join(key): np.asarray(x) for key, x in arrays.items()}
     export_format.write(
       out,
@@ -560,148 +436,3 @@ def _check_range(name: str, images: np.ndarray) -> None:
       f'{name}: images are float32 from {images.min():g} to {images.max():g}; values in [-1, 1] '
       'are needed'
     )
-
-
-# --- Runs that a run needs ----------------------------------------------------------------------
-
-
-def attach(state, config, system) -> tuple[Any, dict[str, str]]:
-  """The state with the finished runs that `system.runs(config)` names, as `Frozen` players: what
-  only sampling needs.
-
-  Returns:
-    The state, and {field of the state: checksum of that run's manifest}.
-
-  Raises:
-    UserError: as `load`; the run has several players and the system names none; or the run does not
-      fit this one.
-  """
-  named, checksums = contract.runs(config, system), {}
-  for field, where in named.items():
-    path, player = where if isinstance(where, tuple) else (where, None)
-    run = load(path)
-    frozen = Frozen(run.params(player), run._player(player).stats, run.config)
-    mesh = sharding.mesh_of(state)
-    if mesh is not None:
-      frozen = sharding.put(frozen, sharding.replicated(mesh))
-    state = state.replace(**{field: frozen})
-    checksums[field] = run.manifest.sha256
-  if named and contract.has_samples(system):
-    contract.abstract_samples(config, system, state)  # raises before anything is compiled
-  return state, checksums
-
-
-def check_trainable(path) -> None:
-  """Refuses to train in the folder of an export, which has no optimiser state.
-
-  Raises:
-    UserError: the folder holds one.
-  """
-  if export_format.is_export(path):
-    raise UserError(
-      f'{path} is an export, which cannot be resumed: start from its weights in another --workdir, '
-      f'with --config.{INIT_FROM}={path}'
-    )
-
-
-def initial_weights(config, resumed: checkpoint.Manifest | None) -> dict[str, dict[str, str]]:
-  """The run that config.train.init_from names, for the manifests of this one (`Manifest.runs`).
-
-  Args:
-    config: checked config.
-    resumed: the checkpoint from which this run resumes; None: it starts.
-
-  Raises:
-    UserError: there is no such run, or the run in the workdir began from another one. (Another path
-      is fine, and so is a folder that is gone.)
-  """
-  path = config.train.init_from
-  before = {} if resumed is None else resumed.runs.get(INIT_FROM, {})
-  if path is None and not before:
-    return {}
-  if resumed is not None and (path is None or not before):
-    began = f'from {before["path"]}' if before else 'from fresh weights'
-    raise UserError(
-      f'config.{INIT_FROM}={path!r}, but the run in {resumed.path.parent.parent} began {began}: '
-      'set it back, or start a new run with another --workdir'
-    )
-  if before and path == before['path'] and not Workdir(path).config.exists():
-    return {INIT_FROM: dict(before)}
-  found = find(path)
-  if before and found.sha256 != before['sha256']:
-    raise UserError(
-      f'config.{INIT_FROM}={path!r} has the checksum {found.sha256[:16]}, but the run in '
-      f'{resumed.path.parent.parent} began from {before["sha256"][:16]}: give it the same weights, '
-      'or start a new run with another --workdir'
-    )
-  return {INIT_FROM: dict(path=str(path), sha256=found.sha256)}
-
-
-def start_from(path, state):
-  """A fresh state with the weights of the run or the export in a folder: parameters and batch
-  statistics of the players that both have, moving averages equal to the parameters.
-
-  Of a run with moving averages, it takes what that run samples with.
-
-  Args:
-    path: the folder.
-    state: arrays, or `jax.ShapeDtypeStruct`, which checks only that the weights fit.
-
-  Raises:
-    UserError: no player is common to both, or a parameter differs in shape.
-  """
-  manifest = find(path)
-  weights = 'params'
-  if not isinstance(manifest, export_format.Manifest):
-    sampling = manifest.config.get('sample')
-    averaged = isinstance(sampling, dict) and sampling.get('weights') == 'ema'
-    weights = 'ema' if averaged else 'params'
-  changed, specs = {}, {}
-  for name, player in players(state).items():
-    average = (
-      weights if any(k.startswith(f'{name}/{weights}/') for k in manifest.leaves) else 'params'
-    )
-    if not any(key.startswith(f'{name}/{average}/') for key in manifest.leaves):
-      continue
-    for part, source in (('params', average), ('stats', 'stats')):
-      tree = getattr(player, part)
-      leaves = checkpoint.state_leaves(tree)
-      there = _below(manifest.leaves, f'{name}/{source}/')
-      _check_fit(path, f'{name}/{part}', checkpoint.table(leaves), there)
-      specs |= {(name, source, *key): leaf for key, leaf in leaves.items()}
-      changed[name, part] = source, tree
-  if not changed:
-    raise UserError(
-      f'config.{INIT_FROM}={path!r} has no player {" or ".join(players(state))} to start from'
-    )
-  specs = {
-    key: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-    for key, leaf in specs.items()
-  }
-  if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(state)):
-    return state
-  arrays = _read(manifest, specs)
-  for (name, part), (source, tree) in changed.items():
-    mine = {key[2:]: x for key, x in arrays.items() if key[:2] == (name, source)}
-    player = getattr(state, name).replace(**{part: checkpoint.rebuild(tree, mine)})
-    if part == 'params' and player.ema is not None:
-      # A copy: the step donates its state, and one buffer cannot be donated twice.
-      player = player.replace(ema=jax.tree.map(jnp.copy, player.params))
-    state = state.replace(**{name: player})
-  return state
-
-
-def _below(leaves: Mapping, prefix: str) -> dict:
-  return {k.removeprefix(prefix): v for k, v in leaves.items() if k.startswith(prefix)}
-
-
-def _check_fit(path, where: str, wanted: dict, found: dict) -> None:
-  def text(leaf) -> str:
-    return 'absent' if leaf is None else checkpoint.shape_text(leaf)
-
-  for name in sorted(wanted.keys() | found.keys()):
-    if wanted.get(name) != found.get(name):
-      raise UserError(
-        f'config.{INIT_FROM}={path!r}: {where}/{name} is {text(found.get(name))} in it and '
-        f'{text(wanted.get(name))} in this model'
-      )

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 
 from gen_jax.errors import UserError, writing
-from gen_jax.run.files import JSON_BYTES, read_file
+from gen_jax.host.files import JSON_BYTES, read_file
 from gen_jax.run.paths import local
 
 # A killed process may take a moment to release the lock (device memory is freed first), and the

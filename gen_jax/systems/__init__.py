@@ -9,7 +9,7 @@ from types import ModuleType
 
 from gen_jax.errors import UserError
 from gen_jax.fields import did_you_mean
-from gen_jax.run import imports
+from gen_jax.host import imports
 
 NEEDED = ('FIELDS', 'init_state', 'train_step')  # of the contract (gen_jax.contract)
 

@@ -65,6 +65,15 @@ def test_images_are_cropped_and_resized_as_those_of_folders(make_config, tmp_pat
   np.testing.assert_array_equal(found.arrays()['image'], folder.arrays()['image'])
 
 
+def test_grey_that_was_saved_in_colour_is_grey(make_config, tmp_path):
+  np.save(tmp_path / 'a.npy', LEVELS[..., :1].repeat(3, axis=3))
+  found = opened(make_config, tmp_path / 'a.npy', shape=(6, 5, 1)).arrays()['image']
+  np.testing.assert_array_equal(found, LEVELS[..., :1])
+  np.save(tmp_path / 'a.npy', LEVELS)
+  message = refusal(make_config, tmp_path / 'a.npy', shape=(6, 5, 1))
+  assert message.endswith('is 6x5x3')  # cropping does not help
+
+
 def test_a_file_for_each_split(make_config, tmp_path):
   for name, rows in (('train', slice(0, 8)), ('test', slice(8, 12))):
     np.savez(tmp_path / f'{name}.npz', image=LEVELS[rows])

@@ -121,8 +121,11 @@ def test_halves_that_are_none(tmp_path):
   message = refusal(data.open_training, make('left', **folder))
   assert '2 of 4' in message and 'odd.png is 11 pixels wide' in message
   assert 'wide.png is 6x6x3 in each half' in message and 'two images side by side' in message
+  assert "config.data.fit='crop' to crop" in message
   assert len(data.open_training(make('left', bad_files='skip', **folder))) == 2
   assert 'odd.png is 11' in refusal(data.open_training, make('left', fit='crop', **folder))
+  (tmp_path / 'wide.png').unlink()
+  assert "fit='crop'" not in refusal(data.open_training, make('left', **folder)).split('Fix')[1]
 
 
 # --- Equal names ----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Real image files of every kind, good and bad."""
 
+import contextlib
 import io
 import os
 import pathlib
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from gen_jax import data
-from gen_jax.data import folder, pipeline, sources
+from gen_jax.data import decoding, finding, pipeline, sources
 from gen_jax.errors import UserError
 
 NAMES = ['img10.png', 'img2.png', 'img1.png', 'b.jpeg', 'c.webp', 'D.JPG']
@@ -185,25 +186,29 @@ def test_a_class_without_a_good_image_keeps_its_number(make_config, make_images,
   assert source.arrays()['label'].tolist() == [0, 2]
 
 
-def test_order_does_not_depend_on_the_file_system(tmp_path, monkeypatch, make_images):
+@pytest.mark.parametrize('backwards', [False, True])
+def test_order_does_not_depend_on_the_file_system(tmp_path, monkeypatch, make_images, backwards):
   make_images(tmp_path, ['a/2.png', 'a/10.png', 'b/1.png', 'B/1.png', 'b/01.png'])
-  expected = folder.find_images(tmp_path).images
-  walk = os.walk
+  scan, scanned = os.scandir, []
 
-  def reversed_walk(top, **kwargs):
-    for root, folders, files in sorted(walk(top, **kwargs), reverse=True):
-      yield root, folders[::-1], files[::-1]
+  def ordered_scan(path):
+    scanned.append(path)
+    with scan(path) as entries:
+      ordered = sorted(entries, key=lambda entry: entry.name, reverse=backwards)
+    return contextlib.nullcontext(ordered)
 
-  monkeypatch.setattr(os, 'walk', reversed_walk)
-  assert folder.find_images(tmp_path).images == expected
-  assert [str(p) for p in expected] == ['B/1.png', 'a/2.png', 'a/10.png', 'b/01.png', 'b/1.png']
+  monkeypatch.setattr(os, 'scandir', ordered_scan)
+  found = finding.find_images(tmp_path)
+  monkeypatch.undo()
+  assert [str(p) for p in found.images] == ['B/1.png', 'a/2.png', 'a/10.png', 'b/01.png', 'b/1.png']
+  assert found.folders == ['B', 'a', 'b'] and len(scanned) == 4
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path, make_images):
   make_images(tmp_path, ['elsewhere/1.png', 'images/a/1.png'])
   (tmp_path / 'images/b').symlink_to(tmp_path / 'elsewhere')
   (tmp_path / 'images/a/up').symlink_to(tmp_path / 'images')
-  found = [str(path) for path in folder.find_images(tmp_path / 'images').images]
+  found = [str(path) for path in finding.find_images(tmp_path / 'images').images]
   assert found == ['a/1.png', 'b/1.png']
 
 
@@ -371,8 +376,45 @@ def test_alpha_over_grey(make_config, tmp_path):
   assert 'a colour, but images of config.data.shape=(6, 5, 1) are grey' in refusal(
     make_config, tmp_path, shape=(6, 5, 1), background=(7, 8, 9)
   )
-  Image.new('RGBA', (5, 6)).save(tmp_path / 'a.png')
+  Image.new('RGBA', (5, 6), (40, 50, 60, 255)).save(tmp_path / 'a.png')
   assert 'a.png is 6x5x3' in refusal(make_config, tmp_path, shape=(6, 5, 1), background=(7,))
+
+
+@pytest.mark.parametrize('fit', ['exact', 'crop'])
+def test_grey_that_was_saved_in_colour_is_grey(make_config, tmp_path, fit):
+  grey = np.random.default_rng(0).integers(0, 256, (6, 5), np.uint8)
+  image = Image.fromarray(grey)
+  for name in ('a.png', 'b.webp', 'c.jpg'):
+    image.convert('RGB').save(tmp_path / name, lossless=True)
+  image.convert('RGB').quantize().save(tmp_path / 'd.png')
+  image.convert('RGBA').save(tmp_path / 'e.png')
+  fields = dict(shape=(6, 5, 1), fit=fit, background=(7,))
+  found = open_folder(make_config, tmp_path, **fields).arrays()['image']
+  for i in (0, 1, 3, 4):
+    np.testing.assert_array_equal(found[i, ..., 0], grey)
+  with Image.open(tmp_path / 'c.jpg') as jpeg:
+    np.testing.assert_array_equal(found[2], np.asarray(jpeg)[..., :1])
+  for i, other in enumerate(np.eye(3, dtype=np.uint8)):  # one pixel of one level is a colour
+    coloured = grey[..., None].repeat(3, axis=2)
+    coloured[3, 2] ^= other
+    Image.fromarray(coloured).save(tmp_path / f'colour{i}.png')
+  message = refusal(make_config, tmp_path, **fields)
+  assert '3 of 8' in message and all(f'colour{i}.png is 6x5x3' in message for i in range(3))
+
+
+def test_only_what_helps_is_advised(make_config, make_images, tmp_path):
+  def advice(shape=(6, 5, 3)):
+    return refusal(make_config, tmp_path, shape=shape).split('change the shape, ')[1]
+
+  make_images(tmp_path, ['a.png'])
+  damage(tmp_path / 'a.png', 'truncated')
+  assert advice() == "or set config.data.bad_files='skip'"
+  make_images(tmp_path, ['a.png'])
+  assert advice((6, 5, 1)) == "or set config.data.bad_files='skip'"
+  assert 'to add the missing channels' in advice((6, 5, 4))
+  assert 'to crop and resize' in advice((5, 5, 3)) and 'background' not in advice((5, 5, 3))
+  Image.new('RGBA', (5, 6)).save(tmp_path / 'a.png')
+  assert 'config.data.background' in advice() and 'crop' not in advice()
 
 
 def test_the_first_picture_of_a_phone_is_read(make_config, tmp_path):
@@ -474,9 +516,9 @@ def test_whatever_a_damaged_file_does_concerns_that_file(tmp_path, make_images):
       for at in range(begin, min(begin + rng.integers(1, 5), len(content))):
         damaged[at] = rng.integers(256)
       try:
-        made = folder.decode(bytes(damaged), (24, 20, 3), 'exact')
+        made = decoding.decode(bytes(damaged), (24, 20, 3), 'exact')
         good += made.shape == (24, 20, 3)
-      except folder.BadImage as error:
+      except decoding.BadImage as error:
         bad += bool(str(error))
   assert good + bad == 750 and good > 50 and bad > 200
 
@@ -707,4 +749,4 @@ def test_decode_reads_what_pillow_wrote():
   pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
   file = io.BytesIO()
   Image.fromarray(pixels).save(file, 'PNG')
-  np.testing.assert_array_equal(folder.decode(file.getvalue(), (4, 4, 3), 'exact'), pixels)
+  np.testing.assert_array_equal(decoding.decode(file.getvalue(), (4, 4, 3), 'exact'), pixels)

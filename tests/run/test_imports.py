@@ -17,7 +17,7 @@ import launch
 from gen_jax import config as configs
 from gen_jax import data, nets, train
 from gen_jax.errors import UserError
-from gen_jax.run import trained
+from gen_jax.run import restoring, trained
 from gen_jax.systems import find_system
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -262,7 +262,7 @@ def test_a_checkpoint_names_it(place, executed):
   config['generator']['name'] = 'runs.x.payload.Net'
   replace_file(folder, 'config.json', config)
   good = configs.load(str(ROOT / 'configs/gan_ring.py:smoke'))
-  assert 'nothing is imported' in refusal(trained.restore, good, find_system('gan'), run)
+  assert 'nothing is imported' in refusal(restoring.restore, good, find_system('gan'), run)
   assert not executed()
 
 
@@ -360,7 +360,7 @@ def test_a_system_of_ones_own(place):
     ('.gan', 'one of aae'),
     ('a b', 'one of aae'),
     ('empty.system', 'cannot be imported (cannot import name'),
-    ('gen_jax.run.imports', 'is no system'),
+    ('gen_jax.host.imports', 'is no system'),
   ],
 )
 def test_what_is_no_system(place, name, told):

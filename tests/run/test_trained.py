@@ -22,12 +22,21 @@ from untrained import load_config, save_untrained
 import gen_jax
 import launch
 from gen_jax import config as configs
-from gen_jax import contract, sample, train
+from gen_jax import contract, sampling, train
 from gen_jax.data import binarize as binarized
 from gen_jax.data import open_source as find_source
 from gen_jax.devices import sharding
 from gen_jax.errors import UserError
-from gen_jax.run import checkpoint, export_format, history, launcher, records, trained
+from gen_jax.run import (
+  checkpoint,
+  export_format,
+  history,
+  launcher,
+  records,
+  restoring,
+  starting,
+  trained,
+)
 from gen_jax.run.workdir import Workdir
 from gen_jax.state import Frozen
 from gen_jax.systems import find_system
@@ -124,15 +133,15 @@ def test_any_field_of_sampling_is_a_keyword(run, digits):
   made = run.sample(4, steps=2, eta=0.5)
   assert not np.array_equal(made, run.sample(4))
   config = configs.replace(run.config, {'sample.steps': 2, 'sample.eta': 0.5})
-  key = jax.random.fold_in(jax.random.key(0), sample.SAMPLE_MODE)
-  draw = sample.make_sampler(config, find_system('ddpm'))
-  _, state = trained.restore(config, find_system('ddpm'), digits)
+  key = jax.random.fold_in(jax.random.key(0), sampling.SAMPLE_MODE)
+  draw = sampling.make_sampler(config, find_system('ddpm'))
+  _, state = restoring.restore(config, find_system('ddpm'), digits)
   np.testing.assert_array_equal(made, draw(state, key, 4)['image'])
 
 
 def test_one_program_serves_all_seeds_and_numbers(run, monkeypatch):
   run.sample(4)
-  monkeypatch.setattr(sample, 'make_sampler', None)
+  monkeypatch.setattr(sampling, 'make_sampler', None)
   assert not np.array_equal(run.sample(4, seed=8), run.sample(4, seed=9))
 
 
@@ -155,7 +164,7 @@ def test_the_state_leaves_optimisers_out_and_lies_on_all_devices(run, digits, po
   saver.close()
   for part in ('params', 'ema'):
     assert_equal(getattr(run.state.net, part), getattr(whole.net, part))
-  assert set(trained.players(gen_jax.load(points).state)) == {'G', 'D'}
+  assert set(restoring.players(gen_jax.load(points).state)) == {'G', 'D'}
 
 
 def assert_equal(a, b):
@@ -343,9 +352,9 @@ def test_an_export_draws_the_same_images_and_points(run, points, images, tmp_pat
     assert (again.step, again.weights) == (source.step, source.weights)
     assert again.manifest.source == source.manifest.sha256
     assert again.manifest.data_fingerprint == source.manifest.data_fingerprint
-    for name, player in trained.players(source.state).items():
+    for name, player in restoring.players(source.state).items():
       assert_equal(again.params(name), source.params(name))
-      assert_equal(trained.players(again.state)[name].stats, player.stats)
+      assert_equal(restoring.players(again.state)[name].stats, player.stats)
     np.testing.assert_array_equal(again.sample(9, seed=1), source.sample(9, seed=1))
     shutil.rmtree(out)
 
@@ -417,7 +426,7 @@ def test_an_export_is_not_replaced_by_another(run, digits, tmp_path):
 def test_one_player_is_enough_for_sampling(points, tmp_path):
   run = gen_jax.load(points)
   again = gen_jax.load(run.export(tmp_path / 'out', player='G'))
-  assert again.state.D is None and set(trained.players(again.state)) == {'G'}
+  assert again.state.D is None and set(restoring.players(again.state)) == {'G'}
   np.testing.assert_array_equal(again.sample(5), run.sample(5))
 
 
@@ -572,13 +581,13 @@ def test_parameters_and_average_are_what_the_other_run_samples_with(run, digits,
     fresh = jax.tree.map(
       lambda x: jnp.zeros(x.shape, x.dtype), contract.abstract_state(source.config, system)
     )
-    state = trained.start_from(folder, fresh)
+    state = starting.start_from(folder, fresh)
     assert int(state.step) == 0, name
-    for player, wanted in trained.players(source.state).items():
-      found = trained.players(state)[player]
+    for player, wanted in restoring.players(source.state).items():
+      found = restoring.players(state)[player]
       assert_equal(found.params, source.params(player))
       assert_equal(found.stats, wanted.stats)
-      assert_equal(found.opt_state, trained.players(fresh)[player].opt_state)
+      assert_equal(found.opt_state, restoring.players(fresh)[player].opt_state)
       if found.ema is not None:
         assert_equal(found.ema, found.params)
         pairs = zip(jax.tree.leaves(found.ema), jax.tree.leaves(found.params), strict=True)

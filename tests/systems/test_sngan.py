@@ -10,7 +10,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from gen_jax.errors import UserError
 from gen_jax.systems import sngan
 
-ADAM = dict(
+SGD = dict(
   name='sgd',
   lr=0.1,
   momentum=0.0,
@@ -65,7 +65,7 @@ def make_config(**changes):
       discriminator=dict(name=Linear),
       latent=dict(dim=2, distribution='normal'),
       loss=dict(n_dis=1, g_batch=1),
-      optim=dict(G=dict(ADAM), D=dict(ADAM)),
+      optim=dict(G=dict(SGD), D=dict(SGD)),
       train=dict(accumulate=1),
     )
   )

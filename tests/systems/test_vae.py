@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from gen_jax import config as configs
-from gen_jax import data, sample, train
+from gen_jax import data, sample, sampling, train
 from gen_jax.errors import UserError
 from gen_jax.run import trained
 from gen_jax.systems import vae
@@ -324,7 +324,7 @@ def test_verbs_give_it_rows_of_the_held_out_split_by_number(tmp_path, monkeypatc
     assert (tmp_path / f'samples/0000002_{name}.png').exists(), name
 
   held_out = data.open_source(config, 'eval.held_out_split')
-  given = sample.held_out_conditions(config, vae)(len(held_out) + 3, 5)
+  given = sampling.held_out_conditions(config, vae)(len(held_out) + 3, 5)
   rows = held_out.read((5 + np.arange(len(held_out) + 3)) % len(held_out))['image']
   np.testing.assert_allclose(given['image'], rows / 127.5 - 1, atol=1e-6)
   np.testing.assert_array_equal(given['index'], 5 + np.arange(len(held_out) + 3))

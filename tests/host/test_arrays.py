@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from gen_jax import config as configs
-from gen_jax import evaluate
 from gen_jax.errors import UserError
+from gen_jax.host.arrays import BadArrays, read_arrays, stored
+from gen_jax.metrics import from_elsewhere
 from gen_jax.metrics.scorer import read_part
-from gen_jax.run.arrays import BadArrays, read_arrays, stored
 
 HONEST = {
   'images': np.arange(2 * 8 * 8, dtype=np.uint8).reshape(2, 8, 8, 1),
@@ -131,7 +131,7 @@ def test_what_a_file_cannot_hold_is_refused_in_little_memory(tmp_path, memory, k
 
   def refuse():
     with pytest.raises(UserError) as error:
-      evaluate.open_pictures(config, str(path))
+      from_elsewhere.open_pictures(config, str(path))
     errors.append(str(error.value))
     assert read_part(path) is None  # as a damaged part of an evaluation
 

@@ -8,7 +8,7 @@ import pytest
 from children import run_python
 
 from gen_jax.errors import UserError, writing
-from gen_jax.run import console
+from gen_jax.host import console
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_results_that_cannot_be_written_are_told(capsys):
 def test_bars_and_logging_go_the_same_way(stderr_is):
   code = """
 import logging, os, sys
-from gen_jax.run import console
+from gen_jax.host import console
 logging.basicConfig(stream=console.STDERR)
 os.dup2(os.open('/dev/full', os.O_WRONLY), 2)
 for step in console.bar(range(1000), mininterval=0):

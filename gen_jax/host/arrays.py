@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from gen_jax.run.files import open_file
+from gen_jax.host.files import open_file
 
 _KINDS = 'biufcU'  # of dtypes: numbers and text, no objects
 _HEADER = 10_000  # bytes; NumPy's own limit, which it applies after it has read the header

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from gen_jax.run import files
+from gen_jax.host import files
 
 
 def test_a_regular_file_is_read(tmp_path):

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from types import ModuleType
 
 from gen_jax.errors import UserError
-from gen_jax.run.files import JSON_BYTES, read_file
+from gen_jax.host.files import JSON_BYTES, read_file
 
 # This package and the environment that runs it, even where somebody trains around them.
 _OURS = (str(pathlib.Path(__file__).resolve().parents[1]), sys.prefix, sys.base_prefix)
