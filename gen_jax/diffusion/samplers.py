@@ -212,7 +212,7 @@ def _rows(c, steps: int, corrector_steps: int) -> int:
   )
 
 
-# --- By the settings of a config ------------------------------------------------------------------
+# --- By the settings of a config ----------------------------------------------------------------
 
 
 def grid_of(c, path: Path) -> Grid:
@@ -264,7 +264,7 @@ def noise(shape, rng, path: Path, c) -> jax.Array:
   return np.float32(path.prior_std(start(path, c))) * draws.normal(rng, shape)
 
 
-# --- Running a sampler ----------------------------------------------------------------------------
+# --- Running a sampler --------------------------------------------------------------------------
 
 
 def run(method: Method, denoise: Denoise, x, rng, keep: int = 0):
