@@ -10,7 +10,7 @@ the accuracy on the test split of USPS. From USPS to MNIST:
     --config.data.name=mnist --config.data.path=None --config.data.x.name=arrays
     --config.data.x.path='usps/{split}.npz' --config.eval.held_out_examples=10_000
 
-Not trained yet: 10,000 steps of 0.2 s on one of two CPU cores (AMD EPYC), 32 minutes.
+Not trained here: 10,000 steps of 0.2 s on one of two CPU cores (AMD EPYC), 32 minutes.
 It writes grids of USPS and, of the same latents, of MNIST to runs/cogan_mnist_usps/samples/.
 """
 

@@ -19,9 +19,10 @@ def get_config():
   few = ('kernel', 'precision_recall', 'density_coverage')  # of few images
   schedule = dict(schedule='constant_then_linear', constant_steps=5000, decay_steps='train.steps')
   adam = dict(name='adam', lr=2e-4, b1=0.5, b2=0.999, **schedule)
+  data = dict(name='folder', path='twitter/{split}', shape=(64, 64, 3))
   config = dict(
     system='cyclegan',
-    data=dict(name='folder', path='twitter/{split}', shape=(64, 64, 3)),
+    data=dict(data, x=dict(name='folder', path='google/{split}')),
     generator=dict(name='cyclegan.ResNet', features=16, blocks=4),
     discriminator=dict(name='pix2pix.PatchGAN', patch=34, features=32, norm='instance'),
     loss=dict(gan='least_squares', cycle=10.0, identity=0.5),
@@ -29,7 +30,6 @@ def get_config():
     train=dict(steps=10_000, batch_size=2),
     eval=dict(split='test', num_samples=190, held_out_examples=190, metrics=few),
   )
-  config['data']['x'] = dict(name='folder', path='google/{split}')
   return ConfigDict(config)
 
 

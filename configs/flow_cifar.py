@@ -38,5 +38,7 @@ def get_config():
   return ConfigDict(config)
 
 
-NET = {'features': 8, 'groups': 4, 'multipliers': (1,), 'blocks': 1, 'attention': ()}
-SMOKE = {f'net.{name}': value for name, value in NET.items()}
+SMOKE = {
+  **{'net.features': 8, 'net.groups': 4, 'net.multipliers': (1,), 'net.blocks': 1},
+  **{'net.attention': ()},
+}

@@ -7,8 +7,8 @@ Dhariwal and Nichol 2021, https://arxiv.org/abs/2105.05233.
 1,000 steps, 2 minutes on two cores of an AMD EPYC. --mode=evaluate measures its accuracy, by time
 step. It generates nothing, but guides samples of a diffusion model:
 
-    python launch.py --config=configs/ddpm_digits.py --mode=sample
-      --config.sample.guidance.run=runs/noisy_classifier_digits
+    python launch.py --config=configs/ddpm_digits.py --mode=sample \
+        --config.sample.guidance.run=runs/noisy_classifier_digits
 """
 
 from ml_collections import ConfigDict

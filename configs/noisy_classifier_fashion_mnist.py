@@ -7,8 +7,8 @@ Dhariwal and Nichol 2021, https://arxiv.org/abs/2105.05233.
 2,000 steps of 0.3 s on two CPU cores (AMD EPYC with AVX-512), 10 minutes. --mode=evaluate measures
 its accuracy, by time step. It generates nothing, but guides samples of a diffusion model:
 
-    python launch.py --config=configs/ddpm_fashion_mnist.py --mode=sample
-      --config.sample.guidance.run=runs/noisy_classifier_fashion_mnist
+    python launch.py --config=configs/ddpm_fashion_mnist.py --mode=sample \
+        --config.sample.guidance.run=runs/noisy_classifier_fashion_mnist
 """
 
 from ml_collections import ConfigDict

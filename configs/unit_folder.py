@@ -2,8 +2,8 @@
 
 Liu, Breuel and Kautz 2017, https://arxiv.org/abs/1703.00848.
 
-    python launch.py --config=configs/unit_folder.py --config.data.x.path=day
-      --config.data.path=night
+    python launch.py --config=configs/unit_folder.py --config.data.x.path=day \
+        --config.data.path=night
 
 The authors' nets and losses for street scenes, on crops of 256x256; they trained for up to 500,000
 steps. With one folder for each split, a path holds {split}.

@@ -6,7 +6,7 @@ Kingma and Welling 2013, https://arxiv.org/abs/1312.6114.
 
 6,000 steps, 29 to 37 s on two CPU cores (AMD EPYC). The bound on held-out digits is then 3.61
 bits per dimension.
-Out come digits, reconstructions and interpolations in runs/vae_digits/samples/.
+It writes digits, reconstructions and interpolations to runs/vae_digits/samples/.
 """
 
 from ml_collections import ConfigDict

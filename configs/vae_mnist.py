@@ -6,7 +6,7 @@ Kingma and Welling 2013, https://arxiv.org/abs/1312.6114.
 
 24,000 steps (51 epochs), 25 minutes on two busy CPU cores (AMD EPYC), 15 minutes of CPU time.
 -log p(x) of the test split is then at most 89.6 nats, -ELBO 94.4.
-Out come digits, reconstructions and interpolations in runs/vae_mnist/samples/.
+It writes digits, reconstructions and interpolations to runs/vae_mnist/samples/.
 """
 
 from ml_collections import ConfigDict

@@ -167,7 +167,7 @@ def transformed(images: jax.Array, transforms: Transforms) -> jax.Array:
   return both(_downsampling, jax.vmap(sampled)(both(_upsampling, images), a, shift))
 
 
-# --- Parts ----------------------------------------------------------------------------------------
+# --- Parts --------------------------------------------------------------------------------------
 
 
 def _rotation(angle):

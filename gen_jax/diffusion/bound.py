@@ -108,7 +108,7 @@ def decoder_log_likelihood(x, mean, log_scale, bin_width=BIN_WIDTH['none']) -> j
   return jnp.log(jnp.maximum(above - below, 1e-12))
 
 
-# --- The `evaluate` of a system -------------------------------------------------------------------
+# --- The `evaluate` of a system -----------------------------------------------------------------
 
 
 def settings(config) -> str:

@@ -13,9 +13,10 @@ import jax
 import numpy as np
 
 from gen_jax.diffusion import ode, samplers
-from gen_jax.diffusion.grids import Grid
+from gen_jax.diffusion.grids import Grid, steps_of
+from gen_jax.diffusion.method import Method
 from gen_jax.diffusion.paths import Denoise, Path
-from gen_jax.diffusion.samplers import DETERMINISTIC, Method
+from gen_jax.diffusion.samplers import DETERMINISTIC
 from gen_jax.errors import UserError
 
 # Fields of samplers that may add noise.
@@ -49,7 +50,7 @@ def backwards(grid: Grid, *, corrected: bool) -> Method:
   is told that time. Heun's method evaluates the net once in that step and in one to alpha = 0, as
   it does forwards, and twice in all others.
   """
-  c, n = samplers.steps_of(grid), len(grid.t)
+  c, n = steps_of(grid), len(grid.t)
   alpha, sigma, a, s = (value[::-1] for value in c)
   told, eps = np.append(grid.t[-1], grid.t[:0:-1]), sigma - s * alpha / a
   rows = {'t': told, 'x': alpha / a, 'eps': eps, 'last': np.zeros(n)}

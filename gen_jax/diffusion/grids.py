@@ -78,3 +78,27 @@ def discrete_times(total: int, steps: int, spacing: str) -> np.ndarray:
   if spacing == 'trailing':
     return (np.round(np.arange(total, 0, -total / steps))[:steps][::-1] - 1).astype(np.int32)
   return (np.linspace(0, np.sqrt(total * 0.8), steps) ** 2).astype(np.int32)
+
+
+class Steps(NamedTuple):
+  """Each step of a grid, float64 [N]: from (alpha, sigma) at t to (a, s)."""
+
+  alpha: np.ndarray
+  sigma: np.ndarray
+  a: np.ndarray
+  s: np.ndarray
+
+  @property
+  def variance(self):
+    """Of q(x_t | x_s); for DDPM beta_t."""
+    return np.maximum(self.sigma**2 - (self.alpha / self.a * self.s) ** 2, 0)
+
+  @property
+  def posterior_variance(self):
+    """Of q(x_s | x_t, x_0); for DDPM beta tilde_t."""
+    return self.variance * self.s**2 / self.sigma**2
+
+
+def steps_of(grid: Grid) -> Steps:
+  """The steps of a grid."""
+  return Steps(grid.alpha[:-1], grid.sigma[:-1], grid.alpha[1:], grid.sigma[1:])

@@ -116,7 +116,7 @@ def check_run(config, other, field: str, systems: tuple[str, ...]) -> None:
       raise UserError(f'{run} has {path}={its!r}, but config.{path}={mine!r}: they must be equal')
 
 
-# --- By a classifier ------------------------------------------------------------------------------
+# --- By a classifier ----------------------------------------------------------------------------
 
 
 def make_guide(logits: Callable, label, scale: float, path: Path, trained_on: Path) -> Callable:
@@ -161,7 +161,7 @@ def by_classifier(denoise: Denoise, guide: Callable, path: Path) -> Denoise:
   return guided
 
 
-# --- By another prediction ------------------------------------------------------------------------
+# --- By another prediction ----------------------------------------------------------------------
 
 
 def extrapolated(good: Denoise, base: Denoise, scale: float) -> Denoise:

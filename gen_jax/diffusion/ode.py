@@ -72,7 +72,7 @@ def solve(field: Callable, t_0: float, t_1: float, y, tolerance: float):
   return y, 1 + 6 * done.stats['num_steps'].astype(jnp.int32)
 
 
-# --- Along a path ---------------------------------------------------------------------------------
+# --- Along a path -------------------------------------------------------------------------------
 
 
 def _velocity(denoise: Denoise, path: Path) -> Callable:
@@ -174,7 +174,7 @@ def log_likelihood(
   return prior + integral - n * math.log(scale_0), noise, jnp.full(len(x), evaluations)
 
 
-# --- The `evaluate` of a system -------------------------------------------------------------------
+# --- The `evaluate` of a system -----------------------------------------------------------------
 
 FIELDS = {
   'eval.ode_tolerance': fields.number(

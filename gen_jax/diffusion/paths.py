@@ -99,7 +99,7 @@ def add_noise(path: Path, x_0, t, eps) -> jax.Array:
   return alpha * x_0 + sigma * eps
 
 
-# --- The paths ------------------------------------------------------------------------------------
+# --- The paths ----------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)

@@ -102,6 +102,11 @@ def make_process(betas: np.ndarray) -> Process:
   return Process(*(np.asarray(table, np.float32) for table in tables))
 
 
+def build_process(config) -> Process:
+  """The tables of `config.diffusion`."""
+  return make_process(make_betas(config))
+
+
 def make_path(betas: np.ndarray) -> Discrete:
   """The path of the betas (float64 [T])."""
   return Discrete(np.cumprod(1 - np.asarray(betas, np.float64)))

@@ -1,23 +1,31 @@
-r"""Samplers: each turns noise into data with a function `denoise(x, t)` (`paths.Denoise`), whatever
-path the net was trained on and whatever it predicts.
+"""Samplers by the settings of a config: their fields, and how they run.
 
-A sampler visits times t_0 > t_1 > ... > t_{N-1} (gen_jax.diffusion.grids) and ends at alpha = 1,
-sigma = 0 with the predicted x_0, without noise. Below, x is at t with (alpha, sigma), and goes to
-(a, s), the values at the next time. Coefficients are computed in float64 on the host; the whole
-trajectory is one `lax.scan` over evaluations of the net.
+A sampler turns noise into data with a function `denoise(x, t)` (`paths.Denoise`), whatever path the
+net was trained on and whatever it predicts. Each is a `Method` of its own file:
+
+    ancestral.py    `ancestral` (DDPM), `ddim`
+    dpm_solver.py   `dpm_solver_pp`
+    heun.py         `heun` (EDM)
+    reverse_sde.py  `euler_maruyama`, `predictor_corrector` (score SDEs)
+
+and `ode.py` has the adaptive solver of the probability-flow ODE.
 """
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gen_jax import draws, fields
+from gen_jax.diffusion.ancestral import ancestral, ddim
+from gen_jax.diffusion.dpm_solver import dpm_solver_pp
 from gen_jax.diffusion.grids import BY_INDEX, SPACINGS, Grid, make_grid, spacing_of
+from gen_jax.diffusion.heun import heun
+from gen_jax.diffusion.method import Method
 from gen_jax.diffusion.paths import Denoise, Discrete, Path, Prediction, per_row
+from gen_jax.diffusion.reverse_sde import euler_maruyama, predictor_corrector
 from gen_jax.errors import UserError
 
 SAMPLERS = (
@@ -204,254 +212,59 @@ def _rows(c, steps: int, corrector_steps: int) -> int:
   )
 
 
-# --- Samplers with a fixed number of steps --------------------------------------------------------
+# --- By the settings of a config ----------------------------------------------------------------
 
 
-class Method(NamedTuple):
-  """A sampler on a grid: one row of coefficients for each evaluation of the net."""
-
-  rows: dict[str, np.ndarray]  # [evaluations] each; 't' is the time that the net is told
-  # (x, memory, row, prediction, noise) -> (x, memory); memory has the shape of x.
-  step: Callable
-  noisy: bool  # whether steps use noise
-  before: Callable | None = None  # (x, row, noise) -> x, what the net is given
+def grid_of(c, path: Path) -> Grid:
+  """The times that `c`, the group `sample` of a config, names; not for 'ode'."""
+  return make_grid(path, c.steps, spacing_of(c.sampler, c.spacing, path), c.sigma_max)
 
 
-_LAST = {'x': 0.0, 'x_0': 1.0, 'eps': 0.0, 'noise': 0.0}  # the step to alpha = 1, sigma = 0
+def make_method(c, path: Path, guide: Callable | None = None) -> Method:
+  """The sampler that `c`, the group `sample` of a config, names; not for 'ode'."""
+  grid = grid_of(c, path)
+  return {
+    'ancestral': lambda: ancestral(grid, variance=c.variance, guide=guide),
+    'ddim': lambda: ddim(grid, eta=c.eta),
+    'dpm_solver_pp': lambda: dpm_solver_pp(grid, stochastic=c.stochastic, order=c.order),
+    'heun': lambda: heun(grid, churn=c.churn, churn_range=c.churn_range, churn_noise=c.churn_noise),
+    'euler_maruyama': lambda: euler_maruyama(grid),
+    'predictor_corrector': lambda: predictor_corrector(
+      grid, snr=c.snr, corrector_steps=c.corrector_steps
+    ),
+  }[c.sampler]()
 
 
-def _linear(grid: Grid, x, x_0, eps, noise) -> Method:
-  """x' = x X + x_0 X_0 + eps E + noise S; coefficients [N], whose last row is replaced by the
-  prediction of x_0.
-  """
-  rows = {'x': x, 'x_0': x_0, 'eps': eps, 'noise': noise}
-  rows = {k: np.append(np.broadcast_to(v, len(grid.t))[:-1], _LAST[k]) for k, v in rows.items()}
+def clipped(denoise: Denoise, path: Path) -> Denoise:
+  """`denoise` with x_0 clipped to [-1, 1], and eps recomputed from it."""
 
-  def step(x, memory, row, prediction, noise):
-    x = row['x'] * x + row['x_0'] * prediction.x_0 + row['eps'] * prediction.eps
-    return x + row['noise'] * noise if noisy else x, memory
+  def clipping(x, t):
+    x_0, _, variance = denoise(x, t)
+    x_0 = jnp.clip(x_0, -1, 1)
+    alpha, sigma = per_row(path.alpha(t), x.ndim), per_row(path.sigma(t), x.ndim)
+    return Prediction(x_0, (x - alpha * x_0) / sigma, variance)
 
-  noisy = bool(np.any(rows['noise']))
-  return Method({'t': grid.t, **rows}, step, noisy)
+  return clipping
 
 
-class Steps(NamedTuple):
-  """Each step of a grid, float64 [N]: from (alpha, sigma) at t to (a, s)."""
-
-  alpha: np.ndarray
-  sigma: np.ndarray
-  a: np.ndarray
-  s: np.ndarray
-
-  @property
-  def variance(self):
-    """Of q(x_t | x_s); for DDPM beta_t."""
-    return np.maximum(self.sigma**2 - (self.alpha / self.a * self.s) ** 2, 0)
-
-  @property
-  def posterior_variance(self):
-    """Of q(x_s | x_t, x_0); for DDPM beta tilde_t."""
-    return self.variance * self.s**2 / self.sigma**2
+def clips(c) -> bool:
+  """Whether the group `sample` of a config clips the predicted x_0."""
+  return c.sampler == 'ancestral' if c.clip is None else c.clip
 
 
-def steps_of(grid: Grid) -> Steps:
-  """The steps of a grid."""
-  return Steps(grid.alpha[:-1], grid.sigma[:-1], grid.alpha[1:], grid.sigma[1:])
+def start(path: Path, c) -> float:
+  """The time at which the sampler of `c` starts."""
+  if c.sampler == 'ode':
+    return path.t_max
+  return grid_of(c, path).t[0]
 
 
-def ancestral(grid: Grid, *, variance: str = 'large', guide: Callable | None = None) -> Method:
-  """Ancestral sampling (Ho et al. 2020, Algorithm 2, for any times and path; Song et al. 2021,
-  appendix F): the mean of q(x_s | x_t, x_0) at the predicted x_0 plus noise.
-
-  Args:
-    grid: the times.
-    variance: 'large', 'small' or 'learned' (Nichol and Dhariwal 2021, arXiv 2102.09672, Eq. 15: the
-      logarithm is between those of the two).
-    guide: maps x and t to the scaled gradient of a classifier, see `guidance`.
-  """
-  c = steps_of(grid)
-  large, small = c.variance, c.posterior_variance
-  rows = {
-    't': grid.t,
-    'x': (c.alpha / c.a) * c.s**2 / c.sigma**2,
-    'x_0': c.a * large / c.sigma**2,
-    'std': np.sqrt(small if variance == 'small' else large),
-    # The variances are 0 between equal times, the small one at the end as well.
-    'log_large': np.log(np.maximum(large, 1e-300)),
-    'log_small': np.log(np.maximum(small, 1e-300)),
-    'go': c.s > 0,
-  }
-
-  def step(x, memory, row, prediction, noise):
-    mean = row['x'] * x + row['x_0'] * prediction.x_0
-    std = row['std']
-    if variance == 'learned':
-      share = (prediction.variance + 1) / 2
-      std = jnp.exp(0.5 * (share * row['log_large'] + (1 - share) * row['log_small']))
-    if guide is not None:  # Dhariwal and Nichol 2021, Algorithm 1
-      mean += std**2 * guide(x, jnp.full(len(x), row['t']))
-    return jnp.where(row['go'], mean + std * noise, mean), memory
-
-  return Method(rows, step, noisy=True)
+def noise(shape, rng, path: Path, c) -> jax.Array:
+  """Standard normal [n, ...] times the standard deviation at the start of the path."""
+  return np.float32(path.prior_std(start(path, c))) * draws.normal(rng, shape)
 
 
-def ddim(grid: Grid, *, eta: float = 0.0) -> Method:
-  """DDIM (Song, Meng and Ermon 2020, Eq. 12 and 16, for any path):
-
-  x_s = a x_0 + sqrt(s^2 - std^2) eps + std noise,  std^2 = eta^2 times the posterior variance
-  """
-  c = steps_of(grid)
-  std = eta * np.sqrt(c.posterior_variance)
-  return _linear(grid, 0.0, c.a, np.sqrt(np.maximum(c.s**2 - std**2, 0)), std)
-
-
-def dpm_solver_pp(grid: Grid, *, stochastic: bool = False, order: int = 2) -> Method:
-  """DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095): exact in x, with x_0 extrapolated linearly in
-  lambda = log(alpha / sigma) from this and the last evaluation (2M), or constant (order 1, DDIM).
-
-    x_s = (s / sigma) x - a (e^{-h} - 1) D                        Algorithm 2, h the step of lambda
-    x_s = (s / sigma) e^{-h} x + a (1 - e^{-2h}) D + s sqrt(1 - e^{-2h}) noise       the SDE form
-    D = x_0 + (x_0 - the last x_0) h / (2 h_last)
-
-  The first step, the last, and any from alpha = 0 have order 1.
-  """
-  c = steps_of(grid)
-  with np.errstate(divide='ignore', invalid='ignore'):
-    h = np.diff(np.log(grid.alpha) - np.log(grid.sigma))  # exactly 0 between equal times
-    w = np.append(0.0, h[1:] / (2 * h[:-1])) * (order == 2)
-  w = np.where(np.isfinite(w), w, 0.0)
-  if stochastic:
-    gain = -np.expm1(-2 * h)
-    x, x_0, std = c.s / c.sigma * np.exp(-h), c.a * gain, c.s * np.sqrt(gain)
-  else:
-    x, x_0, std = c.s / c.sigma, c.a * -np.expm1(-h), np.zeros_like(h)
-  rows = {'t': grid.t, 'x': x, 'x_0': x_0, 'w': w, 'noise': std}
-
-  def step(x, last, row, prediction, noise):
-    now = prediction.x_0
-    x = row['x'] * x + row['x_0'] * (now + row['w'] * (now - last))
-    return x + row['noise'] * noise if stochastic else x, now
-
-  return Method(rows, step, noisy=stochastic)
-
-
-def heun(
-  grid: Grid, *, churn: float = 0.0, churn_range=(0.0, np.inf), churn_noise: float = 1.0
-) -> Method:
-  """The sampler of EDM (Karras et al. 2022, Algorithms 1 and 2): Heun's method in sigma / alpha for
-  x / alpha, whose slope is eps, after noise that raises sigma / alpha by a factor 1 + gamma.
-
-  Two evaluations in each step; one, Euler's method, in the last and in one from alpha = 0.
-  """
-  c, n = steps_of(grid), len(grid.t)
-  with np.errstate(divide='ignore'):
-    ratio = c.sigma / c.alpha
-  inside = (churn_range[0] <= ratio) & (ratio <= churn_range[1]) & np.isfinite(ratio)
-  gamma = np.where(inside, min(churn / n, np.sqrt(2) - 1), 0.0)
-  raised = np.where(np.isfinite(ratio), ratio * (1 + gamma), 0.0)
-  t = np.where(gamma > 0, grid.path.time_of(raised), grid.t)
-  with np.errstate(divide='ignore'):  # a discrete process has a last time
-    raised = np.where(gamma > 0, grid.path.ratio(t), raised)
-  alpha = np.where(gamma > 0, grid.path.alpha(t), c.alpha)
-  safe = np.where(c.alpha > 0, c.alpha, 1.0)
-  scale = np.where(gamma > 0, alpha / safe, 1.0)
-  added = (
-    alpha
-    * churn_noise
-    * np.sqrt(np.maximum(raised**2 - ratio**2, 0, where=gamma > 0, out=np.zeros(n)))
-  )
-  # x_s = (a / alpha) x + (s - (a / alpha) sigma) slope, as a correction of Euler's x_s.
-  sigma = np.where(gamma > 0, alpha * raised, c.sigma)
-  half = np.where(alpha > 0, 0.5 * (c.s - c.a * sigma / np.where(alpha > 0, alpha, 1.0)), 0.0)
-
-  def rows_of(first, second):  # interleaved, without the second evaluation of the last step
-    return np.stack([first, second], 1).reshape(-1)[:-1]
-
-  following, zeros = np.append(grid.t[1:], 0.0), np.zeros(n)
-  rows = {
-    't': rows_of(t, following),
-    'first': rows_of(np.ones(n, bool), np.zeros(n, bool)),
-    'scale': rows_of(scale, np.ones(n)),
-    'added': rows_of(added, zeros),
-    'a': rows_of(c.a, zeros),
-    's': rows_of(c.s, zeros),
-    'half': rows_of(zeros, half),
-  }
-
-  def before(x, row, noise):
-    return row['scale'] * x + row['added'] * noise if churn else x
-
-  def step(x, slope, row, prediction, noise):
-    euler = row['a'] * prediction.x_0 + row['s'] * prediction.eps
-    x = jnp.where(row['first'], euler, x + row['half'] * (prediction.eps - slope))
-    return x, jnp.where(row['first'], prediction.eps, slope)
-
-  return Method(rows, step, noisy=bool(churn), before=before)
-
-
-def euler_maruyama(grid: Grid) -> Method:
-  """Euler and Maruyama's method for the reverse SDE (Song et al. 2021, Eq. 6), in the time of the
-  path:
-
-    x_s = x - (f x - g^2 score) dt + g sqrt(dt) noise,  score = -eps / sigma
-
-  Where alpha is 0 the SDE is singular, and the step is one of DDIM.
-  """
-  path, t = grid.path, grid.t
-  dt = np.append(t[:-1] - t[1:], 0.0)
-  c = steps_of(grid)
-  with np.errstate(divide='ignore', invalid='ignore'):
-    f, g_squared = path.drift(t), path.diffusion_squared(t)
-  regular = c.alpha > 0
-  f, g_squared = np.where(regular, f, 0.0), np.where(regular, g_squared, 0.0)
-  return _linear(
-    grid,
-    np.where(regular, 1 - f * dt, 0.0),
-    np.where(regular, 0.0, c.a),
-    np.where(regular, -g_squared / c.sigma * dt, c.s),
-    np.sqrt(g_squared * dt),
-  )
-
-
-def predictor_corrector(grid: Grid, *, snr: float = 0.16, corrector_steps: int = 1) -> Method:
-  """Predictor-corrector sampling (Song et al. 2021, Algorithm 1 and appendix G): at each time,
-  Langevin steps (Algorithms 4 and 5), then a step of the reverse diffusion (Eq. 46):
-
-    x <- x + e score + sqrt(2 e) noise,  e = 2 r^2 alpha_{t|s}^2 (||noise|| / ||score||)^2
-    x_s = (2 - alpha_{t|s}) x + (the variance of q(x_t | x_s)) score + its root times noise
-
-  with alpha_{t|s} = alpha / a; from alpha = 0, a step of DDIM. The norms are means over the batch,
-  as in the released code: a sample depends on the others.
-  """
-  c, n = steps_of(grid), len(grid.t)
-  ratio = c.alpha / c.a
-  regular = c.alpha > 0
-  once = dict(
-    t=grid.t,
-    sigma=c.sigma,
-    step=2 * (snr * ratio) ** 2,
-    x=np.where(regular, 2 - ratio, 0.0),
-    x_0=np.where(regular, 0.0, c.a),
-    eps=np.where(regular, -c.variance / c.sigma, c.s),
-    noise=np.where(regular, np.sqrt(c.variance), 0.0),
-  )
-  for name, last in _LAST.items():
-    once[name][-1] = last
-  rows = {name: np.repeat(value, corrector_steps + 1) for name, value in once.items()}
-  rows['correct'] = np.tile(np.append(np.ones(corrector_steps, bool), False), n)
-
-  def norm(x):
-    return jnp.sqrt(jnp.sum(x.reshape(len(x), -1) ** 2, axis=-1)).mean()
-
-  def step(x, memory, row, prediction, noise):
-    score = -prediction.eps / row['sigma']
-    e = row['step'] * (norm(noise) / norm(score)) ** 2
-    corrected = x + e * score + jnp.sqrt(2 * e) * noise
-    predicted = row['x'] * x + row['x_0'] * prediction.x_0 + row['eps'] * prediction.eps
-    predicted += row['noise'] * noise
-    return jnp.where(row['correct'], corrected, predicted), memory
-
-  return Method(rows, step, noisy=True)
+# --- Running a sampler --------------------------------------------------------------------------
 
 
 def run(method: Method, denoise: Denoise, x, rng, keep: int = 0):
@@ -508,55 +321,3 @@ def pictures(x, kept) -> dict:
   if len(kept):
     images['trajectory'] = jnp.clip(jnp.swapaxes(kept, 0, 1), -1, 1)
   return images
-
-
-# --- By the settings of a config ------------------------------------------------------------------
-
-
-def grid_of(c, path: Path) -> Grid:
-  """The times that `c`, the group `sample` of a config, names; not for 'ode'."""
-  return make_grid(path, c.steps, spacing_of(c.sampler, c.spacing, path), c.sigma_max)
-
-
-def make_method(c, path: Path, guide: Callable | None = None) -> Method:
-  """The sampler that `c`, the group `sample` of a config, names; not for 'ode'."""
-  grid = grid_of(c, path)
-  return {
-    'ancestral': lambda: ancestral(grid, variance=c.variance, guide=guide),
-    'ddim': lambda: ddim(grid, eta=c.eta),
-    'dpm_solver_pp': lambda: dpm_solver_pp(grid, stochastic=c.stochastic, order=c.order),
-    'heun': lambda: heun(grid, churn=c.churn, churn_range=c.churn_range, churn_noise=c.churn_noise),
-    'euler_maruyama': lambda: euler_maruyama(grid),
-    'predictor_corrector': lambda: predictor_corrector(
-      grid, snr=c.snr, corrector_steps=c.corrector_steps
-    ),
-  }[c.sampler]()
-
-
-def clipped(denoise: Denoise, path: Path) -> Denoise:
-  """`denoise` with x_0 clipped to [-1, 1], and eps recomputed from it."""
-
-  def clipping(x, t):
-    x_0, _, variance = denoise(x, t)
-    x_0 = jnp.clip(x_0, -1, 1)
-    alpha, sigma = per_row(path.alpha(t), x.ndim), per_row(path.sigma(t), x.ndim)
-    return Prediction(x_0, (x - alpha * x_0) / sigma, variance)
-
-  return clipping
-
-
-def clips(c) -> bool:
-  """Whether the group `sample` of a config clips the predicted x_0."""
-  return c.sampler == 'ancestral' if c.clip is None else c.clip
-
-
-def start(path: Path, c) -> float:
-  """The time at which the sampler of `c` starts."""
-  if c.sampler == 'ode':
-    return path.t_max
-  return grid_of(c, path).t[0]
-
-
-def noise(shape, rng, path: Path, c) -> jax.Array:
-  """Standard normal [n, ...] times the standard deviation at the start of the path."""
-  return np.float32(path.prior_std(start(path, c))) * draws.normal(rng, shape)

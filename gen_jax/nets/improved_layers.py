@@ -32,7 +32,7 @@ class Noise(nn.Module):
     return x + (self.sd * noise).astype(x.dtype)
 
 
-# --- Weight norm (Salimans and Kingma 2016, arXiv 1602.07868) -------------------------------------
+# --- Weight norm (Salimans and Kingma 2016, arXiv 1602.07868) -----------------------------------
 
 
 class _WeightNorm(nn.Module):
@@ -105,7 +105,7 @@ class UpConv(_WeightNorm):
     return self.weighted(kernel, -2, lambda w: convolutions.transposed_conv(x, w, self.stride))
 
 
-# --- Minibatch discrimination ---------------------------------------------------------------------
+# --- Minibatch discrimination -------------------------------------------------------------------
 
 
 class MinibatchDiscrimination(nn.Module):
@@ -166,7 +166,7 @@ class MinibatchDiscrimination(nn.Module):
     return jnp.concatenate([x, f.astype(x.dtype)], axis=-1)
 
 
-# --- Virtual batch norm ---------------------------------------------------------------------------
+# --- Virtual batch norm -------------------------------------------------------------------------
 
 
 def with_reference(module: nn.Module, x: jax.Array, count: int) -> jax.Array:

@@ -136,10 +136,7 @@ class AttentionPool(nn.Module):
     # Only the query of the first token is used.
     q = heads(_dense(c, name='q')(tokens[:, :1]))
     k, v = (heads(_dense(c, name=name)(tokens)) for name in 'kv')
-    scores = jnp.einsum('bqhc,bkhc->bhqk', q, k) * self.head_channels**-0.5
-    weights = nn.softmax(scores.astype(jnp.float32)).astype(x.dtype)
-    y = jnp.einsum('bhqk,bkhc->bqhc', weights, v).reshape(b, c)
-    return _dense(self.features, name='out')(y)
+    return _dense(self.features, name='out')(layers.attend(q, k, v).reshape(b, c))
 
 
 class Classifier(nn.Module):
@@ -176,7 +173,7 @@ class Classifier(nn.Module):
     return AttentionPool(self.num_classes, self.head_channels, name='pool')(x)
 
 
-# --- Parts of both; called within the __call__ of `net`, whose submodules they create -------------
+# --- Parts of both; called within the __call__ of `net`, whose submodules they create -----------
 
 
 def _widths(net, x) -> list[int]:

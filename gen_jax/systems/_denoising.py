@@ -27,8 +27,8 @@ from gen_jax.state import (
   init_player,
   one_image,
 )
-from gen_jax.systems import _diffusion, find_system, noisy_classifier
-from gen_jax.systems._diffusion import Model
+from gen_jax.systems import _one_net, find_system, noisy_classifier
+from gen_jax.systems._one_net import Model
 
 SYSTEMS = ('ddpm', 'score_sde', 'edm', 'flow_matching', 'mean_flow')
 
@@ -95,7 +95,7 @@ def check(config) -> None:
 
 def build(config, axis_name=None, **offered) -> Model:
   """Module and optimiser; cheap, so every trace builds its own. `offered` as in `nets.make`."""
-  return _diffusion.build(config, axis_name, drop_labels=config.label_drop > 0, **offered)
+  return _one_net.build(config, axis_name, drop_labels=config.label_drop > 0, **offered)
 
 
 def init_state(rng, batch, *, config, model: Model | None = None, **times) -> State:
@@ -167,7 +167,7 @@ def drop_labels(label, key, config, axis_name=None):
   return jnp.where(dropped, config.net.num_classes, label)
 
 
-# --- Sampling -------------------------------------------------------------------------------------
+# --- Sampling -----------------------------------------------------------------------------------
 
 
 def path_of(config) -> Path:
@@ -175,10 +175,14 @@ def path_of(config) -> Path:
   return find_system(config.system).path(config)
 
 
+def weights(state: State, config):
+  """The parameters that config.sample.weights names."""
+  return state.net.ema if config.sample.weights == 'ema' else state.net.params
+
+
 def plain(state: State, label, config) -> Denoise:
   """The net with the weights that config.sample.weights names."""
-  params = state.net.ema if config.sample.weights == 'ema' else state.net.params
-  return find_system(config.system).denoiser(params, label, config=config)
+  return find_system(config.system).denoiser(weights(state, config), label, config=config)
 
 
 def trained(state: State, label, config) -> Denoise:
@@ -251,7 +255,7 @@ def evaluations(config) -> int | None:
   return len(t) + _further(c) * inside
 
 
-# --- Encodings and likelihoods --------------------------------------------------------------------
+# --- Encodings and likelihoods ------------------------------------------------------------------
 
 
 def encode(state: State, batch, rng, *, config) -> dict:

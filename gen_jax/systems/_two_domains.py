@@ -72,6 +72,11 @@ def tied(variables: dict, config) -> dict:
   }
 
 
+def l1(a, b) -> jax.Array:
+  """The mean of |a - b|."""
+  return jnp.mean(jnp.abs(a - b))
+
+
 def both_ways(translate, given) -> dict:
   """What `sample` shows of given['x'] [n, ...]: its translation into y ('image'), the `source` and
   the way `back`; of given['y'] `image_x`, `source_y` and `back_y`. translate(images, to) makes
@@ -84,10 +89,10 @@ def both_ways(translate, given) -> dict:
 
 
 def check(config) -> None:
-  """Checks the fields of a game.
+  """Checks constraints between fields.
 
   Raises:
-    UserError: they are inconsistent.
+    UserError: as `domains.check`, or ends of different channels start as copies.
   """
   domains.check(config)
   x, y = domains.x_shape(config)[-1], config.data.shape[-1]
@@ -97,14 +102,14 @@ def check(config) -> None:
     )
 
 
-# --- Class heads ----------------------------------------------------------------------------------
+# --- Class heads --------------------------------------------------------------------------------
 
 
 def check_adaptation(config) -> None:
-  """Checks the fields of a system that learns classes from the labels of x.
+  """Checks constraints between fields, of a system that learns classes from the labels of x.
 
   Raises:
-    UserError: they are inconsistent.
+    UserError: as `domains.check`, there are no classes, or x and y differ in size.
   """
   domains.check(config)
   if config.data.num_classes is None:
@@ -117,10 +122,10 @@ def check_adaptation(config) -> None:
 
 
 def check_one_shape(config) -> None:
-  """As `check_adaptation`, for nets that take images of x and of y alike.
+  """Checks constraints between fields, for nets that take images of x and of y alike.
 
   Raises:
-    UserError: the fields are inconsistent.
+    UserError: as `check_adaptation`, or x and y differ in channels.
   """
   check_adaptation(config)
   if domains.x_shape(config) != tuple(config.data.shape):
@@ -132,7 +137,7 @@ def _needs(config, what: str) -> str:
   return f'{where}: for config.system={config.system!r}, {what} is needed'
 
 
-def scores(classes, label) -> jax.Array:
+def correct(classes, label) -> jax.Array:
   """1 where the largest logit of classes [b, k] is at label int32 [b], else 0: float32 [b]."""
   return (jnp.argmax(classes, axis=-1) == label).astype(jnp.float32)
 
@@ -147,7 +152,7 @@ def evaluate(state, batch, rng, *, config) -> dict:
   """Whether D's class head is right on the images of both domains, 1 or 0: [b] each."""
   judged = build(config).D.apply(state.D.variables(), batch['x'], batch['y'])
   accuracy_x, accuracy = (
-    scores(of.classes, batch[f'{domain}_label']) for domain, of in zip('xy', judged, strict=True)
+    correct(of.classes, batch[f'{domain}_label']) for domain, of in zip('xy', judged, strict=True)
   )
   return {'accuracy': accuracy, 'accuracy_x': accuracy_x}
 

@@ -1,20 +1,27 @@
-r"""Coupled generative adversarial networks (Liu and Tuzel 2016, arXiv 1606.07536).
+r"""CoGAN, coupled generative adversarial networks (Liu and Tuzel 2016, arXiv 1606.07536).
 
-Generators of two domains x and y make images x' = G_x(z) and y' = G_y(z) of the same z, and two
-discriminators tell them from real ones, which need not be pairs. The generators share all layers
-but the last, the discriminators all but the first: so what a z means (the shared layers) is common
-to both domains, and how it looks is not.
+Generators of two domains x and y make a pair of images, x' = G_x(z) and y' = G_y(z), of the same z,
+and two discriminators tell them from real ones, which need not be pairs:
 
-Here D also classifies, for domain adaptation (section 4): images x have labels, images y do not.
+    min_{G_x, G_y} max_{D_x, D_y} E log D_x(x) + E log(1 - D_x(G_x(z)))
+                                + E log D_y(y) + E log(1 - D_y(G_y(z)))
+
+The generators share all layers but the last, the discriminators all but the first: so what a z
+means (the shared layers) is common to both domains, and how it looks is not.
+
+Here D also classifies, for domain adaptation (section 5): images x have labels, images y do not.
 With a logit l of being real, class logits c and features f of the last shared layer,
 
-    D:  E softplus(-l(real)) + E softplus(l(made)) + lambda_c CE(c(x), label)
+    D:  E softplus(-l(real)) + E softplus(l(generated)) + lambda_c CE(c(x), label)
         + lambda_f E |f(x') - f(y')|^2
 
-    G:  E softplus(-l(made))
+    G:  E softplus(-l(generated))
 
-One step is one update of D, then one of G. This is the authors' PyTorch code: one mean over both
-domains, and the distance of features is D's alone to keep small.
+This is the authors' PyTorch code: one mean over both domains, and only D keeps the distance of
+features small.
+
+One step is one update of D, then one of G. In the state, `G` is the player of both generators and
+`D` that of both discriminators.
 """
 
 import functools
@@ -24,36 +31,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gen_jax import fields
-from gen_jax.domains import inputs
+from gen_jax import domains, fields
 from gen_jax.errors import UserError
 from gen_jax.state import batch_size, init_player, one_image, step_keys, update
 from gen_jax.systems import _two_domains, _two_nets
-from gen_jax.systems._two_domains import (
-  MEASURES,
-  build,
-  evaluate,
-  mean,
-  scores,
-  squared_distance,
-  tied,
-)
-from gen_jax.systems._two_domains import check_one_shape as check
+from gen_jax.systems._two_domains import correct, mean, squared_distance, tied
 from gen_jax.systems._two_nets import State, generate, latents
-
-__all__ = [
-  'FIELDS',
-  'MEASURES',
-  'METRICS',
-  'State',
-  'check',
-  'evaluate',
-  'init_state',
-  'inputs',
-  'prior',
-  'sample',
-  'train_step',
-]
 
 FIELDS = _two_domains.FIELDS | {
   'generator': fields.net(meaning='G: latents to images of both domains'),
@@ -61,14 +44,15 @@ FIELDS = _two_domains.FIELDS | {
   'loss.classes': fields.number(0, default=10.0, meaning='lambda_c, of the classes of x'),
   'loss.features': fields.number(0, default=0.01, meaning="lambda_f, of D's features of x' and y'"),
 }
+inputs, build = domains.inputs, _two_domains.build
+check = _two_domains.check_one_shape
 
 
-# --- The losses -----------------------------------------------------------------------------------
+# --- The losses ---------------------------------------------------------------------------------
 
 
 def d_loss(params, rows, keys, *, game, config):
-  """D's loss on rows (x, y, label of x, x', y'), each [b, ...], and its metrics."""
-  del keys  # nothing is drawn
+  """D's loss on rows (x, y, label of x, x', y'), each [b, ...]; also its metrics."""
   x, y, label, x_made, y_made = rows
   real = game.D.apply({'params': params}, x, y)
   fake = game.D.apply({'params': params}, x_made, y_made)
@@ -84,15 +68,14 @@ def d_loss(params, rows, keys, *, game, config):
     'd/real_prob': mean([nn.sigmoid(judged.logit) for judged in real]),
     'd/fake_prob': mean([nn.sigmoid(judged.logit) for judged in fake]),
     'd/class_loss': class_loss,
-    'd/class_accuracy': scores(classes, label).mean(),
+    'd/class_accuracy': correct(classes, label).mean(),
     'd/feature_loss': feature_loss,
   }
   return loss, (metrics, {})
 
 
 def g_loss(params, z, keys, *, state, game):
-  """G's loss on latents z [b, d], its metric and new batch statistics."""
-  del keys
+  """G's loss on latents z [b, d]; also its metrics and new batch statistics."""
   made, stats = generate(game.G, state.G, z, params)
   fake = game.D.apply(state.D.variables(), made['x'], made['y'])
   loss = mean([nn.softplus(-judged.logit) for judged in fake])
@@ -101,16 +84,16 @@ def g_loss(params, z, keys, *, state, game):
 
 METRICS = {
   'd/loss': "D's loss: of the source, the classes and the features",
-  'd/real_prob': 'mean probability that D gives real images of being real',
-  'd/fake_prob': 'mean probability that D gives made images of being real',
+  'd/real_prob': 'mean probability of being real that D gives to real images',
+  'd/fake_prob': 'mean probability of being real that D gives to generated images',
   'd/class_loss': 'cross-entropy of the classes of x, nats',
   'd/class_accuracy': 'share of x whose class is right',
   'd/feature_loss': "squared distance of the features of x' and y'",
-  'g/loss': '-log D of the made images; log 2 where D cannot tell',
+  'g/loss': '-log D of generated images; log 2 where D cannot tell',
 }
 
 
-# --- The contract ---------------------------------------------------------------------------------
+# --- The contract -------------------------------------------------------------------------------
 
 
 def init_state(rng, batch, *, config) -> State:
@@ -175,3 +158,8 @@ def decode(state, z, given, *, config) -> dict:
     raise UserError(f'z is {z.shape}: {("n", config.latent.dim)} is needed')
   made, _ = generate(build(config).G, state.G, z, train=False)
   return {'image': made['y'], 'x': made['x']}
+
+
+# --- Held-out images ----------------------------------------------------------------------------
+
+MEASURES, evaluate = _two_domains.MEASURES, _two_domains.evaluate

@@ -26,7 +26,6 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax import domains, fields, nets
-from gen_jax.domains import inputs
 from gen_jax.errors import UserError
 from gen_jax.fields import Measure
 from gen_jax.state import (
@@ -39,9 +38,7 @@ from gen_jax.state import (
   update,
 )
 from gen_jax.systems import gan
-from gen_jax.systems._two_domains import TO, both_ways
-
-__all__ = ['FIELDS', 'METRICS', 'State', 'init_state', 'inputs', 'sample', 'train_step']
+from gen_jax.systems._two_domains import TO, both_ways, l1
 
 FIELDS = {
   'generator': fields.net(meaning='G and F: images of one domain to those of the other'),
@@ -61,6 +58,7 @@ FIELDS = {
   **{f'optim.{net}.{name}': field for net in 'GD' for name, field in OPTIMIZER.items()},
 }
 CONDITIONS = ('x', 'y')
+inputs = domains.inputs
 
 
 @flax.struct.dataclass
@@ -110,10 +108,10 @@ def build(config, axis_name=None) -> Game:
 
 
 def check(config) -> None:
-  """Checks what the fields of two domains say of each other.
+  """Checks constraints between fields.
 
   Raises:
-    UserError: they are inconsistent, or not what this system needs.
+    UserError: as `domains.check`, x and y differ in size, or in channels where L_identity is used.
   """
   domains.check(config)
   x, y = domains.x_shape(config), tuple(config.data.shape)
@@ -143,13 +141,8 @@ def adversarial_loss(fake, kind: str) -> jax.Array:
   return jnp.mean((fake - 1) ** 2)
 
 
-def l1(a, b) -> jax.Array:
-  """The mean of |a - b|."""
-  return jnp.mean(jnp.abs(a - b))
-
-
 def g_loss(params, rows, keys, *, D, game, config):
-  """The loss of G and F on rows (x, y), images [b, h, w, ...]; also their metrics."""
+  """The loss of G and F on rows (x, y), images [b, h, w, ...]; also its metrics."""
   x, y = rows
   G, F = translators(game, params)
   D_X, D_Y = discriminators(game, D.params)
@@ -167,7 +160,9 @@ def g_loss(params, rows, keys, *, D, game, config):
 
 
 def d_loss(params, rows, keys, *, game, config):
-  """The loss of D_X and D_Y on rows (x, y, x_fake, y_fake), images [b, h, w, ...]; also metrics."""
+  """The loss of D_X and D_Y on rows (x, y, x_fake, y_fake), images [b, h, w, ...]; also its
+  metrics.
+  """
   x, y, x_fake, y_fake = rows
   D_X, D_Y = discriminators(game, params)
   loss_x = discriminator_loss(D_X(x), D_X(x_fake), config.loss.gan)
@@ -290,7 +285,7 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     axis_name: `pmap` axis, or None.
 
   Returns:
-    The new state, and metrics, float32 scalars: losses and gradient norms.
+    The new state, and the metrics, float32 scalars.
   """
   game = build(config, axis_name=axis_name)
   x, y = batch['x'], batch['y']

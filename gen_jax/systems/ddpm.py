@@ -20,13 +20,13 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax import draws, fields
-from gen_jax.diffusion import bound, guidance, predictions, process
+from gen_jax.diffusion import bound, guidance, paths, predictions, process
 from gen_jax.diffusion.paths import per_row
 from gen_jax.errors import UserError
 from gen_jax.state import step_keys
-from gen_jax.systems import _denoising, _diffusion
+from gen_jax.systems import _denoising
 from gen_jax.systems._denoising import State, drop_labels
-from gen_jax.systems._diffusion import build_process
+from gen_jax.systems._one_net import Model
 
 FIELDS = {
   **_denoising.make_fields(
@@ -67,19 +67,33 @@ FIELDS = {
 
 
 def check(config) -> None:
-  """Checks constraints between fields; raises a UserError as `_denoising.check`, `bound.check`."""
+  """Checks constraints between fields.
+
+  Raises:
+    UserError: as `_denoising.check` or `bound.check`, or a variance is used that is not learned.
+  """
   _denoising.check(config)
   if config.eval.likelihood == 'bound':
     bound.check(config)
   if config.sample.variance == 'learned' and not config.diffusion.learned_variance:
-    what = "config.sample.variance='learned': config.diffusion.learned_variance=False"
-    raise UserError(f"{what}, so 'large' or 'small' is needed")
+    raise UserError(
+      "config.sample.variance='learned' with config.diffusion.learned_variance=False: 'large' or "
+      "'small' is needed"
+    )
 
 
-def build(config, axis_name=None) -> _diffusion.Model:
+def build(config, axis_name=None) -> Model:
   """Module and optimiser; cheap, so every trace builds its own."""
   channels = config.data.shape[-1] * (1 + config.diffusion.learned_variance)
   return _denoising.build(config, axis_name, out_channels=channels)
+
+
+def path(config) -> paths.Discrete:
+  """The T steps of config.diffusion."""
+  return process.make_path(process.make_betas(config))
+
+
+# --- The loss -----------------------------------------------------------------------------------
 
 
 def predict(model, params, x_t, t, label, config, **how) -> tuple:
@@ -148,8 +162,11 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     rng: the constant run key; the step number is folded in here.
     config: hashable config with the groups of `FIELDS`.
     axis_name: `pmap` axis, or None.
+
+  Returns:
+    The new state, and the metrics, float32 scalars.
   """
-  model, tables = build(config, axis_name), build_process(config)
+  model, tables = build(config, axis_name), process.build_process(config)
   keys = step_keys(rng, state.step, 't', 'eps', 'dropout', 'label')
   x_0 = batch['image']
   t = draws.integers(keys['t'], (len(x_0),), 0, config.diffusion.steps, axis_name)
@@ -160,11 +177,6 @@ def train_step(state, batch, rng, *, config, axis_name=None):
   loss = functools.partial(loss_fn, model=model, tables=tables, config=config)
   rows = x_0, label, t, eps
   return _denoising.update(state, loss, rows, keys['dropout'], model, config, axis_name, decay)
-
-
-def path(config):
-  """The T steps of config.diffusion."""
-  return process.make_path(process.make_betas(config))
 
 
 def denoiser(params, label, *, config):
@@ -194,4 +206,4 @@ def evaluate(state, batch, rng, *, config) -> dict:
     made = _denoising.evaluate(state, batch, rng, config=config)
     return {f'ode_{name}': value for name, value in made.items()}
   denoise = _denoising.plain(state, batch.get('label'), config)
-  return bound.evaluate(denoise, batch['image'], rng, build_process(config), config)
+  return bound.evaluate(denoise, batch['image'], rng, process.build_process(config), config)

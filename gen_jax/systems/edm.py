@@ -13,7 +13,7 @@ variance at every sigma (Eq. 7 and table 1, with sigma_data the standard deviati
 
 Images may be augmented without the samples being so, because the net is told how (appendix F.2).
 Sampling follows the probability-flow ODE by Heun's method, with or without fresh noise (Algorithms
-1 and 2, `gen_jax.diffusion.samplers.heun`), or is any other sampler.
+1 and 2, gen_jax.diffusion.heun), or is any other sampler.
 """
 
 import functools
@@ -56,7 +56,11 @@ FIELDS = {
 
 
 def check(config) -> None:
-  """Checks constraints between fields; raises a UserError as `_denoising.check`."""
+  """Checks constraints between fields.
+
+  Raises:
+    UserError: as `_denoising.check` or `augment.check`.
+  """
   _denoising.check(config)
   augment.check(config)
 
@@ -64,6 +68,9 @@ def check(config) -> None:
 def path(config) -> paths.EDM:
   """alpha = 1, sigma = t."""
   return paths.EDM(config.edm.sigma_min, config.edm.sigma_max)
+
+
+# --- The loss -----------------------------------------------------------------------------------
 
 
 def coefficients(sigma, sigma_data: float) -> tuple:
@@ -115,6 +122,9 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     rng: the constant run key; the step number is folded in here.
     config: hashable config with the groups of `FIELDS`.
     axis_name: `pmap` axis, or None.
+
+  Returns:
+    The new state, and the metrics, float32 scalars.
   """
   model = build(config, axis_name)
   keys = step_keys(rng, state.step, 'sigma', 'eps', 'dropout', 'label', 'augment')

@@ -3,7 +3,7 @@ flow (Liu et al. 2023, arXiv 2209.03003).
 
 Data x_0 and noise eps are joined by x_t = (1 - t) x_0 + t eps, t from 0 (data) to 1 (noise), whose
 velocity is eps - x_0. A net learns its mean given x_t, which is the velocity of a flow that carries
-noise to data (Lipman et al., Eq. 23, with time running the other way):
+noise to data (Lipman et al., Eq. 23, with sigma_min = 0 and time running the other way):
 
     L = E || u_theta((1 - t) x_0 + t eps, t) - (eps - x_0) ||^2
 
@@ -59,6 +59,9 @@ def path(config) -> paths.Linear:
   return paths.Linear()
 
 
+# --- The loss -----------------------------------------------------------------------------------
+
+
 def draw_times(key, shape, config, axis_name=None) -> jax.Array:
   """t of a batch as config.flow says, float32 [b] in [0, 1)."""
   c = config.flow
@@ -99,6 +102,9 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     rng: the constant run key; the step number is folded in here.
     config: hashable config with the groups of `FIELDS`.
     axis_name: `pmap` axis, or None.
+
+  Returns:
+    The new state, and the metrics, float32 scalars.
   """
   model = build(config, axis_name)
   keys = step_keys(rng, state.step, 't', 'eps', 'dropout', 'label')

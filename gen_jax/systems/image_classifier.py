@@ -8,25 +8,14 @@ an adapted classifier does not see, it is the ceiling. It generates nothing: the
 
 import functools
 
-import flax
-import jax
 import jax.numpy as jnp
 import optax
 
-from gen_jax import domains, fields, nets
-from gen_jax.domains import inputs
-from gen_jax.state import (
-  OPTIMIZER,
-  Player,
-  init_player,
-  make_optimizer,
-  one_image,
-  step_keys,
-  update,
-)
-from gen_jax.systems._two_domains import MEASURES, check_one_shape, scores
-
-__all__ = ['FIELDS', 'MEASURES', 'METRICS', 'State', 'check', 'init_state', 'inputs', 'train_step']
+from gen_jax import domains, fields
+from gen_jax.state import OPTIMIZER, init_player, one_image, step_keys, update
+from gen_jax.systems import _one_net, _two_domains
+from gen_jax.systems._one_net import Model, State
+from gen_jax.systems._two_domains import correct
 
 FIELDS = {
   'net': fields.net(meaning='images to class logits'),
@@ -34,41 +23,40 @@ FIELDS = {
   'loss.domain': fields.one_of('x', 'y', default='x', meaning='the domain whose labels are used'),
   **{f'optim.{name}': rule for name, rule in OPTIMIZER.items()},
 }
+inputs, check = domains.inputs, _two_domains.check_one_shape
+
+
+def build(config, axis_name=None) -> Model:
+  """Module and optimiser; cheap, so every trace builds its own."""
+  return _one_net.build(config, axis_name, num_classes=config.data.num_classes)
+
+
+# --- The loss -----------------------------------------------------------------------------------
+
+
+def loss_fn(params, rows, key, *, model):
+  """The mean cross-entropy of rows (image [b, ...], label int32 [b]); also metrics."""
+  image, label = rows
+  logits = model.net.apply({'params': params}, image, train=True, rngs={'dropout': key})
+  loss = optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+  return loss, ({'net/loss': loss, 'net/accuracy': correct(logits, label).mean()}, {})
+
+
 METRICS = {
   'net/loss': 'cross-entropy, nats',
   'net/accuracy': 'share of the images of a batch whose class is right',
 }
-check = check_one_shape
 
 
-@flax.struct.dataclass
-class State:
-  """Everything that a step changes."""
-
-  step: jax.Array  # int32
-  net: Player
-
-
-def build(config, axis_name=None):
-  """The module and the optimiser."""
-  offered = dict(num_classes=config.data.num_classes, axis_name=axis_name)
-  net = nets.make(config.net, 'config.net', precision=config.precision, **offered)
-  return net, make_optimizer(config.optim)
-
-
-def loss_fn(params, rows, key, *, net):
-  """The mean cross-entropy of rows (images [b, ...], labels int32 [b]), and metrics."""
-  image, label = rows
-  logits = net.apply({'params': params}, image, train=True, rngs={'dropout': key})
-  loss = optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
-  return loss, ({'net/loss': loss, 'net/accuracy': scores(logits, label).mean()}, {})
+# --- The contract -------------------------------------------------------------------------------
 
 
 def init_state(rng, batch, *, config) -> State:
   """A fresh net for data like batch['x'] or batch['y'] [b, ...]."""
-  net, optimizer = build(config)
+  model = build(config)
   image, _ = (one_image(batch, config, leaf=leaf) for leaf in 'xy')  # of one shape
-  return State(jnp.zeros((), jnp.int32), init_player(net.init(rng, image, train=False), optimizer))
+  variables = model.net.init(rng, image, train=False)
+  return State(step=jnp.zeros((), jnp.int32), net=init_player(variables, model.optimizer))
 
 
 def train_step(state, batch, rng, *, config, axis_name=None):
@@ -82,30 +70,33 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     axis_name: `pmap` axis, or None.
 
   Returns:
-    The new state, and metrics, float32 scalars.
+    The new state, and the metrics, float32 scalars.
   """
-  net, optimizer = build(config, axis_name)
-  domain = config.loss.domain
-  player, metrics = update(
+  model, domain = build(config, axis_name), config.loss.domain
+  keys = step_keys(rng, state.step, 'dropout')
+  net, metrics = update(
     state.net,
-    functools.partial(loss_fn, net=net),
+    functools.partial(loss_fn, model=model),
     (batch[domain], batch[f'{domain}_label']),
-    step_keys(rng, state.step, 'dropout')['dropout'],
+    keys['dropout'],
     name='net',
-    optimizer=optimizer,
+    optimizer=model.optimizer,
     step=state.step,
     accumulate=config.train.accumulate,
     axis_name=axis_name,
   )
-  return State(state.step + 1, player), metrics
+  return State(state.step + 1, net), metrics
+
+
+MEASURES = _two_domains.MEASURES
 
 
 def evaluate(state, batch, rng, *, config) -> dict:
   """Whether the class of each image of either domain is right, 1 or 0: [b] each."""
-  net, _ = build(config)
+  net = build(config).net
 
   def of(domain):
     logits = net.apply(state.net.variables(), batch[domain], train=False)
-    return scores(logits, batch[f'{domain}_label'])
+    return correct(logits, batch[f'{domain}_label'])
 
   return {'accuracy': of('y'), 'accuracy_x': of('x')}

@@ -8,13 +8,17 @@ between two times r <= t (Eq. 3) carries a sample from t to r in one step:
 Differentiating (t - r) u by t gives the MeanFlow identity (Eq. 6), by which u can be learned from
 the velocity of single examples, without a teacher:
 
-    u = v - (t - r) du/dt,   du/dt = v du/dz + du/dt, the derivative along (v, 0, 1) of (z, r, t)
+    u = v - (t - r) du/dt
+
+with the total derivative du/dt, that of u along (v, 0, 1) in (z, r, t) (Eq. 8), so that
 
     L = E w || u_theta(z_t, r, t) - sg(v - (t - r) du_theta/dt) ||^2                (Eq. 9 and 10)
     w = 1 / sg(|| error ||^2 + c)^p                                                      (Eq. 22)
 
 A share of the examples has r = t, where u is the velocity: so the net can also be sampled by any
-solver of that flow.
+solver of that flow. The distributions of t and r are by default those of the authors' PyTorch code
+("v1"), better on CIFAR-10 than the paper's. Guidance as a target of training (section 4.2) is not
+implemented.
 """
 
 import functools
@@ -54,7 +58,11 @@ FIELDS = {
 
 
 def check(config) -> None:
-  """Raises a UserError as `_denoising.check`, and for guidance of the own sampler."""
+  """Checks constraints between fields.
+
+  Raises:
+    UserError: as `_denoising.check`, or the system's own sampler is to be guided.
+  """
   _denoising.check(config)
   c = config.sample
   for name in ('w', 'run', 'weak_run'):
@@ -69,6 +77,9 @@ def path(config) -> paths.Linear:
   """alpha = 1 - t, sigma = t."""
   del config
   return paths.Linear()
+
+
+# --- The loss -----------------------------------------------------------------------------------
 
 
 def draw_times(keys, shape, config, axis_name=None) -> tuple[jax.Array, jax.Array]:
@@ -133,6 +144,9 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     rng: the constant run key; the step number is folded in here.
     config: hashable config with the groups of `FIELDS`.
     axis_name: `pmap` axis, or None.
+
+  Returns:
+    The new state, and the metrics, float32 scalars.
   """
   model = build(config, axis_name)
   keys = step_keys(rng, state.step, 't', 'r', 'equal', 'eps', 'dropout', 'label')
@@ -163,7 +177,7 @@ def sample(state, given, rng, *, config) -> dict:
   if config.sample.sampler != 'mean_flow':
     return _denoising.sample(state, given, rng, config=config)
   model, label = build(config), given.get('label')
-  params = state.net.ema if config.sample.weights == 'ema' else state.net.params
+  params = _denoising.weights(state, config)
   z = draws.normal(jax.random.split(rng)[0], (batch_size(given), *config.data.shape))
   steps, images = config.sample.steps, []
   for i in range(steps):

@@ -14,7 +14,6 @@ gen_jax.diffusion.guidance. A classifier generates nothing: this system has no `
 import functools
 from collections.abc import Callable
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,9 +25,9 @@ from gen_jax.diffusion.paths import Path
 from gen_jax.diffusion.process import q_sample
 from gen_jax.errors import UserError
 from gen_jax.fields import Measure
-from gen_jax.state import OPTIMIZER, Frozen, Player, init_player, one_image, step_keys, update
-from gen_jax.systems import _diffusion
-from gen_jax.systems._diffusion import Model, build_process
+from gen_jax.state import OPTIMIZER, Frozen, init_player, one_image, step_keys, update
+from gen_jax.systems import _one_net
+from gen_jax.systems._one_net import Model, State
 
 FIELDS = {
   'net': fields.net(meaning='classifies x_t: (x_t, t) to logits'),
@@ -40,21 +39,13 @@ FIELDS = {
 }
 
 
-@flax.struct.dataclass
-class State:
-  """Everything that a step changes."""
-
-  step: jax.Array  # int32
-  net: Player
-
-
 def build(config, axis_name=None) -> Model:
   """Module and optimiser; cheap, so every trace builds its own."""
-  return _diffusion.build(config, axis_name, num_classes=config.data.num_classes)
+  return _one_net.build(config, axis_name, num_classes=config.data.num_classes)
 
 
 def check(config) -> None:
-  """Checks what no single field shows.
+  """Checks constraints between fields.
 
   Raises:
     UserError: the data have no labels, or more time steps are evaluated than there are.
@@ -66,6 +57,9 @@ def check(config) -> None:
     raise UserError(
       f'config.eval.time_steps={steps}: at most config.diffusion.steps={total} is possible'
     )
+
+
+# --- The loss -----------------------------------------------------------------------------------
 
 
 def predict(net: nets.Net, variables, x_t, t, classes: int, **how) -> jax.Array:
@@ -132,10 +126,9 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     axis_name: `pmap` axis, or None.
 
   Returns:
-    The new state, and metrics, float32 scalars: the loss, the accuracy over all t, and the gradient
-    norm (before clipping).
+    The new state, and the metrics, float32 scalars.
   """
-  model, tables = build(config, axis_name), build_process(config)
+  model, tables = build(config, axis_name), process.build_process(config)
   keys = step_keys(rng, state.step, 't', 'eps', 'dropout')
   x_0 = batch['image']
   t = draws.integers(keys['t'], (len(x_0),), 0, config.diffusion.steps, axis_name)
@@ -161,7 +154,7 @@ def time_steps(config) -> np.ndarray:
 
 
 def settings(config) -> str:
-  """What the numbers of `evaluate` depend on."""
+  """The settings that the values of `evaluate` depend on, as text."""
   d = config.diffusion
   return f'{d.steps} steps, {d.schedule} schedule, mean over {config.eval.time_steps} of them'
 
@@ -188,7 +181,7 @@ def evaluate(state, batch, rng, *, config) -> dict:
     'accuracy' and 'cross_entropy' (nats) [b], means over the time steps; 'accuracy_by_step' [b, k],
     1 where the class is right and 0 elsewhere.
   """
-  model, tables = build(config), build_process(config)
+  model, tables = build(config), process.build_process(config)
   x_0 = batch['image']
 
   def at(t):
@@ -206,7 +199,7 @@ def evaluate(state, batch, rng, *, config) -> dict:
   }
 
 
-# --- For the systems that it guides ---------------------------------------------------------------
+# --- For the systems that it guides -------------------------------------------------------------
 
 
 def guide(classifier: Frozen, label, path: Path, config) -> Callable:
@@ -224,7 +217,7 @@ def guide(classifier: Frozen, label, path: Path, config) -> Callable:
   """
   guidance.check_run(config, classifier.config, 'run', ('noisy_classifier',))
   classes = classifier.config.data.num_classes
-  net = _diffusion.make_net(classifier.config, num_classes=classes)
+  net = _one_net.make_net(classifier.config, num_classes=classes)
 
   def logits(x, t):
     return predict(net, classifier.variables(), x, t, classes, train=False)

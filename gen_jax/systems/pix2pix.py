@@ -25,15 +25,12 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax import domains, fields, nets
-from gen_jax.domains import inputs
 from gen_jax.errors import UserError
 from gen_jax.fields import Measure
 from gen_jax.ops import similarity
 from gen_jax.state import OPTIMIZER, init_player, make_optimizer, one_image, step_keys, update
 from gen_jax.systems._two_nets import Game, State, generate, score
 from gen_jax.systems.gan import GENERATOR_LOSSES, discriminator_loss
-
-__all__ = ['FIELDS', 'METRICS', 'State', 'init_state', 'inputs', 'sample', 'train_step']
 
 FIELDS = {
   'generator': fields.net(meaning='G: images of x to images of y'),
@@ -43,6 +40,7 @@ FIELDS = {
   **{f'optim.{net}.{name}': field for net in 'GD' for name, field in OPTIMIZER.items()},
 }
 CONDITIONS = ('x', 'y')
+inputs = domains.inputs
 
 
 def build(config, axis_name=None) -> Game:
@@ -57,10 +55,10 @@ def build(config, axis_name=None) -> Game:
 
 
 def check(config) -> None:
-  """Checks what the fields of two domains say of each other, and that D can see both images.
+  """Checks constraints between fields.
 
   Raises:
-    UserError: they are inconsistent.
+    UserError: as `domains.check`, or x and y differ in size, so that D cannot see both.
   """
   domains.check(config)
   x, y = domains.x_shape(config), tuple(config.data.shape)
@@ -103,7 +101,8 @@ def g_loss(params, rows, keys, *, state, game, config):
   """
   x, y = rows
   y_fake, stats = generate(game.G, state.G, x, params, key=keys['z'])
-  fake, _ = score(game.D, state.D, pair(x, y_fake), keys['fake'])  # its batch statistics are unused
+  # D in training mode; its updated batch statistics are discarded.
+  fake, _ = score(game.D, state.D, pair(x, y_fake), keys['fake'])
   gan = GENERATOR_LOSSES['non_saturating'](fake)
   l1 = jnp.mean(jnp.abs(y - y_fake))
   loss = gan + config.loss.l1 * l1
@@ -151,8 +150,7 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     axis_name: `pmap` axis, or None.
 
   Returns:
-    The new state, and metrics, float32 scalars: losses, gradient norms, D's mean probabilities and
-    accuracy.
+    The new state, and the metrics, float32 scalars.
   """
   game = build(config, axis_name=axis_name)
   x, y = batch['x'], batch['y']

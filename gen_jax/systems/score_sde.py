@@ -69,6 +69,9 @@ def path(config) -> paths.Path:
   return {'vp': paths.VP, 'sub_vp': paths.SubVP}[c.name](c.beta_min, c.beta_max)
 
 
+# --- The loss -----------------------------------------------------------------------------------
+
+
 def predict(model, params, x, t, label, config, **how) -> jax.Array:
   """eps_theta(x, t) for x [b, ...] and t [b]; the net is told 999 t, or on a VE path log sigma for
   data in [0, 1], as in the released code.
@@ -78,7 +81,9 @@ def predict(model, params, x, t, label, config, **how) -> jax.Array:
 
 
 def loss_fn(params, rows, key, *, model, config):
-  """L of rows (x_0, label, t, eps), the mean over all dimensions, then over examples."""
+  """L of rows (x_0, label, t, eps), the mean over all dimensions, then over examples. (For VE the
+  released code has half of the sum over dimensions; Adam does not see a factor, clipping does.)
+  """
   x_0, label, t, eps = rows
   on = path(config)
   x_t = paths.add_noise(on, x_0, t, eps)
@@ -110,6 +115,9 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     rng: the constant run key; the step number is folded in here.
     config: hashable config with the groups of `FIELDS`.
     axis_name: `pmap` axis, or None.
+
+  Returns:
+    The new state, and the metrics, float32 scalars.
   """
   model = build(config, axis_name)
   keys = step_keys(rng, state.step, 't', 'eps', 'dropout', 'label')

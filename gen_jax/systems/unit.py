@@ -1,9 +1,19 @@
-r"""Unsupervised image-to-image translation (Liu, Breuel and Kautz 2017, arXiv 1703.00848).
+r"""UNIT, unsupervised image-to-image translation networks (Liu, Breuel and Kautz 2017, arXiv
+1703.00848).
 
-Two variational autoencoders, of domains x and y, share a code: q(z | x) = N(mu(x), I), where the
-last layers of both encoders and the first ones of both decoders are the same. An image of x is
-translated by decoding its code into y. With x_st the code of an image of s, decoded into t, and
-x_yx, y's translation, as real as x to D,
+Two variational autoencoders, of domains x and y, share a latent space: q(z | x) = N(mu(x), I), and
+the last layers of both encoders and the first ones of both generators are the same. x_st is what
+the generator of t makes of the code of an image of s: x_xx is a reconstruction of x, x_yx an image
+of y translated into x, which D_x is to take for real, and x_xyx an image of x translated into y and
+back. The paper's min over encoders and generators and max over D_x and D_y is of a sum over both
+domains, of which this is the part of x:
+
+    L_VAE = lambda_1 KL(q(z | x) || p(z)) - lambda_2 E log p(x | z)
+    L_GAN = lambda_0 (E log D_x(x) + E log(1 - D_x(x_yx)))
+    L_CC  = lambda_3 (KL(q(z | x) || p(z)) + KL(q(z | x_xy) || p(z))) - lambda_4 E log p(x | z_xy)
+
+with z_xy the code of x_xy. Here it is as in the authors' code (branch version_02), for logits l of
+D and means over pixels:
 
     D:  lambda_0 (E softplus(-l_x(x)) + E softplus(l_x(x_yx)) + the same for y and x_xy)
 
@@ -11,12 +21,12 @@ x_yx, y's translation, as real as x to D,
         + lambda_1 (K(x) + K(y)) + lambda_2 (E |x_xx - x| + E |x_yy - y|)
         + lambda_3 (K(x_xy) + K(x_yx)) + lambda_4 (E |x_xyx - x| + E |x_yxy - y|)
 
-for logits l of D, means over pixels, and the translations there and back x_xyx and x_yxy, whose
-codes are those of x_xy and x_yx. One step is one update of D, then one of G.
+K is the mean of z^2 over a code with its noise: the KL divergence of N(mu, I) to N(0, I) but for
+factor and constant. The codes of x and y have weight lambda_1 alone, and D's terms are not halved.
+Where D has several scales, each has these terms.
 
-This is the authors' code (branch version_02): K = mean z^2, the KL divergence of N(mu, I) to
-N(0, I) but for factor and constant, of the code with its noise; D's terms are not halved; and G's
-images are recomputed for its update. Where D has several scales, each has these terms.
+One step is one update of D, then one of G, for which its images are generated again. In the state,
+`G` is the player of encoders and generators and `D` that of both discriminators.
 """
 
 import functools
@@ -26,51 +36,36 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax import domains, draws, fields
-from gen_jax.domains import inputs
 from gen_jax.errors import UserError
 from gen_jax.fields import Measure
 from gen_jax.nets.layers import crop
 from gen_jax.state import step_keys, update
 from gen_jax.systems import _two_domains
-from gen_jax.systems._two_domains import both_ways, build, init_state, other
+from gen_jax.systems._two_domains import both_ways, l1, other
 from gen_jax.systems._two_nets import State
-
-__all__ = [
-  'CONDITIONS',
-  'FIELDS',
-  'MEASURES',
-  'METRICS',
-  'State',
-  'check',
-  'evaluate',
-  'init_state',
-  'inputs',
-  'sample',
-  'train_step',
-  'translate',
-]
 
 FIELDS = (
   _two_domains.FIELDS
   | _two_domains.TO
   | {
-    'loss.gan': fields.number(0, default=10.0, meaning="lambda_0, of D's judgement"),
+    'loss.gan': fields.number(0, default=10.0, meaning="lambda_0, of D's loss and of -log D"),
     'loss.kl': fields.number(0, default=0.1, meaning='lambda_1, of the codes of images'),
     'loss.reconstruction': fields.number(0, default=100.0, meaning='lambda_2, of x_xx and x_yy'),
     'loss.cycle_kl': fields.number(
       0, default=0.1, meaning='lambda_3, of the codes of translations'
     ),
-    'loss.cycle': fields.number(0, default=100.0, meaning='lambda_4, of the way there and back'),
+    'loss.cycle': fields.number(0, default=100.0, meaning='lambda_4, of x_xyx and x_yxy'),
   }
 )
 CONDITIONS = ('x', 'y')
+inputs, build = domains.inputs, _two_domains.build
 
 
 def check(config) -> None:
-  """Checks the fields.
+  """Checks constraints between fields.
 
   Raises:
-    UserError: they are inconsistent, or the generator cannot halve images of x or y so often.
+    UserError: as `_two_domains.check`, or the generator cannot halve images of x or y so often.
   """
   _two_domains.check(config)
   times = 2 ** config.generator.get('downs', 0)
@@ -109,30 +104,24 @@ def draw_noise(key, game, params, images, axis_name=None) -> dict:
   return {d: draws.normal(keys[d], z.shape, axis_name) for d, z in shapes.items()}
 
 
-# --- The losses -----------------------------------------------------------------------------------
+# --- The losses ---------------------------------------------------------------------------------
 
 
 def source_loss(logits, real: bool) -> jax.Array:
-  """The cross-entropies of logits [b, h, w] of each scale of each domain, all real or all made:
-  means over the places of an array, summed over arrays.
+  """The cross-entropies of logits [b, h, w] of each scale of each domain, all of real images or all
+  of translations: means over the positions of an array, summed over arrays.
   """
   sign = -1 if real else 1
   return sum(jnp.mean(nn.softplus(sign * l)) for l in logits)
 
 
-def l1(a, b) -> jax.Array:
-  """Mean of |a - b|."""
-  return jnp.mean(jnp.abs(a - b))
-
-
 def K(z) -> jax.Array:
-  """Mean of z^2."""
+  """The mean of z^2."""
   return jnp.mean(jnp.square(z))
 
 
 def d_loss(params, rows, keys, *, game, config):
-  """D's loss on rows (x, y, x_yx, x_xy), each [b, ...], and its metrics."""
-  del keys  # nothing is drawn
+  """D's loss on rows (x, y, x_yx, x_xy), images [b, h, w, ...]; also its metrics."""
   x, y, x_yx, x_xy = rows
   real = game.D.apply({'params': params}, x, y)
   fake = game.D.apply({'params': params}, x_yx, x_xy)
@@ -146,10 +135,12 @@ def d_loss(params, rows, keys, *, game, config):
   return loss, (metrics, {})
 
 
-def g_loss(params, rows, keys, *, D, game, config):
-  """G's loss on rows (x, y, noise of their codes, noise of those of translations), and metrics."""
+def g_loss(params, rows, key, *, D, game, config):
+  """G's loss on rows (x, y, noise of their codes, noise of those of translations), images
+  [b, h, w, ...]; also its metrics.
+  """
   x, y, noise, cycle_noise = rows
-  k = jax.random.split(keys, 8)
+  k = jax.random.split(key, 8)
   z = codes_of(game, params, {'x': x, 'y': y}, noise, k[0])
   made = {
     name: images_of(game, params, z[name[0]], name[1], k[1 + i])
@@ -179,18 +170,21 @@ def g_loss(params, rows, keys, *, D, game, config):
 
 METRICS = {
   'd/loss': "D's loss",
-  'd/real_prob': 'mean probability that D gives real images of being real',
-  'd/fake_prob': 'mean probability that D gives translations of being real',
+  'd/real_prob': 'mean probability of being real that D gives to real images',
+  'd/fake_prob': 'mean probability of being real that D gives to translations',
   'g/loss': "G's loss",
-  'g/gan_loss': '-log D of the translations, of both domains and all scales together',
+  'g/gan_loss': '-log D of translations, summed over both domains and all scales',
   'g/kl': 'K(x) + K(y), of the codes of images',
-  'g/reconstruction': 'mean absolute differences of x_xx to x and of x_yy to y, together',
+  'g/reconstruction': 'mean |x_xx - x| + mean |x_yy - y|',
   'g/cycle_kl': 'K(x_xy) + K(x_yx), of the codes of translations',
-  'g/cycle': 'mean absolute differences of images to the way there and back, together',
+  'g/cycle': 'mean |x_xyx - x| + mean |x_yxy - y|',
 }
 
 
-# --- The contract ---------------------------------------------------------------------------------
+# --- The contract -------------------------------------------------------------------------------
+
+
+init_state = _two_domains.init_state
 
 
 def train_step(state, batch, rng, *, config, axis_name=None):
@@ -198,7 +192,7 @@ def train_step(state, batch, rng, *, config, axis_name=None):
 
   Args:
     state: the `State`.
-    batch: `x` and `y` float32 [b, ...] in [-1, 1].
+    batch: `x` and `y`, float32 [b, h, w, ...] in [-1, 1].
     rng: the constant run key; the step number is folded in here.
     config: hashable config with the groups of `FIELDS`.
     axis_name: `pmap` axis, or None.
@@ -247,6 +241,8 @@ def sample(state, given, rng, *, config) -> dict:
   return both_ways(to, given)
 
 
+# --- Held-out images ----------------------------------------------------------------------------
+
 MEASURES = {
   'cycle_x': Measure('mean |x - x_xyx|', 'exact'),
   'cycle_y': Measure('mean |y - x_yxy|', 'exact'),
@@ -254,11 +250,11 @@ MEASURES = {
 
 
 def evaluate(state, batch, rng, *, config) -> dict:
-  """How far images are from their translations there and back: mean absolute differences [b]."""
+  """How far images are from where they were after both translations: values [b] of `MEASURES`."""
 
   def of(domain):
     to = functools.partial(translate, state, rng=rng, config=config)
     back = to(to(batch[domain], other[domain]), domain)
-    return jnp.abs(back - batch[domain]).mean((1, 2, 3))
+    return jnp.mean(jnp.abs(back - batch[domain]), axis=(1, 2, 3))
 
   return {'cycle_x': of('x'), 'cycle_y': of('y')}

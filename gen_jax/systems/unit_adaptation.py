@@ -1,20 +1,21 @@
-r"""UNIT for domain adaptation (Liu, Breuel and Kautz 2017, arXiv 1703.00848, section 5.2).
+r"""UNIT for domain adaptation (Liu, Breuel and Kautz 2017, arXiv 1703.00848).
 
-Images x have labels, images y do not. As in `unit`, two variational autoencoders share a code: the
-encoders give q(z | x) = N(mu, sigma^2), and decoders to both domains make four images of a pair of
-unrelated x and y, x_xx, x_xy, x_yx and x_yy, where x_xy is x translated into y. D has one end for
-each domain, and shared layers with features f, a logit l of being real and class logits c. With the
-labels of x alone it learns classes of both, as translations keep their features:
+Images x have labels, images y do not. As in `unit`, two variational autoencoders share a latent
+space, here with q(z | x) = N(mu, sigma^2), and of a pair of unrelated x and y four images are
+generated, x_xx, x_xy, x_yx and x_yy, where x_xy is x translated into y. D has a first layer of each
+domain, and shared ones with features f, a logit l of being real and class logits c. It learns the
+classes of both domains from the labels of x alone, as translations keep their features:
 
-    D:  E softplus(-l(real)) + E softplus(l(made)) + lambda_c CE(c(x), label)
+    D:  E softplus(-l(real)) + E softplus(l(generated)) + lambda_c CE(c(x), label)
         + lambda_f (E |f(x_xy) - f(x_xx)|^2 + E |f(x_yx) - f(x_yy)|^2)
 
-    G:  2 E softplus(-l(made)) + lambda_r (E |x_xx - x|^2 + E |x_yy - y|^2)
+    G:  2 E softplus(-l(generated)) + lambda_r (E |x_xx - x|^2 + E |x_yy - y|^2)
         + lambda_k (K(x) + K(y)),   K = E sum mu^2 + sigma^2 - log sigma^2
 
-One step is one update of D, then one of G. This is the authors' code: one mean over both domains,
-K without the 1/2 of a KL divergence, and no cycle. In it, one pass of x serves l and another c;
-here the same does.
+This is the authors' code (branch version_02): one mean over both domains, K without the 1/2 of a KL
+divergence, and no cycle. There, one pass of x serves l and another c; here the same one does.
+
+One step is one update of D, then one of G.
 """
 
 import functools
@@ -24,38 +25,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gen_jax import draws, fields
-from gen_jax.domains import inputs
+from gen_jax import domains, draws, fields
 from gen_jax.nets.layers import deinterleave, interleave
 from gen_jax.state import step_keys, update
 from gen_jax.systems import _two_domains
-from gen_jax.systems._two_domains import (
-  MEASURES,
-  both_ways,
-  build,
-  check_adaptation,
-  evaluate,
-  init_state,
-  mean,
-  other,
-  scores,
-  squared_distance,
-)
+from gen_jax.systems._two_domains import both_ways, correct, mean, other, squared_distance
 from gen_jax.systems._two_nets import State
-
-__all__ = [
-  'FIELDS',
-  'MEASURES',
-  'METRICS',
-  'State',
-  'check',
-  'evaluate',
-  'init_state',
-  'inputs',
-  'sample',
-  'train_step',
-  'translate',
-]
 
 FIELDS = (
   _two_domains.FIELDS
@@ -70,22 +45,23 @@ FIELDS = (
   }
 )
 CONDITIONS = ('x', 'y')
+inputs, build = domains.inputs, _two_domains.build
 
 
 def check(config) -> None:
-  """Checks the fields.
+  """Checks constraints between fields.
 
   Raises:
-    UserError: they are inconsistent.
+    UserError: as `_two_domains.check` or `_two_domains.check_adaptation`.
   """
   _two_domains.check(config)
-  check_adaptation(config)
+  _two_domains.check_adaptation(config)
 
 
 def make(game, variables, images, key=None, axis_name=None):
-  """Of {'x': x, 'y': y} the made images {'xx': x_xx, ...}, the codes {domain: (mu, sigma)} and new
-  batch statistics; in training with a key of the noise, else from mu. All layers that the domains
-  share normalise over both together.
+  """Of {'x': x, 'y': y} the generated images {'xx': x_xx, ...}, the codes {domain: (mu, sigma)} and
+  new batch statistics; in training with a key of the noise, else from mu. All layers that the
+  domains share normalise over both together.
   """
   how = dict(mutable=['batch_stats'], train=key is not None)
   codes, updates = game.G.apply(variables, images, method='encode', **how)
@@ -106,7 +82,7 @@ def judge(D, params, x, y, key, **how):
 
 
 def judge_made(D, params, made, key, **how):
-  """D in training on the four made images: {'xx': Judged, ...}."""
+  """D in training on the four generated images: {'xx': Judged, ...}."""
   x, y = (interleave([made[f'{source}{to}'] for source in 'xy']) for to in 'xy')
   both = judge(D, params, x, y, key, **how)
   parts = [jax.tree.map(lambda a: deinterleave(a, 2), of) for of in both]
@@ -117,7 +93,7 @@ def judge_made(D, params, made, key, **how):
   }
 
 
-# --- The losses -----------------------------------------------------------------------------------
+# --- The losses ---------------------------------------------------------------------------------
 
 
 def kl(mu, sigma) -> jax.Array:
@@ -127,7 +103,7 @@ def kl(mu, sigma) -> jax.Array:
 
 
 def d_loss(params, rows, keys, *, game, config):
-  """D's loss on rows (x, y, label of x, the four made images {'xx': ...}), and its metrics."""
+  """D's loss on rows (x, y, label of x, generated images {'xx': x_xx, ...}); also its metrics."""
   x, y, label, made = rows
   real = judge(game.D, params, x, y, keys['real'], features=False)
   fake = judge_made(game.D, params, made, keys['fake'])
@@ -145,14 +121,14 @@ def d_loss(params, rows, keys, *, game, config):
     'd/real_prob': mean([nn.sigmoid(judged.logit) for judged in real]),
     'd/fake_prob': mean([nn.sigmoid(judged.logit) for judged in fake.values()]),
     'd/class_loss': class_loss,
-    'd/class_accuracy': scores(classes, label).mean(),
+    'd/class_accuracy': correct(classes, label).mean(),
     'd/feature_loss': feature_loss,
   }
   return loss, (metrics, {})
 
 
 def g_loss(params, rows, keys, *, state, game, config, axis_name):
-  """G's loss on rows (x, y), its metrics and new batch statistics."""
+  """G's loss on rows (x, y), each [b, ...]; also its metrics and new batch statistics."""
   x, y = rows
   made, codes, stats = make(
     game, state.G.variables(params), {'x': x, 'y': y}, keys['noise'], axis_name
@@ -168,19 +144,22 @@ def g_loss(params, rows, keys, *, state, game, config, axis_name):
 
 METRICS = {
   'd/loss': "D's loss: of the source, the classes and the features",
-  'd/real_prob': 'mean probability that D gives real images of being real',
-  'd/fake_prob': 'mean probability that D gives made images of being real',
+  'd/real_prob': 'mean probability of being real that D gives to real images',
+  'd/fake_prob': 'mean probability of being real that D gives to generated images',
   'd/class_loss': 'cross-entropy of the classes of x, nats',
   'd/class_accuracy': 'share of x whose class is right, with dropout',
-  'd/feature_loss': 'squared distances of the features of translations and reconstructions',
+  'd/feature_loss': 'squared distances of the features of translations to those of reconstructions',
   'g/loss': "G's loss",
-  'g/gan_loss': '-log D of the made images; log 2 where D cannot tell',
+  'g/gan_loss': '-log D of generated images; log 2 where D cannot tell',
   'g/reconstruction': 'squared distances of x_xx to x and x_yy to y',
-  'g/kl': 'K(x) + K(y): of the codes to N(0, I)',
+  'g/kl': 'K(x) + K(y), of the codes',
 }
 
 
-# --- The contract ---------------------------------------------------------------------------------
+# --- The contract -------------------------------------------------------------------------------
+
+
+init_state = _two_domains.init_state
 
 
 def train_step(state, batch, rng, *, config, axis_name=None):
@@ -243,3 +222,8 @@ def sample(state, given, rng, *, config) -> dict:
   """Held-out images of both domains translated, see `_two_domains.both_ways`."""
   to = lambda images, domain: translate(state, images, domain, rng, config=config)
   return both_ways(to, given)
+
+
+# --- Held-out images ----------------------------------------------------------------------------
+
+MEASURES, evaluate = _two_domains.MEASURES, _two_domains.evaluate

@@ -19,7 +19,6 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -30,7 +29,6 @@ from gen_jax.fields import Measure
 from gen_jax.ops.scan import after, scan
 from gen_jax.state import (
   OPTIMIZER,
-  Player,
   batch_size,
   init_player,
   make_optimizer,
@@ -38,6 +36,7 @@ from gen_jax.state import (
   step_keys,
   update,
 )
+from gen_jax.systems._one_net import State
 
 FIELDS = {
   'encoder': fields.net(meaning='x to the mean and log sigma^2 of q(z|x)'),
@@ -58,16 +57,8 @@ FIELDS = {
   ),
 }
 CONDITIONS = ('image',)  # held-out images, to be reconstructed and interpolated
-LOG_VARIANCE = 10.0  # log sigma^2 is clipped to [-LOG_VARIANCE, LOG_VARIANCE]
+LOG_VARIANCE = 10.0  # log sigma^2 is clipped to +-LOG_VARIANCE, so that exp does not overflow
 PASS = 4096  # images decoded at once for the importance-weighted bound
-
-
-@flax.struct.dataclass
-class State:
-  """Everything that a step changes."""
-
-  step: jax.Array  # int32
-  net: Player  # params: encoder, decoder
 
 
 # --- Likelihoods --------------------------------------------------------------------------------
@@ -168,7 +159,11 @@ def build(config) -> Model:
 
 
 def check(config) -> None:
-  """Checks what no single field shows; a UserError if the likelihood is not one of the data."""
+  """Checks constraints between fields.
+
+  Raises:
+    UserError: the likelihood is not one of the data.
+  """
   if config.likelihood == 'bernoulli' and config.data.binarize == 'none':
     raise UserError(
       "config.likelihood='bernoulli' with config.data.binarize='none': it is a likelihood of two "
@@ -208,7 +203,7 @@ METRICS = {
 
 
 def init_state(rng, batch, *, config) -> State:
-  """Fresh nets for data like batch['image'] [b, ...]."""
+  """Fresh nets for data like batch['image'] [b, ...], both of the player `net`."""
   model = build(config)
   encoder_key, decoder_key = jax.random.split(rng)
   x, z = one_image(batch, config), jnp.zeros((1, config.latent.dim))
@@ -229,6 +224,9 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     rng: the constant run key; the step number is folded in here.
     config: hashable config with the groups of `FIELDS`.
     axis_name: `pmap` axis, or None.
+
+  Returns:
+    The new state, and the metrics, float32 scalars.
   """
   model, x = build(config), batch['image']
   keys = step_keys(rng, state.step, 'eps')
@@ -295,16 +293,17 @@ def prior(rng, n: int, *, config) -> jax.Array:
   return draws.normal(rng, (n, config.latent.dim))
 
 
-def _settings(config) -> str:
+def settings(config) -> str:
+  """The settings that the values of `evaluate` depend on, as text."""
   text = f'{config.likelihood} likelihood, {config.eval.importance_samples} samples of z'
   return text + ', statically binarised images' * (config.data.binarize == 'static')
 
 
 MEASURES = {
-  'bits_per_dim': Measure('bits/dim', 'upper bound', _settings),
-  'nats': Measure('-log p(x), importance-weighted, nats', 'upper bound', _settings),
-  'negative_elbo': Measure('-ELBO, nats', 'upper bound', _settings),
-  'reconstruction': Measure('-E log p(x|z), nats', 'estimate', _settings),
+  'bits_per_dim': Measure('bits/dim', 'upper bound', settings),
+  'nats': Measure('-log p(x), importance-weighted, nats', 'upper bound', settings),
+  'negative_elbo': Measure('-ELBO, nats', 'upper bound', settings),
+  'reconstruction': Measure('-E log p(x|z), nats', 'estimate', settings),
   'kl': Measure('KL(q(z|x) || p(z)), nats', 'exact'),
 }
 

@@ -140,7 +140,7 @@ def test_a_respaced_step_of_guided_diffusion():
   """Its process of fewer steps is a grid of ours; the net is told the original times."""
   kept, t = GUIDED.times_1000_50, GUIDED.spaced_t
   given = [step_grid(LINEAR, kept[i], kept[i - 1] if i else -1) for i in t]
-  betas = [samplers.steps_of(grid).variance[0] for grid in given]
+  betas = [grids.steps_of(grid).variance[0] for grid in given]
   np.testing.assert_allclose(betas, GUIDED.spaced_betas[t], 1e-9)
   found = guided_step(given, lambda grid: samplers.ancestral(grid, variance='learned'), clip=True)
   close(found, GUIDED.spaced_p_sample, 2e-5)

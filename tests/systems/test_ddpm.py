@@ -15,7 +15,6 @@ from gen_jax.diffusion.bound import bound
 from gen_jax.diffusion.paths import Prediction
 from gen_jax.errors import UserError
 from gen_jax.systems import ddpm
-from gen_jax.systems._diffusion import build_process
 
 BETAS = np.linspace(1e-3, 0.3, 12)
 BARS = np.cumprod(1 - BETAS)
@@ -117,7 +116,7 @@ def step(state, batch, config, key=0):
 def loss_of(config, x_0, t, eps, label=None, key=0):
   @jax.jit
   def run(params, key):
-    how = dict(model=ddpm.build(config), tables=build_process(config), config=config)
+    how = dict(model=ddpm.build(config), tables=process.build_process(config), config=config)
     return ddpm.loss_fn(params, (x_0, label, t, eps), key, **how)[0]
 
   return run(init(config).net.params, jax.random.key(key))
@@ -125,7 +124,7 @@ def loss_of(config, x_0, t, eps, label=None, key=0):
 
 def both_losses(config, rows, params=None):
   params = init(config).net.params if params is None else params
-  how = dict(model=ddpm.build(config), tables=build_process(config), config=config)
+  how = dict(model=ddpm.build(config), tables=process.build_process(config), config=config)
   return ddpm.loss_fn(params, rows, jax.random.key(0), **how)
 
 
@@ -300,7 +299,7 @@ def test_the_learned_variance_lies_between_its_bounds(variance):
   state = init(config)
   prediction = ddpm.denoiser(state.net.params, None, config=config)(draw(12, 3), jnp.arange(12.0))
   np.testing.assert_array_equal(prediction.variance, np.full((12, 3), variance))
-  tables = build_process(config)
+  tables = process.build_process(config)
   how = dict(variance='learned', clip=False)
   _, found = process.p_mean_variance(prediction, draw(12, 3), jnp.arange(12), tables, **how)
   tilde = BETAS[1:] * (1 - BARS[:-1]) / (1 - BARS[1:])
@@ -432,7 +431,7 @@ def test_the_bound_uses_the_weights_and_the_variance_of_the_config():
 
   ema, raw = bits(), bits(sample__weights='raw')
   assert (ema != raw).all() and (bits(sample__variance='small') != ema).all()
-  tables = build_process(make_config())
+  tables = process.build_process(make_config())
 
   def denoise(x_t, t):  # eps = 0
     return Prediction(x_t / at(np.sqrt(BARS), t), jnp.zeros_like(x_t))

@@ -1,10 +1,22 @@
-"""Shared by systems with one net: the module and optimiser, and DDPM's process."""
+"""Shared by systems with one net: state, the module and its optimiser. Losses and steps are in the
+systems.
+"""
 
 from typing import Any, NamedTuple
 
+import flax
+import jax
+
 from gen_jax import nets
-from gen_jax.diffusion.process import Process, make_betas, make_process
-from gen_jax.state import make_optimizer
+from gen_jax.state import Player, make_optimizer
+
+
+@flax.struct.dataclass
+class State:
+  """Everything that a step changes."""
+
+  step: jax.Array  # int32
+  net: Player
 
 
 class Model(NamedTuple):
@@ -23,8 +35,3 @@ def make_net(config, axis_name=None, **offered) -> nets.Net:
 def build(config, axis_name=None, **offered) -> Model:
   """Module and optimiser; cheap, so every trace builds its own."""
   return Model(make_net(config, axis_name, **offered), make_optimizer(config.optim))
-
-
-def build_process(config) -> Process:
-  """The tables of config.diffusion."""
-  return make_process(make_betas(config))
