@@ -58,10 +58,7 @@ FIELDS = {
     meaning='p(z): N(0, sd^2), a flower of Gaussians in the plane, or a spiral in the plane',
   ),
   'latent.sd': fields.number(
-    above=0,
-    default=5.0,
-    meaning='standard deviation of a normal prior',
-    when=('latent.prior', ('normal',)),
+    above=0, default=5.0, meaning='sd of a normal prior', when=('latent.prior', ('normal',))
   ),
   'latent.components': fields.integer(
     1,

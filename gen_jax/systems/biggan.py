@@ -5,11 +5,11 @@ The losses are the hinge of `sngan`, both nets have spectral norm, and to G's lo
 
     R_beta(W) = beta || W W^T * (1 - I) ||_F^2  (Eq. 3)
 
-over its weights W [outputs, n], * entrywise: rows should be orthogonal, of any length. Samples are
-of the moving average of G's weights, whose batch norm has standing statistics: means over many
-batches that the averaged weights generate (appendix C.1). z is N(0, I) in training; in sampling,
-entries beyond a threshold are drawn again (the truncation trick, section 3.1), for less variety and
-better images.
+over its weights W [outputs, n] (the paper's W is the transpose), * entrywise: rows should be
+orthogonal, of any length. Samples are of the moving average of G's weights, whose batch norm has
+standing statistics: means over many batches that the averaged weights generate (appendix C.1). z is
+N(0, I) in training; in sampling, entries beyond a threshold are drawn again (the truncation trick,
+section 3.1), for less variety and better images.
 
 One step is d_steps updates of D, each on its own minibatch, then one of G.
 """

@@ -5,7 +5,7 @@ whose last, "generated", has the logit 0 (section 5). Without labels K is 1 and 
 
     L_lab = E [l(x) - u_y(x)] = -E log p(y | x, real)                     on few labelled x
     L_unl = 1/2 E softplus(-l(x)) + 1/2 E softplus(l(G(z)))               on all others
-    L_D = L_lab + weight L_unl
+    L_D = L_lab + loss.unlabelled L_unl
 
 G minimises a loss of `gan`, or matches features f of D: |E f(x) - E f(G(z))|^2. Each technique is
 switched on by itself:
@@ -16,8 +16,9 @@ switched on by itself:
     one-sided label smoothing (3.4)  loss.real_target = 0.9
     virtual batch norm (3.5)         generator.norm = 'virtual'; 'reference' without the row itself
 
-The labelled examples, the reference batch and the scales of weight norm come from the minibatches
-of the first step, and are part of the state. One step is k updates of D, then n of G.
+The labelled examples and the scales of weight norm come from the minibatches of the first step, the
+reference batch, of latents, is drawn then; all are part of the state. One step is k updates of D,
+then n of G.
 """
 
 import functools

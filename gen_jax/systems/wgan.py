@@ -27,17 +27,13 @@ FIELDS = two_nets.FIELDS | {
     1, 10_000, default=5, smoke=2, meaning='updates of D per update of G'
   ),
   'loss.n_critic_start': fields.integer(
-    1,
-    10_000,
-    default=100,
-    smoke=3,
-    meaning='n_critic at the start, and in every start_every-th step',
+    1, 10_000, default=100, smoke=3, meaning='n_critic at the start, and now and then later'
   ),
   'loss.start_steps': fields.integer(
-    0, default=25, smoke=2, meaning='number of first steps with n_critic_start'
+    0, default=25, smoke=2, meaning='first steps, with n_critic_start'
   ),
   'loss.start_every': fields.integer(
-    1, default=500, meaning='multiples of this are steps with n_critic_start, too'
+    1, default=500, meaning='steps that are multiples of this have n_critic_start, too'
   ),
 }
 build = functools.partial(two_nets.build, d_field='critic')
@@ -45,8 +41,9 @@ build = functools.partial(two_nets.build, d_field='critic')
 
 def minibatches(config, step: int) -> int:
   """Minibatches that a step takes: leaves of the batch are [k, b, ...]."""
-  loss, early = config.loss, step < config.loss.start_steps
-  return loss.n_critic_start if early or step % loss.start_every == 0 else loss.n_critic
+  loss = config.loss
+  more = step < loss.start_steps or step % loss.start_every == 0
+  return loss.n_critic_start if more else loss.n_critic
 
 
 # --- The losses ---------------------------------------------------------------------------------
