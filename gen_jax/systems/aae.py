@@ -121,7 +121,7 @@ class Model(NamedTuple):
     return self.G.apply({'params': params}, z)
 
 
-def build(config) -> Model:
+def build(config, axis_name=None) -> Model:
   """Modules and optimisers; cheap, so every trace builds its own."""
   gaussian = config.latent.posterior == 'gaussian'
   offered = dict(
@@ -129,6 +129,7 @@ def build(config) -> Model:
     shape=config.data.shape,
     outputs=config.latent.dim * (2 if gaussian else 1),
     num_classes=config.data.num_classes,
+    axis_name=axis_name,
   )
   return Model(
     E=nets.make(config.encoder, 'config.encoder', **offered),
@@ -292,7 +293,7 @@ def train_step(state, batch, rng, *, config, axis_name=None):
   Returns:
     The new state, and the metrics, float32 scalars.
   """
-  model, x = build(config), batch['image']
+  model, x = build(config, axis_name=axis_name), batch['image']
   label = batch['label'] if config.latent.labels else None
   keys = step_keys(rng, state.step, 'reconstruction', 'D', 'E', 'prior', 'd_prior', 'd_code', 'e')
   how = dict(step=state.step, accumulate=config.train.accumulate, axis_name=axis_name)

@@ -219,7 +219,7 @@ def train_step(state, batch, rng, *, config, axis_name=None):
   keys = step_keys(rng, state.step, *(f'level{k}' for k in LEVELS))
   how = dict(step=state.step, accumulate=config.train.accumulate, axis_name=axis_name)
   players, metrics = {}, {}
-  for k, level in enumerate(build(config, axis_name)):
+  for k, level in enumerate(build(config, axis_name=axis_name)):
     G, D, x = getattr(state, f'G{k}'), getattr(state, f'D{k}'), images[k]
     l = None if k == K else upsample_linear(images[k + 1])
     d_z, real, fake, g_z, g = jax.random.split(keys[f'level{k}'], 5)
