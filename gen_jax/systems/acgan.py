@@ -105,7 +105,7 @@ METRICS = {
   'd/real_class_accuracy': 'share of real examples that D assigns to their class',
   'd/fake_class_accuracy': 'share of generated examples that D assigns to the class asked for',
   'g/loss': "G's loss, of source and class",
-  'g/source_loss': 'of the source, of the kind loss.generator',
+  'g/source_loss': 'loss of the source, of the kind loss.generator',
   'g/class_loss': 'cross-entropy of the classes of generated examples, nats',
 }
 

@@ -187,8 +187,8 @@ def e_loss(params, rows, key, *, state, game, config):
 METRICS = {
   'd/loss': "sum of the hinge losses of D's scores",
   **{
-    f'd/accuracy_{name}': f'share of pairs, half of them of E, that s_{name} tells right, where it '
-    'is in loss.scores'
+    f'd/accuracy_{name}': f'share of pairs, half of them of E, whose s_{name} has the right sign, '
+    'where it is in loss.scores'
     for name in ('xz', 'x', 'z')
   },
   'g/loss': "-(s_xz + s_x + s_z) of G's pairs",

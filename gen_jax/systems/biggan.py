@@ -133,7 +133,7 @@ METRICS = {
   'd/loss': 'E max(0, 1 - D(x)) + E max(0, 1 + D(G(z)))',
   'd/real': 'mean of D(x)',
   'd/fake': 'mean of D(G(z))',
-  'd/accuracy': 'share of examples, half of them real, on whose side of 0 D is right',
+  'd/accuracy': 'share of examples, half of them real, whose score has the right sign',
   'g/loss': '-mean D(G(z)) + beta g/orthogonal',
   'g/orthogonal': '|| W W^T * (1 - I) ||^2 over the weights of G, where loss.orthogonal is above 0',
 }
