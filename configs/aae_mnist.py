@@ -6,8 +6,9 @@ fills one of the Gaussians.
     python launch.py --config=configs/aae_mnist.py
 
 25,000 steps, 31 minutes on half of one of two CPU cores (AMD EPYC).
-Out come digits by class and reconstructions in runs/aae_mnist/samples/; --mode=evaluate plots the
+It writes digits by class and reconstructions to runs/aae_mnist/samples/; --mode=evaluate plots the
 codes of the test split.
+Adam trains here, in place of the paper's SGD with momentum.
 """
 
 from ml_collections import ConfigDict

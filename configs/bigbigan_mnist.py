@@ -1,11 +1,12 @@
 """BigBiGAN on MNIST: a generator and an encoder of 28x28 digits, small nets.
 
-Donahue and Simonyan 2019, https://arxiv.org/abs/1907.02544.
+After Donahue and Simonyan 2019, https://arxiv.org/abs/1907.02544: the paper's game, with nets,
+latents, rates and batches of a DCGAN for digits.
 
     python launch.py --config=configs/bigbigan_mnist.py
 
 15,000 steps, 73 minutes on three fifths of one of two CPU cores (AMD EPYC).
-Out come digits and reconstructions G(E(x)) in runs/bigbigan_mnist/samples/;
+It writes digits and reconstructions G(E(x)) to runs/bigbigan_mnist/samples/;
 `python benchmarks/probe.py --workdir=runs/bigbigan_mnist` classifies digits by E(x).
 """
 
@@ -25,7 +26,7 @@ def get_config():
       latent_features=(256, 256),
       joint_features=(512, 512),
     ),
-    latent=dict(dim=64),
+    latent=dict(dim=64, distribution='normal'),
     optim=dict(G=adam, E=adam, D=adam),
     train=dict(steps=15_000, batch_size=64, sample_steps=2500, checkpoint_steps=2500),
     eval=dict(held_out_examples=10_000, num_reference=10_000),

@@ -3,7 +3,7 @@
 Brock, Donahue and Simonyan 2019, https://arxiv.org/abs/1809.11096, with the learning rates and the
 updates of D of BigGAN-PyTorch, and without its 2,048 examples a batch.
 
-    python launch.py --config=configs/biggan_128_folder.py --config.data.path=...
+    python launch.py --config=configs/biggan_128_folder.py --config.data.path=FOLDER
 
 G has 70 million parameters, D 88 million. The number of sub-folders is data.num_classes.
 Not trained here: a step would take about 7 minutes on two CPU cores (AMD EPYC).
@@ -29,7 +29,7 @@ def get_config():
     discriminator=dict(
       name='biggan.Discriminator', features=(96, 192, 384, 768, 1536, 1536), downs=5, **net
     ),
-    latent=dict(dim=120),
+    latent=dict(dim=120, distribution='normal'),
     loss=dict(d_steps=1, orthogonal=1e-4),
     ema=dict(decay=0.9999, start=20_000),
     optim=dict(G=dict(lr=1e-4, **adam), D=dict(lr=4e-4, **adam)),

@@ -20,7 +20,7 @@ def get_config():
       name='biggan.Generator', features=(64, 64, 32), shared=32, hierarchical=True, attention=(14,)
     ),
     discriminator=dict(name='biggan.Discriminator', features=(32, 64, 64), attention=(14,)),
-    latent=dict(dim=60),
+    latent=dict(dim=60, distribution='normal'),
     loss=dict(d_steps=2, orthogonal=1e-4),
     ema=dict(decay=0.999, start=1000),
     optim=dict(G=dict(lr=2e-4, **adam), D=dict(lr=4e-4, **adam)),

@@ -1,6 +1,6 @@
 """LAPGAN on Fashion-MNIST: a pyramid of 7, 14 and 28 pixels with small nets.
 
-Denton et al. 2015, https://arxiv.org/abs/1506.05751.
+After Denton et al. 2015, https://arxiv.org/abs/1506.05751, with Adam in place of SGD.
 
     python launch.py --config=configs/lapgan_fashion_mnist.py
 

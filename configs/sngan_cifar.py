@@ -20,7 +20,7 @@ def get_config():
     data=dict(name='cifar10', shape=(32, 32, 3), num_classes=10, dequantize='uniform'),
     generator=dict(name='sngan.Generator', features=(256, 256, 256, 256)),
     discriminator=dict(name='sngan.Discriminator', features=(128, 128, 128, 128)),
-    latent=dict(dim=128),
+    latent=dict(dim=128, distribution='normal'),
     loss=dict(n_dis=5, g_batch=2),
     optim=dict(G=adam, D=adam),
     train=dict(steps=50_000, batch_size=64, sample_steps=2500, checkpoint_steps=2500),

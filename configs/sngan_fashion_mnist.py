@@ -18,7 +18,7 @@ def get_config():
     data=dict(name='fashion_mnist', shape=(28, 28, 1), num_classes=10),
     generator=dict(name='sngan.Generator', features=(64, 64, 32)),
     discriminator=dict(name='sngan.Discriminator', features=(32, 64, 64)),
-    latent=dict(dim=128),
+    latent=dict(dim=128, distribution='normal'),
     loss=dict(n_dis=2, g_batch=1),
     optim=dict(G=adam, D=adam),
     train=dict(steps=10_000, batch_size=64),

@@ -19,7 +19,7 @@ def get_config():
     data=dict(name='cifar10', shape=(32, 32, 3), dequantize='uniform'),
     generator=dict(name='wgan_gp.ResNetGenerator', features=128, blocks=3),
     critic=dict(name='wgan_gp.ResNetCritic', features=128),
-    latent=dict(dim=128),
+    latent=dict(dim=128, distribution='normal'),
     loss=dict(penalty=10.0, n_critic=5, g_batch=2),
     optim=dict(G=adam, D=adam),
     train=dict(steps=100_000, batch_size=64, sample_steps=5000, checkpoint_steps=2500),

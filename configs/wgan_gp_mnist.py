@@ -20,7 +20,7 @@ def get_config():
     data=dict(name='mnist', shape=(28, 28, 1)),
     generator=dict(name='wgan_gp.Generator28', features=64),
     critic=dict(name='wgan_gp.Critic28', features=64, negative_slope=0.2),
-    latent=dict(dim=128),
+    latent=dict(dim=128, distribution='normal'),
     loss=dict(penalty=10.0, n_critic=5, g_batch=1),
     optim=dict(G=adam, D=adam),
     train=dict(steps=2000, batch_size=50, log_steps=50, sample_steps=250, checkpoint_steps=250),

@@ -127,9 +127,10 @@ def complete(spec, field: str = 'config.net') -> dict:
 def about(name, attribute: str) -> str:
   """The meaning of an attribute in a module's source: the comment on its line, and the type."""
   module = find(name)
+  inherited = (c for c in module.__mro__ if attribute in inspect.get_annotations(c))
   declared = rf'^  {re.escape(attribute)}: ([^=#\n]+?)(?: = [^#\n]*?)?(?:  # (.*))?$'
   try:
-    found = re.search(declared, inspect.getsource(module), re.MULTILINE)
+    found = re.search(declared, inspect.getsource(next(inherited, module)), re.MULTILINE)
   except (OSError, TypeError):  # a class defined in a notebook or at run time
     found = None
   if not found:

@@ -107,9 +107,7 @@ class Generator(nn.Module):
   shape: Sequence[int] = (32, 32, 3)
   features: Sequence[int] = (256, 256, 256, 256)  # channels of the dense layer and of each block
   attention: Sequence[int] = ()  # sizes of the maps that self-attention follows
-  shared: int | None = (
-    None  # entries of the embedding that all blocks share; None: each has its own
-  )
+  shared: int | None = None  # entries of the embedding of all blocks; None: each has its own
   hierarchical: bool = False  # z is split: a part for the dense layer, and one for each block
   init_name: str = 'N02'  # of the weights, N02 or orthogonal
   axis_name: str | None = None

@@ -67,7 +67,7 @@ class Discriminator(nn.Module):
   """
 
   num_classes: int
-  features: Sequence[int] = (20, 50, 500)
+  features: Sequence[int] = (20, 50, 500)  # of the convolutions, from the private one on
 
   @nn.compact
   def __call__(

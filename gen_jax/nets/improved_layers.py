@@ -189,7 +189,7 @@ def with_reference(module: nn.Module, x: jax.Array, count: int) -> jax.Array:
 
 class VirtualBatchNorm(nn.Module):
   """Normalises each row with the statistics of a fixed reference batch, the first `reference` rows
-  of x, and of itself (section 3.4): [reference + b, ..., c], see `with_reference`.
+  of x, and of itself (section 3.5): [reference + b, ..., c], see `with_reference`.
 
   Mean and mean square are (1 - w) of the reference batch plus w of the row, w = 1 / (reference +
   1); of the reference batch alone for its own rows and, without `virtual`, for all of them, which

@@ -1,7 +1,7 @@
 """LAPGAN: the nets of one level of the pyramid (Denton, Chintala, Szlam and Fergus 2015).
 
 Labels are None where `num_classes` is. Weights start as in Torch, uniform with standard deviation
-1 / sqrt(3 fan_in).
+1 / sqrt(3 fan_in); biases start at 0.
 """
 
 import math

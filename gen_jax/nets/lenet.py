@@ -15,7 +15,7 @@ class Classifier(nn.Module):
 
   num_classes: int
   features: Sequence[int] = (20, 50)  # of the convolutions
-  hidden: int = 500
+  hidden: int = 500  # width of the hidden dense layer
   dropout: float = 0.0  # before the last layer
   axis_name: str | None = None
 

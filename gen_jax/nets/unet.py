@@ -147,12 +147,12 @@ class Classifier(nn.Module):
   """
 
   num_classes: int
-  features: int = 128
+  features: int = 128  # channels of the first level
   multipliers: Sequence[int] = (1, 2, 2)  # width of each level; every level halves the size
   blocks: int = 2  # residual blocks per level
   attention: Sequence[int] = (16, 8)  # sizes (heights) with self-attention; the middle has it
   head_channels: int = 64  # width of a head of the pooling; must divide the last width
-  dropout: float = 0.0
+  dropout: float = 0.0  # in the residual blocks
   groups: int = 32  # of the group norms; must divide every width
   scale_shift: bool = True  # the time scales and shifts the second norm instead of adding to it
   remat: bool = False  # gradient checkpointing of the blocks: less memory, more time

@@ -182,7 +182,7 @@ class MultiScaleDiscriminator(nn.Module):
   """
 
   features: int = 64  # of the first convolution; doubled at every layer
-  layers: int = 4
+  layers: int = 4  # convolutions of a scale, each halving the size
   scales: int = 3  # each half the size of the one before
 
   def setup(self):

@@ -17,7 +17,7 @@ class Encoder(nn.Module):
 
   latent_dim: int
   features: Sequence[int] = (32, 64)  # at 1/2, 1/4, ... of the resolution
-  hidden: Sequence[int] = (256,)
+  hidden: Sequence[int] = (256,)  # widths of the hidden dense layers
 
   @nn.compact
   def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -37,7 +37,7 @@ class Decoder(nn.Module):
   shape: Sequence[int]  # (h, w, c) of an image
   outputs: int  # parameters of the likelihood of one value
   features: Sequence[int] = (64, 32)  # at ..., 1/4, 1/2 of the resolution
-  hidden: Sequence[int] = (256,)
+  hidden: Sequence[int] = (256,)  # widths of the hidden dense layers
 
   @nn.compact
   def __call__(self, z: jax.Array) -> jax.Array:

@@ -38,7 +38,7 @@ class Critic(nn.Module):
   """
 
   features: Sequence[int] = (64, 128, 256, 512)  # channels; each halves the size
-  negative_slope: float = 0.2
+  negative_slope: float = 0.2  # of LeakyReLU
   axis_name: str | None = None
 
   @nn.compact

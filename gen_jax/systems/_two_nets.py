@@ -28,7 +28,7 @@ FIELDS = {
 class State:
   """Everything that a step changes."""
 
-  step: jax.Array  # int32, number of generator updates
+  step: jax.Array  # int32, the number of steps
   G: Player
   D: Player
 
@@ -79,7 +79,7 @@ def check_classes(config) -> None:
 
 
 def check_num_classes(config, *names: str) -> None:
-  """Checks that nets which take labels have the classes of the data.
+  """Checks that nets which take labels have the number of classes of the data.
 
   Raises:
     UserError: the net config[name] of one of `names` has another `num_classes`.
@@ -106,12 +106,19 @@ def init_state(rng, batch, game: Game, config, label=None) -> State:
   )
 
 
-def latents(key, n: int, config, axis_name=None) -> jax.Array:
-  """z [n, latent.dim]."""
-  shape = (n, config.latent.dim)
+def latents(key, n: int, config, axis_name=None, *, dim: int | None = None) -> jax.Array:
+  """z [n, dim], of config.latent.dim entries where `dim` is None."""
+  shape = (n, config.latent.dim if dim is None else dim)
   if config.latent.distribution == 'uniform':
     return draws.uniform(key, shape, axis_name, low=-1.0, high=1.0)
   return draws.normal(key, shape, axis_name)
+
+
+def latents_and_labels(z_key, y_key, n: int, config, axis_name=None) -> tuple:
+  """Latents z [n, d] and uniform labels y int32 [n], or None where the data have no classes."""
+  classes = config.data.num_classes
+  y = None if classes is None else draws.integers(y_key, (n,), 0, classes, axis_name)
+  return latents(z_key, n, config, axis_name), y
 
 
 def _with(x, label) -> tuple:

@@ -58,7 +58,7 @@ FIELDS = {
     meaning='p(z): N(0, sd^2), a flower of Gaussians in the plane, or a spiral in the plane',
   ),
   'latent.sd': fields.number(
-    above=0, default=5.0, meaning='of a normal prior', when=('latent.prior', ('normal',))
+    above=0, default=5.0, meaning='sd of a normal prior', when=('latent.prior', ('normal',))
   ),
   'latent.components': fields.integer(
     1,
@@ -86,7 +86,7 @@ class State:
   that of regularisation.
   """
 
-  step: jax.Array  # int32
+  step: jax.Array  # int32, the number of steps
   E: Player  # the encoder
   G: Player  # the decoder
   D: Player
@@ -121,7 +121,7 @@ class Model(NamedTuple):
     return self.G.apply({'params': params}, z)
 
 
-def build(config) -> Model:
+def build(config, axis_name=None) -> Model:
   """Modules and optimisers; cheap, so every trace builds its own."""
   gaussian = config.latent.posterior == 'gaussian'
   offered = dict(
@@ -129,6 +129,7 @@ def build(config) -> Model:
     shape=config.data.shape,
     outputs=config.latent.dim * (2 if gaussian else 1),
     num_classes=config.data.num_classes,
+    axis_name=axis_name,
   )
   return Model(
     E=nets.make(config.encoder, 'config.encoder', **offered),
@@ -142,7 +143,11 @@ def build(config) -> Model:
 
 
 def check(config) -> None:
-  """Checks what no single field shows; a UserError for a prior that does not fit."""
+  """Checks constraints between fields.
+
+  Raises:
+    UserError: the prior is not one of `latent.dim` dimensions, or of the data's classes.
+  """
   latent, classes = config.latent, config.data.num_classes
   if latent.prior != 'normal' and latent.dim != 2:
     raise UserError(
@@ -210,7 +215,9 @@ def squared_error(x, reconstruction) -> jax.Array:
 
 
 def reconstruction_loss(params, rows, keys, *, model):
-  """E ||x - G(E(x))||^2 for params {'E', 'G'} and rows (x, eps), [b, ...] and [b, d]."""
+  """E ||x - G(E(x))||^2 for params {'E', 'G'} on rows (x, eps), [b, ...] and [b, d]; also its
+  metrics.
+  """
   x, eps = rows
   z = model.encode(params['E'], x, eps)
   loss = jnp.mean(squared_error(x, model.decode(params['G'], z)))
@@ -218,12 +225,13 @@ def reconstruction_loss(params, rows, keys, *, model):
 
 
 def d_loss(params, rows, keys, *, player, model):
-  """D's binary cross-entropy on rows (z of the prior [b, d], codes [b, d], label [b] or None)."""
+  """D's mean binary cross-entropy on rows (z, code, label): draws of the prior and codes, each
+  [b, d], and label int32 [b] or None; also its metrics and new batch statistics.
+  """
   z, code, label = rows
   prior_logit, stats = score(model.D, player, z, keys['prior'], params, label=label)
-  code_logit, stats = score(
-    model.D, player.replace(stats=stats), code, keys['code'], params, label=label
-  )
+  player = player.replace(stats=stats)
+  code_logit, stats = score(model.D, player, code, keys['code'], params, label=label)
   loss = discriminator_loss(prior_logit, code_logit)
   metrics = {
     'd/loss': loss,
@@ -235,7 +243,7 @@ def d_loss(params, rows, keys, *, player, model):
 
 
 def e_loss(params, rows, key, *, D, model):
-  """-E log D(E(x)) on rows (x, eps, label or None)."""
+  """-E log D(E(x)) on rows (x, eps, label), [b, ...], [b, d] and [b] or None; also its metrics."""
   x, eps, label = rows
   logit, _ = score(model.D, D, model.encode(params, x, eps), key, label=label)
   loss = jnp.mean(nn.softplus(-logit))
@@ -281,8 +289,11 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     rng: the constant run key; the step number is folded in here.
     config: hashable config with the groups of `FIELDS`.
     axis_name: `pmap` axis, or None.
+
+  Returns:
+    The new state, and the metrics, float32 scalars.
   """
-  model, x = build(config), batch['image']
+  model, x = build(config, axis_name=axis_name), batch['image']
   label = batch['label'] if config.latent.labels else None
   keys = step_keys(rng, state.step, 'reconstruction', 'D', 'E', 'prior', 'd_prior', 'd_code', 'e')
   how = dict(step=state.step, accumulate=config.train.accumulate, axis_name=axis_name)
@@ -314,12 +325,10 @@ def train_step(state, batch, rng, *, config, axis_name=None):
 
 
 def sample(state, given, rng, *, config) -> dict:
-  """Decoded draws of the prior, one for each row of `given`; with config.latent.labels each of the
-  component of its label.
-
-  Returns:
-    'image' float32 [n, ...] in [-1, 1]. If `given` has an 'image' [n, ...], also 'reconstruction'
-    [n, 2, ...], each beside what is decoded from its code (with a Gaussian encoder, the mean).
+  """Decoded draws of the prior, one for each row of `given`, with config.latent.labels each of the
+  component of its label: {'image': float32 [n, ...] in [-1, 1]}. If `given` has an 'image'
+  [n, ...], also 'reconstruction' [n, 2, ...], each beside what is decoded from its code (with a
+  Gaussian encoder, the mean).
   """
   model = build(config)
   component = given['label'] if config.latent.labels else None
@@ -346,14 +355,19 @@ def encode(state, batch, rng, *, config) -> dict:
 
 
 def decode(state, z, given, *, config) -> dict:
-  """'image' [n, ...] for z [n, d]; a UserError for z of another shape."""
+  """G(z) for codes z [n, d]: {'image': float32 [n, ...] in [-1, 1]}.
+
+  Raises:
+    UserError: z has another shape.
+  """
+  del given
   if z.shape[1:] != (config.latent.dim,):
     raise UserError(f'z is {z.shape}: {("n", config.latent.dim)} is needed')
   return {'image': build(config).decode(state.G.params, z)}
 
 
 def prior(rng, n: int, *, config) -> jax.Array:
-  """z ~ p(z), [n, d]."""
+  """Draws of z ~ p(z), [n, latent.dim]."""
   return draw_prior(rng, n, config)
 
 

@@ -7,9 +7,9 @@ classes, P(S | X) and P(C | X). The log-likelihoods of the right source and of t
     L_C = E log P(C = c | X_real) + E log P(C = c | X_fake)                                  (Eq. 3)
 
 D maximises L_S + L_C and G maximises L_C - L_S: D, too, learns the classes of generated examples.
-D works on a logit l of the source, P(S = real | X) = sigmoid(l), and on logits of the classes. In
-place of -L_S, log(1 - sigmoid(l)) to be minimised, G maximises log sigmoid(l) by default: the
-non-saturating form (Goodfellow et al. 2014).
+D works on a logit l of the source, P(S = real | X) = sigmoid(l), and on logits of the classes. By
+default G maximises E log P(S = real | X_fake), the non-saturating form (Goodfellow et al. 2014), in
+place of -E log P(S = fake | X_fake).
 
 One step is one update of D, then one of G. The classes asked of G are those of the batch.
 """
@@ -33,7 +33,7 @@ FIELDS = two_nets.FIELDS | {
     'minimax',
     'non_saturating',
     default='non_saturating',
-    meaning='how G meets the source: minimises log(1 - D) or -log D',
+    meaning='what G minimises for the source: log(1 - D) or -log D',
   ),
 }
 build = functools.partial(two_nets.build, d_field='discriminator')
@@ -41,7 +41,7 @@ check = two_nets.check_classes
 
 
 def minibatches(config, step: int) -> int:
-  """One minibatch a step, with the leading axis of games: leaves are [1, b, ...]."""
+  """One minibatch a step: leaves of the batch are [1, b, ...]."""
   return 1
 
 
@@ -59,14 +59,13 @@ def class_accuracy(logits, label) -> jax.Array:
 
 
 def d_loss(params, rows, keys, *, player, game):
-  """-(L_S + L_C) on rows (x, x_fake, label), where label is the class of both;
-  also D's metrics and new batch statistics.
+  """-(L_S + L_C) on rows (x, x_fake, label), where label int32 [b] is the class of both; also D's
+  metrics and new batch statistics.
   """
   x, x_fake, label = rows
   (real, real_class), stats = score(game.D, player, x, keys['real'], params)
-  (fake, fake_class), stats = score(
-    game.D, player.replace(stats=stats), x_fake, keys['fake'], params
-  )
+  player = player.replace(stats=stats)
+  (fake, fake_class), stats = score(game.D, player, x_fake, keys['fake'], params)
   L_S = -jnp.mean(nn.softplus(-real)) - jnp.mean(nn.softplus(fake))
   L_C = class_likelihood(real_class, label) + class_likelihood(fake_class, label)
   metrics = {
@@ -82,7 +81,7 @@ def d_loss(params, rows, keys, *, player, game):
 
 
 def g_loss(params, rows, key, *, state, game, config):
-  """G's loss on rows (z, label), of source and class; also its metrics and batch statistics."""
+  """G's loss of source and class on rows (z, label); also its metrics and new batch statistics."""
   z, label = rows
   x_fake, stats = generate(game.G, state.G, z, params, label=label)
   # D in training mode, with dropout; its updated batch statistics are discarded.
@@ -106,7 +105,7 @@ METRICS = {
   'd/real_class_accuracy': 'share of real examples that D assigns to their class',
   'd/fake_class_accuracy': 'share of generated examples that D assigns to the class asked for',
   'g/loss': "G's loss, of source and class",
-  'g/source_loss': 'of the source, of the kind loss.generator',
+  'g/source_loss': 'loss of the source, of the kind loss.generator',
   'g/class_loss': 'cross-entropy of the classes of generated examples, nats',
 }
 
@@ -162,7 +161,9 @@ def train_step(state, batch, rng, *, config, axis_name=None):
 
 
 def sample(state, given, rng, *, config) -> dict:
-  """Generated examples of the classes given['label'] int32 [n]: {'image': float32 [n, ...]}."""
+  """Generated examples of the classes given['label'] int32 [n]: {'image': float32 [n, ...] in
+  [-1, 1]}.
+  """
   return two_nets.sample(state, given, rng, build(config), config, label=given['label'])
 
 
@@ -175,5 +176,5 @@ prior = two_nets.prior
 
 
 def decode(state, z, given, *, config) -> dict:
-  """G(z, given['label']) for z [n, d], as `sample`."""
-  return two_nets.decode(state, z, build(config), config, given['label'])
+  """G(z, y) for z [n, d] and the labels y in `given`, as `sample`."""
+  return two_nets.decode(state, z, build(config), config, label=given['label'])

@@ -50,7 +50,7 @@ FIELDS = two_nets.FIELDS | {
   'discriminator': fields.net(meaning='D: pairs of data and latents to s_xz, s_x and s_z'),
   'loss.d_steps': fields.integer(1, 10_000, default=1, smoke=1, meaning='updates of D in a step'),
   'loss.scores': fields.some_of(
-    'xz', 'x', 'z', default=('xz', 'x', 'z'), meaning="those in the losses; ('xz',) alone: BiGAN"
+    'xz', 'x', 'z', default=('xz', 'x', 'z'), meaning="scores in the losses; ('xz',) alone: BiGAN"
   ),
   **{f'optim.E.{name}': field for name, field in OPTIMIZER.items()},
 }
@@ -61,7 +61,7 @@ CONDITIONS = ('image',)  # held-out images, to be reconstructed
 class State:
   """Everything that a step changes."""
 
-  step: jax.Array  # int32, number of generator updates
+  step: jax.Array  # int32, the number of steps
   G: Player
   E: Player
   D: Player
@@ -103,7 +103,11 @@ def minibatches(config, step: int) -> int:
 
 
 def check(config) -> None:
-  """Checks that E and G meet in a score; a UserError if not."""
+  """Checks constraints between fields.
+
+  Raises:
+    UserError: E and G do not meet in a score.
+  """
   if 'xz' not in config.loss.scores:
     raise UserError(
       f"config.loss.scores={tuple(config.loss.scores)}: 'xz' is needed among them, as no other "
@@ -183,8 +187,8 @@ def e_loss(params, rows, key, *, state, game, config):
 METRICS = {
   'd/loss': "sum of the hinge losses of D's scores",
   **{
-    f'd/accuracy_{name}': f'share of pairs, half of them of E, that s_{name} tells right, where it '
-    'is in loss.scores'
+    f'd/accuracy_{name}': f'share of pairs, half of them of E, whose s_{name} has the right sign, '
+    'where it is in loss.scores'
     for name in ('xz', 'x', 'z')
   },
   'g/loss': "-(s_xz + s_x + s_z) of G's pairs",
@@ -197,7 +201,7 @@ METRICS = {
 
 
 def init_state(rng, batch, *, config) -> State:
-  """Fresh nets for data like batch['image'] [k, b, ...]."""
+  """Fresh nets for data like batch['image'] [d_steps, b, ...]."""
   game = build(config)
   g_key, e_key, d_key = jax.random.split(rng, 3)
   x, z = one_image(batch, config, axes=2), jnp.zeros((1, config.latent.dim))
@@ -210,23 +214,25 @@ def init_state(rng, batch, *, config) -> State:
 
 
 def train_step(state, batch, rng, *, config, axis_name=None):
-  """k updates of D, then one of G and one of E.
+  """d_steps updates of D, then one of G and one of E.
 
   Args:
     state: the `State`.
-    batch: `image` float32 [k, b, ...] in [-1, 1], k = config.loss.d_steps.
+    batch: `image` float32 [d_steps, b, ...] in [-1, 1].
     rng: the constant run key; the step number is folded in here.
     config: hashable config with the groups of `FIELDS`.
     axis_name: `pmap` axis, or None.
 
   Returns:
-    The new state, and metrics, float32 scalars; D's are those of its last update.
+    The new state, and the metrics, float32 scalars; D's are those of its last update.
   """
   game = build(config, axis_name=axis_name)
   k, b = batch['image'].shape[:2]
   keys = step_keys(rng, state.step, 'D', 'z', 'g', 'eps', 'e')
   how = dict(step=state.step, accumulate=config.train.accumulate, axis_name=axis_name)
-  noise = lambda key: draws.normal(key, (b, config.latent.dim), axis_name)
+
+  def noise(key):
+    return draws.normal(key, (b, config.latent.dim), axis_name)
 
   def d_step(D, inputs):
     x, key = inputs
@@ -241,10 +247,12 @@ def train_step(state, batch, rng, *, config, axis_name=None):
 
   D, d_metrics = scan(d_step, state.D, (batch['image'], jax.random.split(keys['D'], k)))
 
-  against = dict(state=state.replace(D=D), game=game, config=config)
-  z, loss = latents(keys['z'], b, config, axis_name), functools.partial(g_loss, **against)
+  z = latents(keys['z'], b, config, axis_name)
+  loss = functools.partial(g_loss, state=state.replace(D=D), game=game, config=config)
   G, g_metrics = update(state.G, loss, z, keys['g'], name='g', optimizer=game.g_optimizer, **how)
-  rows, loss = (batch['image'][-1], noise(keys['eps'])), functools.partial(e_loss, **against)
+
+  rows = batch['image'][-1], noise(keys['eps'])
+  loss = functools.partial(e_loss, state=state.replace(D=D), game=game, config=config)
   E, e_metrics = update(state.E, loss, rows, keys['e'], name='e', optimizer=game.e_optimizer, **how)
   metrics = jax.tree.map(lambda m: m[-1], d_metrics) | g_metrics | e_metrics
   return State(state.step + 1, G, E, D), metrics

@@ -5,11 +5,11 @@ The losses are the hinge of `sngan`, both nets have spectral norm, and to G's lo
 
     R_beta(W) = beta || W W^T * (1 - I) ||_F^2  (Eq. 3)
 
-over its weights W [outputs, n], * entrywise: rows should be orthogonal, of any length. Samples are
-of the moving average of G's weights. Its batch norm has standing statistics, means over many
-batches of generated images (appendix B), which the average's own batches give it. z is N(0, I) in
-training; in sampling entries beyond a threshold are drawn again (the truncation trick, section
-3.1), for less variety and better images.
+over its weights W [outputs, n] (the paper's W is the transpose), * entrywise: rows should be
+orthogonal, of any length. Samples are of the moving average of G's weights, whose batch norm has
+standing statistics: means over many batches that the averaged weights generate (appendix C.1). z is
+N(0, I) in training; in sampling, entries beyond a threshold are drawn again (the truncation trick,
+section 3.1), for less variety and better images.
 
 One step is d_steps updates of D, each on its own minibatch, then one of G.
 """
@@ -21,11 +21,11 @@ import jax.numpy as jnp
 
 from gen_jax import draws, fields, latent
 from gen_jax.errors import UserError
-from gen_jax.nets.layers import MOMENTUM
+from gen_jax.nets.layers import MOMENTUM, deinterleave, interleave
 from gen_jax.ops.scan import scan
 from gen_jax.state import batch_size, step_keys, update
 from gen_jax.systems import _two_nets as two_nets
-from gen_jax.systems._two_nets import State, generate, score
+from gen_jax.systems._two_nets import State, generate, latents, latents_and_labels, score
 from gen_jax.systems.sngan import discriminator_loss
 
 FIELDS = two_nets.FIELDS | {
@@ -65,10 +65,9 @@ def check(config) -> None:
   """Checks constraints between fields.
 
   Raises:
-    UserError: there are no classes, a net has others than the data, or z to truncate is uniform.
+    UserError: there are no classes, a net has others than the data, or a uniform z is truncated.
   """
   two_nets.check_classes(config)
-  two_nets.check_num_classes(config, 'generator', 'discriminator')
   if config.sample.truncation is not None and config.latent.distribution != 'normal':
     raise UserError(
       f'config.sample.truncation={config.sample.truncation} is of a normal z, but '
@@ -103,10 +102,9 @@ def d_loss(params, rows, key, *, player, game):
   """
   x, y, x_fake, y_fake = rows
   # One pass, as in the released code; interleaved, so that rows stay on their device.
-  both = jnp.stack([x, x_fake], axis=1).reshape(-1, *x.shape[1:])
-  labels = jnp.stack([y, y_fake], axis=1).reshape(-1)
+  both, labels = interleave([x, x_fake]), interleave([y, y_fake])
   scores, stats = score(game.D, player, both, key, params, label=labels)
-  real, fake = scores[0::2], scores[1::2]
+  real, fake = deinterleave(scores, 2)
   loss = discriminator_loss(real, fake)
   metrics = {
     'd/loss': loss,
@@ -135,7 +133,7 @@ METRICS = {
   'd/loss': 'E max(0, 1 - D(x)) + E max(0, 1 + D(G(z)))',
   'd/real': 'mean of D(x)',
   'd/fake': 'mean of D(G(z))',
-  'd/accuracy': 'share of examples, half of them real, on whose side of 0 D is right',
+  'd/accuracy': 'share of examples, half of them real, whose score has the right sign',
   'g/loss': '-mean D(G(z)) + beta g/orthogonal',
   'g/orthogonal': '|| W W^T * (1 - I) ||^2 over the weights of G, where loss.orthogonal is above 0',
 }
@@ -146,19 +144,13 @@ METRICS = {
 
 def init_state(rng, batch, *, config) -> State:
   """Fresh nets for data like batch['image'] [d_steps, b, ...]."""
-  state = two_nets.init_state(rng, batch, build(config), config, jnp.zeros((1,), jnp.int32))
+  label = jnp.zeros(1, jnp.int32)
+  state = two_nets.init_state(rng, batch, build(config), config, label=label)
   return state.replace(G=state.G.replace(ema=jax.tree.map(jnp.copy, state.G.params)))
 
 
-def draw(key, n: int, config, axis_name=None):
-  """Latents z [n, d] and uniform labels y int32 [n]."""
-  z_key, y_key = jax.random.split(key)
-  y = draws.integers(y_key, (n,), 0, config.data.num_classes, axis_name)
-  return two_nets.latents(z_key, n, config, axis_name), y
-
-
 def train_step(state, batch, rng, *, config, axis_name=None):
-  """d_steps discriminator updates, then one generator update.
+  """d_steps updates of D, then one of G.
 
   Args:
     state: the `State`.
@@ -168,8 +160,7 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     axis_name: `pmap` axis, or None.
 
   Returns:
-    The new state, and metrics, float32 scalars: losses, gradient norms, D's mean scores and
-    accuracy. D's are those of its last update.
+    The new state, and the metrics, float32 scalars; D's are those of its last update.
   """
   game = build(config, axis_name=axis_name)
   k, b = batch['image'].shape[:2]
@@ -179,7 +170,7 @@ def train_step(state, batch, rng, *, config, axis_name=None):
   def d_step(D, inputs):
     x, y, key = inputs
     fake_key, dropout = jax.random.split(key)
-    z, y_fake = draw(fake_key, b, config, axis_name)
+    z, y_fake = latents_and_labels(*jax.random.split(fake_key), b, config, axis_name)
     x_fake, _ = generate(game.G, state.G, z, label=y_fake)
     loss = functools.partial(d_loss, player=D, game=game)
     rows = x, y, x_fake, y_fake
@@ -189,7 +180,7 @@ def train_step(state, batch, rng, *, config, axis_name=None):
   D, d_metrics = scan(d_step, state.D, inputs)
 
   loss = functools.partial(g_loss, state=state.replace(D=D), game=game, config=config)
-  rows = draw(keys['G'], b, config, axis_name)
+  rows = latents_and_labels(*jax.random.split(keys['G']), b, config, axis_name)
   decay = jnp.where(state.step < config.ema.start, 0.0, config.ema.decay)
   G, g_metrics = update(
     state.G,
@@ -211,7 +202,7 @@ def prior(rng, n: int, *, config) -> jax.Array:
   """Draws of z, [n, latent.dim], truncated where config.sample.truncation says so."""
   threshold = config.sample.truncation
   if threshold is None:
-    return two_nets.latents(rng, n, config)
+    return latents(rng, n, config)
   return latent.truncated_normal(rng, (n, config.latent.dim), threshold)
 
 
@@ -251,7 +242,7 @@ def decode(state, z, given, *, config) -> dict:
   params = state.G.ema if config.sample.weights == 'ema' else state.G.params
   stats = standing_statistics(game.G, state.G, params, config=config)
   weights = state.replace(G=state.G.replace(params=params, stats=stats))
-  return two_nets.decode(weights, z, game, config, given['label'])
+  return two_nets.decode(weights, z, game, config, label=given['label'])
 
 
 def sample(state, given, rng, *, config) -> dict:

@@ -39,7 +39,7 @@ check = two_nets.check_classes
 
 
 def minibatches(config, step: int) -> int:
-  """One minibatch a step, with the leading axis of games: leaves are [1, b, ...]."""
+  """One minibatch a step: leaves of the batch are [1, b, ...]."""
   return 1
 
 
@@ -47,8 +47,8 @@ def minibatches(config, step: int) -> int:
 
 
 def d_loss(params, rows, keys, *, player, game):
-  """-V / 2 on rows (x, x_fake, y), where y int32 [b] are the labels of both;
-  also D's metrics and new batch statistics.
+  """-V / 2 on rows (x, x_fake, y), where y int32 [b] are the labels of both; also D's metrics and
+  new batch statistics.
   """
   x, x_fake, y = rows
   real, stats = score(game.D, player, x, keys['real'], params, label=y)
@@ -126,7 +126,9 @@ def train_step(state, batch, rng, *, config, axis_name=None):
 
 
 def sample(state, given, rng, *, config) -> dict:
-  """Generated examples of the classes given['label'] int32 [n]: {'image': float32 [n, ...]}."""
+  """Generated examples of the classes given['label'] int32 [n]: {'image': float32 [n, ...] in
+  [-1, 1]}.
+  """
   return two_nets.sample(state, given, rng, build(config), config, label=given['label'])
 
 
@@ -139,5 +141,5 @@ prior = two_nets.prior
 
 
 def decode(state, z, given, *, config) -> dict:
-  """G(z, given['label']) for z [n, d], as `sample`."""
-  return two_nets.decode(state, z, build(config), config, given['label'])
+  """G(z, y) for z [n, d] and the labels y in `given`, as `sample`."""
+  return two_nets.decode(state, z, build(config), config, label=given['label'])

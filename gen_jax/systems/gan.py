@@ -7,7 +7,9 @@ real. They play
 
 For a fixed G the best D is D*(x) = p_data(x) / (p_data(x) + p_g(x)) (Prop. 1), where V = -2 log 2 +
 2 JSD(p_data, p_g): at equilibrium D is 1/2 everywhere and V = -2 log 2 (Thm. 1). D works on logits
-l, D(x) = sigmoid(l(x)), so log D = -softplus(-l) and log(1 - D) = -softplus(l).
+l, D(x) = sigmoid(l(x)), so log D = -softplus(-l) and log(1 - D) = -softplus(l). By default G
+minimises -E log D(G(z)), which has the same fixed point and a strong gradient where D wins
+(section 3).
 
 One step is Algorithm 1: k updates of D, each on its own minibatch, then one of G.
 """
@@ -73,8 +75,8 @@ GENERATOR_LOSSES = {
 
 
 def d_loss(params, rows, keys, *, player, game, config):
-  """D's loss on rows (x, x_fake), real and generated, each [b, ...];
-  also its metrics and new batch statistics.
+  """D's loss on rows (x, x_fake), real and generated, each [b, ...]; also its metrics and new batch
+  statistics.
   """
   x, x_fake = rows
   # Two passes, so that batch norm treats real and generated examples separately (Radford et al.
@@ -121,7 +123,7 @@ def init_state(rng, batch, *, config) -> State:
 
 
 def train_step(state, batch, rng, *, config, axis_name=None):
-  """Algorithm 1: k discriminator updates, then one generator update.
+  """Algorithm 1: k updates of D, then one of G.
 
   Args:
     state: the `State`.
@@ -131,8 +133,7 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     axis_name: `pmap` axis, or None.
 
   Returns:
-    The new state, and metrics, float32 scalars: losses, gradient norms, D's mean probabilities and
-    accuracy, and the estimate of the Jensen-Shannon divergence. D's are those of its last update.
+    The new state, and the metrics, float32 scalars; D's are those of its last update.
   """
   game = build(config, axis_name=axis_name)
   k, b = batch['image'].shape[:2]

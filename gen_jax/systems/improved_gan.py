@@ -5,7 +5,7 @@ whose last, "generated", has the logit 0 (section 5). Without labels K is 1 and 
 
     L_lab = E [l(x) - u_y(x)] = -E log p(y | x, real)                     on few labelled x
     L_unl = 1/2 E softplus(-l(x)) + 1/2 E softplus(l(G(z)))               on all others
-    L_D = L_lab + weight L_unl
+    L_D = L_lab + loss.unlabelled L_unl
 
 G minimises a loss of `gan`, or matches features f of D: |E f(x) - E f(G(z))|^2. Each technique is
 switched on by itself:
@@ -16,17 +16,18 @@ switched on by itself:
     one-sided label smoothing (3.4)  loss.real_target = 0.9
     virtual batch norm (3.5)         generator.norm = 'virtual'; 'reference' without the row itself
 
-The labelled examples, the reference batch and the scales of weight norm come from the minibatches
-of the first step, and are part of the state. One step is k updates of D, then n of G.
+The labelled examples and the scales of weight norm come from the minibatches of the first step, the
+reference batch, of latents, is drawn then; all are part of the state. One step is k updates of D,
+then n of G.
 """
 
 import functools
 
 import flax
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax.nn import logsumexp
 
 from gen_jax import draws, fields
 from gen_jax.errors import UserError
@@ -49,7 +50,7 @@ FIELDS = two_nets.FIELDS | {
     'squared',
     'absolute',
     default='squared',
-    meaning='of mean features, averaged over them',
+    meaning='of mean features: the mean of squared or of absolute differences',
     when=('.generator', (MATCHING,)),
   ),
   'loss.real_target': gan.FIELDS['loss.real_target'],
@@ -81,7 +82,7 @@ class State(two_nets.State):
 
 
 def check(config) -> None:
-  """Checks what no single field shows.
+  """Checks constraints between fields.
 
   Raises:
     UserError: classes without labels or the reverse, or a batch that is too small.
@@ -133,14 +134,14 @@ def historical(params, history, config):
 
 
 def d_loss(params, rows, keys, *, player, history, game, config):
-  """D's loss on rows: x and x_fake [b, ...] and, with labels, labelled image and label [b]; also
-  metrics and batch statistics.
+  """D's loss on rows (x, x_fake, labelled): real and generated, each [b, ...], and a batch of
+  labelled examples or None; also its metrics and new batch statistics.
   """
   x, x_fake, labelled = rows
   # Each in a pass of its own: rows meet in minibatch discrimination.
   real, _, stats = judge(game.D, player, x, keys['real'], params)
   fake, _, stats = judge(game.D, player.replace(stats=stats), x_fake, keys['fake'], params)
-  real, fake = logsumexp(real, axis=-1), logsumexp(fake, axis=-1)
+  real, fake = nn.logsumexp(real, axis=-1), nn.logsumexp(fake, axis=-1)
   unlabelled = discriminator_loss(real, fake, config.loss.real_target)
   loss, metrics = config.loss.unlabelled * unlabelled, {}
   if labelled is not None:
@@ -153,15 +154,15 @@ def d_loss(params, rows, keys, *, player, history, game, config):
   metrics |= {
     'd/loss': loss,
     'd/unlabelled': unlabelled,
-    'd/real_prob': jnp.mean(jax.nn.sigmoid(real)),
-    'd/fake_prob': jnp.mean(jax.nn.sigmoid(fake)),
+    'd/real_prob': jnp.mean(nn.sigmoid(real)),
+    'd/fake_prob': jnp.mean(nn.sigmoid(fake)),
     'd/accuracy': 0.5 * (jnp.mean(real > 0) + jnp.mean(fake < 0)),
   }
   return loss, (metrics, stats)
 
 
 def g_loss(params, rows, keys, *, player, history, D, game, config, axis_name):
-  """G's loss on rows (z [b, d], x [b, ...]); also metrics and batch statistics."""
+  """G's loss on rows (z, x), [b, d] and [b, ...]; also its metrics and new batch statistics."""
   z, x = rows
   x_fake, stats = generate(game.G, player, z, params)
   fake, f_fake, _ = judge(game.D, D, x_fake, keys['fake'])
@@ -171,7 +172,7 @@ def g_loss(params, rows, keys, *, player, history, D, game, config, axis_name):
     gap = gap if axis_name is None else jax.lax.pmean(gap, axis_name)
     loss = jnp.mean(gap**2 if config.loss.feature_distance == 'squared' else jnp.abs(gap))
   else:
-    loss = GENERATOR_LOSSES[config.loss.generator](logsumexp(fake, axis=-1))
+    loss = GENERATOR_LOSSES[config.loss.generator](nn.logsumexp(fake, axis=-1))
   loss = loss + historical(params, history, config)
   return loss, ({'g/loss': loss}, stats)
 
@@ -195,14 +196,16 @@ def init_state(rng, batch, *, config) -> State:
   """Nets scaled to batch['image'] [k, b, ...]; labelled examples are the first ones of each class
   in batch['label'] [k, b].
   """
-  game, (z_key, *keys) = build(config), jax.random.split(rng, 5)
-  one_image(batch, config, axes=2)
-  batch = jax.tree.map(jnp.concatenate, batch)
+  game = build(config)
+  z_key, g_key, g_dropout, d_key, d_dropout = jax.random.split(rng, 5)
+  one_image(batch, config, axes=2)  # checks the shape
+  batch = jax.tree.map(jnp.concatenate, batch)  # [k b, ...]
   x = batch['image'][:MOST_ROWS]
   z = latents(z_key, len(x), config)
-  g_keys, d_keys = ({'params': a, 'dropout': b} for a, b in (keys[:2], keys[2:]))
-  G = init_player(game.G.init(g_keys, z, train=True), game.g_optimizer)
-  D = init_player(game.D.init(d_keys, x, train=True), game.d_optimizer, ema=True)
+  G = game.G.init({'params': g_key, 'dropout': g_dropout}, z, train=True)
+  D = game.D.init({'params': d_key, 'dropout': d_dropout}, x, train=True)
+  G = init_player(G, game.g_optimizer)
+  D = init_player(D, game.d_optimizer, ema=True)
   labelled, history = None, None
   if config.labels.per_class is not None:
     rows = first_of_each_class(batch['label'], config.data.num_classes, config.labels.per_class)
@@ -241,14 +244,15 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     axis_name: `pmap` axis, or None.
 
   Returns:
-    The new state, and metrics, float32 scalars, those of the last update of each net.
+    The new state, and the metrics, float32 scalars, those of the last update of each net.
   """
   game = build(config, axis_name=axis_name)
   x, k, n = batch['image'], config.loss.d_steps, config.loss.g_steps
   b, history = x.shape[1], state.history or {'G': None, 'D': None}
   keys = step_keys(rng, state.step, 'D', 'G')
   how = dict(step=state.step, accumulate=config.train.accumulate, axis_name=axis_name)
-  # From 0.1 on, so that the average forgets the initial weights in short runs, too.
+  # From 0.1 on, so that the average forgets the initial weights in short runs, too. The released
+  # code's starts at zero, with a constant decay.
   decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
 
   def d_step(D, inputs):
@@ -291,7 +295,8 @@ prior = two_nets.prior
 
 
 def decode(state, z, given, *, config) -> dict:
-  """{'image': G(z), float32 [n, ...] in [-1, 1]} for latents z [n, d]."""
+  """G(z) for latents z [n, d]: {'image': float32 [n, ...] in [-1, 1]}."""
+  del given
   return two_nets.decode(state, z, build(config), config)
 
 
@@ -315,7 +320,7 @@ def evaluate(state, batch, rng, *, config) -> dict:
     not batch['label'].
   """
   u, _ = build(config).D.apply(state.D.variables(state.D.ema), batch['image'], train=False)
-  found = {'real_prob': jax.nn.sigmoid(logsumexp(u, axis=-1))}
+  found = {'real_prob': nn.sigmoid(nn.logsumexp(u, axis=-1))}
   if config.labels.per_class is not None:
     found['error'] = jnp.float32(jnp.argmax(u, axis=-1) != batch['label'])
   return found

@@ -20,6 +20,7 @@ nets know the label. One step updates, on each level, D and then G, which maximi
 """
 
 import functools
+import itertools
 from typing import Any, NamedTuple
 
 import flax
@@ -27,7 +28,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gen_jax import draws, fields, nets
+from gen_jax import fields, nets
 from gen_jax.errors import UserError
 from gen_jax.nets.layers import mean_pool, upsample_linear
 from gen_jax.state import (
@@ -41,8 +42,8 @@ from gen_jax.state import (
   update,
 )
 from gen_jax.systems import _two_nets as two_nets
-from gen_jax.systems._two_nets import score
-from gen_jax.systems.gan import GENERATOR_LOSSES, discriminator_loss
+from gen_jax.systems._two_nets import latents, score
+from gen_jax.systems.gan import discriminator_loss
 
 K = 2  # the coarsest level
 LEVELS = range(K + 1)
@@ -64,7 +65,7 @@ FIELDS = {
 class State:
   """Everything that a step changes."""
 
-  step: jax.Array  # int32
+  step: jax.Array  # int32, the number of steps
   G0: Player
   D0: Player
   G1: Player
@@ -90,22 +91,29 @@ def build(config, axis_name=None) -> list[Level]:
   def level(k):
     height, width, channels = config.data.shape
     shape = (height // 2**k, width // 2**k, channels)
-    offered = dict(num_classes=config.data.num_classes, shape=shape, axis_name=axis_name)
+    offered = dict(
+      precision=config.precision,
+      shape=shape,
+      num_classes=config.data.num_classes,
+      axis_name=axis_name,
+    )
+    generator, discriminator = 'generator', 'discriminator'
+    if k == K:
+      generator, discriminator = 'coarse_generator', 'coarse_discriminator'
     return Level(
-      *(
-        nets.make(config[name], f'config.{name}', precision=config.precision, **offered)
-        for name in ('coarse_' * (k == K) + 'generator', 'coarse_' * (k == K) + 'discriminator')
-      ),
-      *(make_optimizer(config.optim[f'{net}{k}']) for net in 'GD'),
-      shape,
-      config.latent.dim if k == K else shape[0] * shape[1],
+      G=nets.make(config[generator], f'config.{generator}', **offered),
+      D=nets.make(config[discriminator], f'config.{discriminator}', **offered),
+      g_optimizer=make_optimizer(config.optim[f'G{k}']),
+      d_optimizer=make_optimizer(config.optim[f'D{k}']),
+      shape=shape,
+      z_size=config.latent.dim if k == K else shape[0] * shape[1],
     )
 
   return [level(k) for k in LEVELS]
 
 
 def check(config) -> None:
-  """Checks what no single field shows.
+  """Checks constraints between fields.
 
   Raises:
     UserError: the data are not images that can be halved K times, or a net has other classes.
@@ -116,7 +124,9 @@ def check(config) -> None:
       f'config.data.shape={shape}: images with height and width that are multiples of {2**K} are '
       f'needed, as the pyramid halves them {K} times'
     )
-  two_nets.check_num_classes(config, *(p for p, rule in FIELDS.items() if rule.type == 'net'))
+  two_nets.check_num_classes(
+    config, 'generator', 'discriminator', 'coarse_generator', 'coarse_discriminator'
+  )
 
 
 def pyramid(image) -> list[jax.Array]:
@@ -130,13 +140,6 @@ def pyramid(image) -> list[jax.Array]:
 # --- The games, each of one level ---------------------------------------------------------------
 
 
-def latents(key, n: int, size: int, config, axis_name=None) -> jax.Array:
-  """z [n, size]."""
-  if config.latent.distribution == 'uniform':
-    return draws.uniform(key, (n, size), axis_name, low=-1.0, high=1.0)
-  return draws.normal(key, (n, size), axis_name)
-
-
 def generate(G: nets.Net, player: Player, z, l, y, params=None, *, train: bool = True):
   """I~_k = l + G_k(z, l) for z [n, h w] and l = l_k [n, h, w, c], or G_K(z) for z [n, d] where l is
   None, with labels y int32 [n] or None.
@@ -148,7 +151,7 @@ def generate(G: nets.Net, player: Player, z, l, y, params=None, *, train: bool =
 
 def d_loss(params, rows, keys, *, k, player, level):
   """The mean cross-entropy of D_k on rows (I_k, I~_k, y): real and generated images that have the
-  low-pass images and the labels in common; also its metrics.
+  low-pass images and the labels in common; also its metrics and batch statistics.
   """
   x, x_fake, y = rows
   real, _ = score(level.D, player, x, keys['real'], params, label=y)
@@ -163,10 +166,10 @@ def d_loss(params, rows, keys, *, k, player, level):
 
 
 def g_loss(params, rows, key, *, k, G, D, level):
-  """-E log D_k on rows (z, l, y); also its metric."""
+  """-E log D_k on rows (z, l, y); also its metrics and batch statistics."""
   x_fake = generate(level.G, G, *rows, params)
   fake, _ = score(level.D, D, x_fake, key, label=rows[2])
-  loss = GENERATOR_LOSSES['non_saturating'](fake)
+  loss = jnp.mean(nn.softplus(-fake))
   return loss, ({f'g{k}/loss': loss}, G.stats)
 
 
@@ -209,24 +212,24 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     axis_name: `pmap` axis, or None.
 
   Returns:
-    The new state, and the metrics of every level, float32 scalars.
+    The new state, and the metrics, float32 scalars, of every level.
   """
   images = pyramid(batch['image'])
   y = None if config.data.num_classes is None else batch['label']
   keys = step_keys(rng, state.step, *(f'level{k}' for k in LEVELS))
   how = dict(step=state.step, accumulate=config.train.accumulate, axis_name=axis_name)
   players, metrics = {}, {}
-  for k, level in enumerate(build(config, axis_name)):
+  for k, level in enumerate(build(config, axis_name=axis_name)):
     G, D, x = getattr(state, f'G{k}'), getattr(state, f'D{k}'), images[k]
     l = None if k == K else upsample_linear(images[k + 1])
     d_z, real, fake, g_z, g = jax.random.split(keys[f'level{k}'], 5)
 
-    z = latents(d_z, len(x), level.z_size, config, axis_name)
+    z = latents(d_z, len(x), config, axis_name, dim=level.z_size)
     rows, dropout = (x, generate(level.G, G, z, l, y), y), {'real': real, 'fake': fake}
     loss = functools.partial(d_loss, k=k, player=D, level=level)
     D, d_metrics = update(D, loss, rows, dropout, name=f'd{k}', optimizer=level.d_optimizer, **how)
 
-    z = latents(g_z, len(x), level.z_size, config, axis_name)
+    z = latents(g_z, len(x), config, axis_name, dim=level.z_size)
     loss = functools.partial(g_loss, k=k, G=G, D=D, level=level)
     G, g_metrics = update(G, loss, (z, l, y), g, name=f'g{k}', optimizer=level.g_optimizer, **how)
     players |= {f'G{k}': G, f'D{k}': D}
@@ -254,7 +257,7 @@ def conditional(state, *, config) -> bool:
 
 def prior(rng, n: int, *, config) -> jax.Array:
   """Draws of z_0, ..., z_K side by side: [n, d]."""
-  return latents(rng, n, sum(level.z_size for level in build(config)), config)
+  return latents(rng, n, config, dim=sum(level.z_size for level in build(config)))
 
 
 def decode(state, z, given, *, config) -> dict:
@@ -264,14 +267,14 @@ def decode(state, z, given, *, config) -> dict:
     UserError: z has another shape.
   """
   levels = build(config)
-  ends = [sum(level.z_size for level in levels[: k + 1]) for k in LEVELS]
-  if z.shape[1:] != (ends[K],):
-    raise UserError(f'z is {z.shape}: {("n", ends[K])} is needed')
+  sizes = [level.z_size for level in levels]
+  if z.shape[1:] != (sum(sizes),):
+    raise UserError(f'z is {z.shape}: {("n", sum(sizes))} is needed')
+  z = jnp.split(z, list(itertools.accumulate(sizes[:-1])), axis=1)  # z_0, ..., z_K
   y = None if config.data.num_classes is None else given['label']
   x, shown = None, []
   for k in reversed(LEVELS):
     l = None if k == K else upsample_linear(x)
-    z_k = z[:, ends[k] - levels[k].z_size : ends[k]]
-    x = generate(levels[k].G, getattr(state, f'G{k}'), z_k, l, y, train=False)
+    x = generate(levels[k].G, getattr(state, f'G{k}'), z[k], l, y, train=False)
     shown.append(jnp.clip(x.repeat(2**k, axis=1).repeat(2**k, axis=2), -1, 1))
   return {'image': shown[-1], 'levels': jnp.stack(shown, axis=1)}

@@ -24,11 +24,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gen_jax import draws, fields
+from gen_jax import fields
 from gen_jax.ops.scan import scan
 from gen_jax.state import step_keys, update
 from gen_jax.systems import _two_nets as two_nets
-from gen_jax.systems._two_nets import State, generate, latents, score
+from gen_jax.systems._two_nets import State, generate, latents_and_labels, score
 
 FIELDS = two_nets.FIELDS | {
   'discriminator': fields.net(meaning='D: data, and labels, to one number'),
@@ -96,7 +96,7 @@ METRICS = {
   'd/loss': 'E max(0, 1 - D(x)) + E max(0, 1 + D(G(z)))',
   'd/real': 'mean of D(x)',
   'd/fake': 'mean of D(G(z))',
-  'd/accuracy': 'share of examples, half of them real, on whose side of 0 D is right',
+  'd/accuracy': 'share of examples, half of them real, whose score has the right sign',
   'g/loss': '-mean D(G(z))',
 }
 
@@ -106,19 +106,12 @@ METRICS = {
 
 def init_state(rng, batch, *, config) -> State:
   """Fresh nets for data like batch['image'] [n_dis, b, ...]."""
-  label = None if config.data.num_classes is None else jnp.zeros((1,), jnp.int32)
-  return two_nets.init_state(rng, batch, build(config), config, label)
-
-
-def draw(z_key, y_key, n: int, config, axis_name=None):
-  """Latents z [n, d] and uniform labels y int32 [n], or None without classes."""
-  classes = config.data.num_classes
-  y = None if classes is None else draws.integers(y_key, (n,), 0, classes, axis_name)
-  return latents(z_key, n, config, axis_name), y
+  label = None if config.data.num_classes is None else jnp.zeros(1, jnp.int32)
+  return two_nets.init_state(rng, batch, build(config), config, label=label)
 
 
 def train_step(state, batch, rng, *, config, axis_name=None):
-  """n_dis discriminator updates, then one generator update on a batch g_batch times as large.
+  """n_dis updates of D, then one of G on a batch g_batch times as large.
 
   Args:
     state: the `State`.
@@ -128,8 +121,7 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     axis_name: `pmap` axis, or None.
 
   Returns:
-    The new state, and metrics, float32 scalars: losses, gradient norms, D's mean scores and
-    accuracy. D's are those of its last update.
+    The new state, and the metrics, float32 scalars; D's are those of its last update.
   """
   game = build(config, axis_name=axis_name)
   k, b = batch['image'].shape[:2]
@@ -140,7 +132,7 @@ def train_step(state, batch, rng, *, config, axis_name=None):
   def d_step(D, inputs):
     x, y, key = inputs
     z_key, y_key, real_key, fake_key = jax.random.split(key, 4)
-    z, y_fake = draw(z_key, y_key, b, config, axis_name)
+    z, y_fake = latents_and_labels(z_key, y_key, b, config, axis_name)
     x_fake, _ = generate(game.G, state.G, z, label=y_fake)
     loss = functools.partial(d_loss, player=D, game=game)
     dropout = {'real': real_key, 'fake': fake_key}
@@ -149,7 +141,7 @@ def train_step(state, batch, rng, *, config, axis_name=None):
 
   D, d_metrics = scan(d_step, state.D, (batch['image'], labels, jax.random.split(keys['D'], k)))
 
-  rows = draw(keys['z'], keys['y'], b * config.loss.g_batch, config, axis_name)
+  rows = latents_and_labels(keys['z'], keys['y'], b * config.loss.g_batch, config, axis_name)
   loss = functools.partial(g_loss, state=state.replace(D=D), game=game)
   G, g_metrics = update(
     state.G, loss, rows, keys['dropout'], name='g', optimizer=game.g_optimizer, **how
@@ -161,7 +153,7 @@ def sample(state, given, rng, *, config) -> dict:
   """Generated examples, one for each row of `given`, of the classes given['label'] where there are
   any: {'image': float32 [n, ...] in [-1, 1]}. Batch norm uses its running averages.
   """
-  return two_nets.sample(state, given, rng, build(config), config, given.get('label'))
+  return two_nets.sample(state, given, rng, build(config), config, label=given.get('label'))
 
 
 def conditional(state, *, config) -> bool:
@@ -169,12 +161,9 @@ def conditional(state, *, config) -> bool:
   return config.data.num_classes is not None
 
 
-# --- Latents ------------------------------------------------------------------------------------
-
-
 prior = two_nets.prior
 
 
 def decode(state, z, given, *, config) -> dict:
   """G(z, y) for z [n, d] and the labels y in `given`, as `sample`."""
-  return two_nets.decode(state, z, build(config), config, given.get('label'))
+  return two_nets.decode(state, z, build(config), config, label=given.get('label'))

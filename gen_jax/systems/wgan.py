@@ -24,29 +24,40 @@ FIELDS = two_nets.FIELDS | {
   'critic': fields.net(meaning='D: data to one number'),
   'loss.clip': fields.number(above=0, default=0.01, meaning='c: weights of D stay in [-c, c]'),
   'loss.n_critic': fields.integer(
-    1, 10_000, default=5, smoke=2, meaning='updates of D for one of G'
+    1, 10_000, default=5, smoke=2, meaning='updates of D per update of G'
   ),
-  'loss.n_critic_start': fields.integer(1, 10_000, default=100, smoke=3, meaning='at the start'),
-  'loss.start_steps': fields.integer(0, default=25, smoke=2, meaning='steps with n_critic_start'),
-  'loss.start_every': fields.integer(1, default=500, meaning='and every so many steps again'),
+  'loss.n_critic_start': fields.integer(
+    1, 10_000, default=100, smoke=3, meaning='n_critic at the start, and now and then later'
+  ),
+  'loss.start_steps': fields.integer(
+    0, default=25, smoke=2, meaning='first steps, with n_critic_start'
+  ),
+  'loss.start_every': fields.integer(
+    1, default=500, meaning='steps that are multiples of this have n_critic_start, too'
+  ),
 }
 build = functools.partial(two_nets.build, d_field='critic')
 
 
 def minibatches(config, step: int) -> int:
-  """Minibatches that a step takes, one for each critic update: leaves are [k, b, ...]."""
-  loss, early = config.loss, step < config.loss.start_steps
-  return loss.n_critic_start if early or step % loss.start_every == 0 else loss.n_critic
+  """Minibatches that a step takes: leaves of the batch are [k, b, ...]."""
+  loss = config.loss
+  more = step < loss.start_steps or step % loss.start_every == 0
+  return loss.n_critic_start if more else loss.n_critic
 
 
 # --- The losses ---------------------------------------------------------------------------------
 
 
 def d_loss(params, rows, keys, *, player, game):
-  """The critic's loss on rows (x, x_fake), each [b, ...]; also metrics and new batch statistics."""
-  # Two passes: batch norm treats real and generated examples apart, as in the released code.
-  real, stats = score(game.D, player, rows[0], keys['real'], params)
-  fake, stats = score(game.D, player.replace(stats=stats), rows[1], keys['fake'], params)
+  """The critic's loss on rows (x, x_fake), real and generated, each [b, ...]; also its metrics and
+  new batch statistics.
+  """
+  x, x_fake = rows
+  # Two passes, so that batch norm treats real and generated examples separately, as in the released
+  # code.
+  real, stats = score(game.D, player, x, keys['real'], params)
+  fake, stats = score(game.D, player.replace(stats=stats), x_fake, keys['fake'], params)
   wasserstein = jnp.mean(real) - jnp.mean(fake)
   return -wasserstein, ({'d/loss': -wasserstein, 'd/wasserstein': wasserstein}, stats)
 
@@ -54,6 +65,7 @@ def d_loss(params, rows, keys, *, player, game):
 def g_loss(params, z, key, *, state, game):
   """-E D(G(z)) on latents z [b, d]; also its metrics and new batch statistics."""
   x_fake, stats = generate(game.G, state.G, z, params)
+  # D in training mode; its updated batch statistics are discarded.
   fake, _ = score(game.D, state.D, x_fake, key)
   loss = -jnp.mean(fake)
   return loss, ({'g/loss': loss}, stats)
@@ -75,10 +87,17 @@ def init_state(rng, batch, *, config) -> State:
 
 
 def train_step(state, batch, rng, *, config, axis_name=None):
-  """Algorithm 1: k critic updates with clipped weights, then one of the generator.
+  """Algorithm 1: k updates of D with clipped weights, then one of G.
 
-  As `gan.train_step`, for `image` float32 [k, b, ...] with k = minibatches(config, state.step). The
-  metrics are those of the last update of each net, with the estimate of K W.
+  Args:
+    state: the `State`.
+    batch: `image` float32 [k, b, ...] in [-1, 1], k = minibatches(config, state.step).
+    rng: the constant run key; the step number is folded in here.
+    config: hashable config with the groups of `FIELDS`.
+    axis_name: `pmap` axis, or None.
+
+  Returns:
+    The new state, and the metrics, float32 scalars; D's are those of its last update.
   """
   game = build(config, axis_name=axis_name)
   k, b = batch['image'].shape[:2]

@@ -20,10 +20,11 @@ import jax.numpy as jnp
 
 from gen_jax import draws, fields
 from gen_jax.errors import UserError
+from gen_jax.nets.layers import deinterleave, interleave
 from gen_jax.ops.scan import scan
 from gen_jax.state import step_keys, update
 from gen_jax.systems import _two_nets as two_nets
-from gen_jax.systems._two_nets import State, generate, latents
+from gen_jax.systems._two_nets import State, generate, latents, score
 
 FIELDS = two_nets.FIELDS | {
   'critic': fields.net(meaning='D: data to one number; without batch norm'),
@@ -69,8 +70,8 @@ def d_loss(params, rows, keys, *, game, config):
 
   # One pass, since without batch norm rows do not interact; interleaved, so that rows stay on their
   # device.
-  both = D(jnp.stack([x, x_fake], axis=1).reshape(-1, *x.shape[1:]), keys['critic'])
-  real, fake = jnp.mean(both[0::2]), jnp.mean(both[1::2])
+  scores = D(interleave([x, x_fake]), keys['critic'])
+  real, fake = (jnp.mean(s) for s in deinterleave(scores, 2))
   x_hat = x + alpha.reshape(-1, *[1] * (x.ndim - 1)) * (x_fake - x)
   penalty, norm = gradient_penalty(lambda x: D(x, keys['penalty']), x_hat)
   loss = fake - real + config.loss.penalty * penalty
@@ -86,8 +87,8 @@ def d_loss(params, rows, keys, *, game, config):
 def g_loss(params, z, key, *, state, game):
   """-E D(G(z)) on latents z [b, d]; also its metrics and new batch statistics."""
   x_fake, stats = generate(game.G, state.G, z, params)
-  scores = game.D.apply({'params': state.D.params}, x_fake, train=True, rngs={'dropout': key})
-  loss = -jnp.mean(scores)
+  fake, _ = score(game.D, state.D, x_fake, key)
+  loss = -jnp.mean(fake)
   return loss, ({'g/loss': loss}, stats)
 
 
@@ -119,7 +120,7 @@ def init_state(rng, batch, *, config) -> State:
 
 
 def train_step(state, batch, rng, *, config, axis_name=None):
-  """Algorithm 1: n_critic updates of the critic, then one of the generator.
+  """Algorithm 1: n_critic updates of D, then one of G.
 
   Args:
     state: the `State`.
@@ -129,9 +130,7 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     axis_name: `pmap` axis, or None.
 
   Returns:
-    The new state, and metrics, float32 scalars: losses, gradient norms, the estimate of the
-    Wasserstein distance, the penalty and the mean norm of the critic's gradient with respect to its
-    input. D's are those of its last update.
+    The new state, and the metrics, float32 scalars; D's are those of its last update.
   """
   game = build(config, axis_name=axis_name)
   k, b = batch['image'].shape[:2]
@@ -143,7 +142,8 @@ def train_step(state, batch, rng, *, config, axis_name=None):
     z_key, alpha_key, critic_key, penalty_key = jax.random.split(key, 4)
     z = latents(z_key, b, config, axis_name)
     alpha = draws.uniform(alpha_key, (b,), axis_name)
-    rows = x, generate(game.G, state.G, z)[0], alpha
+    x_fake, _ = generate(game.G, state.G, z)
+    rows = x, x_fake, alpha
     loss = functools.partial(d_loss, game=game, config=config)
     dropout = {'critic': critic_key, 'penalty': penalty_key}
     return update(D, loss, rows, dropout, name='d', optimizer=game.d_optimizer, **how)

@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import FILES, load
 
+from gen_jax import config as configs
 from gen_jax import nets
 from gen_jax.errors import UserError
 from gen_jax.nets import acgan, cgan, dcgan, lapgan, layers, mlp, unet, wgan_gp
@@ -547,6 +549,18 @@ def test_names_of_this_package_dotted_paths_and_classes_are_found():
   assert nets.find('flax.linen.Dense') is nn.Dense
   assert nets.find(Mine) is Mine
   assert {'unet.UNet', 'wgan_gp.Critic28', 'mlp.Generator'} <= set(nets.known())
+
+
+def test_every_attribute_of_the_nets_of_configs_has_a_meaning():
+  for path in FILES:
+    about = configs.describe(load(path)).splitlines()
+    missing = [line for line in about if 'attribute of' in line]
+    assert not missing, path.name
+
+
+def test_the_meaning_of_an_attribute_may_be_in_a_base_class():
+  assert nets.about('improved.Generator', 'norm') == nets.about('improved.ConvGenerator', 'norm')
+  assert 'virtual or reference batch norm' in nets.about('improved.Generator', 'norm')
 
 
 def test_make_sets_what_the_module_declares():

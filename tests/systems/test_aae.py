@@ -1,5 +1,7 @@
 """The priors' moments, the three updates of a step against ones by hand, and the codes."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -202,6 +204,18 @@ def test_a_step_is_autoencoder_then_discriminator_then_encoder():
   np.testing.assert_allclose(metrics['e/loss'], -np.log(expit(w * code + c)).mean(), rtol=1e-5)
   np.testing.assert_allclose(metrics['d/prior_prob'], expit(W * prior + C).mean(), rtol=1e-5)
   np.testing.assert_allclose(metrics['d/code_prob'], on_code.mean(), rtol=1e-5)
+
+
+def test_two_devices_train_as_one_with_a_discriminator_that_has_dropout():
+  config = make_config(discriminator=dict(name='mlp.Discriminator', features=(8,), dropout=0.5))
+  before, one, _ = step(config)
+  program = functools.partial(aae.train_step, config=config, axis_name='batch')
+  rows = {'image': jnp.asarray(X).reshape(2, 2, 3)}
+  mapped = jax.pmap(program, axis_name='batch', in_axes=(None, 0, None))
+  two, _ = mapped(before, rows, jax.random.key(1))
+  for name in 'EGD':
+    a, b = getattr(one, name).params, getattr(two, name).params
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(b, jnp.stack([a, a]), 1e-4, 1e-6), a, b)
 
 
 def test_a_plain_autoencoder_only_reconstructs():
