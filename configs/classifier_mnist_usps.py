@@ -2,7 +2,7 @@
 
 As in Tzeng et al. 2017, https://arxiv.org/abs/1702.05464.
 
-    python launch.py --config=configs/classifier_mnist_usps.py --config.data.path='usps/{split}.npz'
+    python launch.py --config=configs/classifier_mnist_usps.py
 
 usps/train.npz and test.npz hold `image` uint8 [n, 16, 16, 1] and `label`. --mode=evaluate measures
 the accuracy on both test splits; it writes to runs/classifier_mnist_usps. --config.loss.domain=y

@@ -2,7 +2,7 @@
 
 Liu and Tuzel 2016, https://arxiv.org/abs/1606.07536.
 
-    python launch.py --config=configs/cogan_mnist_usps.py --config.data.path='usps/{split}.npz'
+    python launch.py --config=configs/cogan_mnist_usps.py
 
 usps/train.npz and test.npz hold `image` uint8 [n, 16, 16, 1] and `label`. --mode=evaluate measures
 the accuracy on the test split of USPS. From USPS to MNIST:

@@ -2,11 +2,10 @@
 
 Zhu et al. 2017, https://arxiv.org/abs/1703.10593.
 
-    python launch.py --config=configs/cyclegan_emoji.py \
-        --config.data.x.path='google/{split}' --config.data.path='twitter/{split}'
+    python launch.py --config=configs/cyclegan_emoji.py
 
-Two folders, each with train and test, hold the images of x and y; any other two domains are used in
-the same way. Half of the rate's steps are constant, the others fall to 0.
+The folders google and twitter, each with train and test, hold the images of x and y; any other two
+domains are used in the same way. Half of the rate's steps are constant, the others fall to 0.
 10,000 steps, about 30 minutes of CPU time on two cores (AMD EPYC).
 It writes grids of emoji, their translations and the way back, in both directions, to
 runs/cyclegan_emoji/samples/.

@@ -2,7 +2,7 @@
 
 Zhu et al. 2017, https://arxiv.org/abs/1703.10593.
 
-    python launch.py --config=configs/cyclegan_mnist_usps.py --config.data.path='usps/{split}.npz'
+    python launch.py --config=configs/cyclegan_mnist_usps.py
 
 x is MNIST, y is USPS: files usps/train.npz and usps/test.npz with `image` uint8 [n, 16, 16, 1] and
 `label`, which are resized. Labels are for evaluations only: the accuracy of a classifier of USPS on

@@ -1,5 +1,4 @@
-"""DDPM++ (continuous, VP) on CIFAR-10, the score SDE whose likelihoods are compared: 61,804,419
-parameters.
+"""DDPM++ (continuous, VP) on CIFAR-10, the score SDE of most likelihoods: 61,804,419 parameters.
 
 Song, Sohl-Dickstein, Kingma, Kumar, Ermon and Poole 2021, https://arxiv.org/abs/2011.13456.
 

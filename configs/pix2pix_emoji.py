@@ -2,7 +2,7 @@
 
 Isola et al. 2017, https://arxiv.org/abs/1611.07004.
 
-    python launch.py --config=configs/pix2pix_emoji.py --config.data.path='emoji/{split}'
+    python launch.py --config=configs/pix2pix_emoji.py
 
 emoji/train and emoji/test hold images of 128x64 pixels, x on the left, y on the right; any other
 pairs are used in the same way. Instance norm: a translation does not depend on its batch.

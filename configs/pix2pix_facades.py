@@ -2,7 +2,7 @@
 
 Isola et al. 2017, https://arxiv.org/abs/1611.07004.
 
-    python launch.py --config=configs/pix2pix_facades.py --config.data.path='facades/{split}'
+    python launch.py --config=configs/pix2pix_facades.py
 
 facades/train, val and test hold the authors' images of 512x256 pixels, a photograph on the left and
 its labels on the right; --config.data.x_from=left translates the other way.

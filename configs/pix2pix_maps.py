@@ -2,7 +2,7 @@
 
 Isola et al. 2017, https://arxiv.org/abs/1611.07004.
 
-    python launch.py --config=configs/pix2pix_maps.py --config.data.path='maps/{split}'
+    python launch.py --config=configs/pix2pix_maps.py
 
 maps/train and maps/val hold the authors' images of 1200x600 pixels, an aerial photograph on the
 left and its map on the right; --config.data.x_from=left translates the other way.

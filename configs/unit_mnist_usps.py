@@ -2,7 +2,7 @@
 
 Liu, Breuel and Kautz 2017, https://arxiv.org/abs/1703.00848.
 
-    python launch.py --config=configs/unit_mnist_usps.py --config.data.path='usps/{split}.npz'
+    python launch.py --config=configs/unit_mnist_usps.py
 
 usps/train.npz and test.npz hold `image` uint8 [n, 16, 16, 1] and `label`; --mode=evaluate measures
 the accuracy on USPS's test split. From USPS to MNIST: see classifier_mnist_usps.

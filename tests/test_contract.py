@@ -164,6 +164,7 @@ def test_a_fault_in_a_net_of_the_users_keeps_its_traceback():
 def test_a_config_says_what_it_is(path):
   source = path.read_text()
   doc = source.split('"""')[1]
+  assert doc.partition('\n')[0].endswith('.')  # a line of --list
   assert 'https://arxiv.org/abs/' in doc
   assert f'python launch.py --config=configs/{path.name}' in doc
   has_samples = contract.has_samples(load(path)[1])

@@ -490,7 +490,7 @@ def test_a_class_conditional_unet():
     ),
     (
       {'sample__sampler': 'ancestral', 'sample__variance': 'learned'},
-      "config.sample.variance='learned': config.diffusion.learned_variance=False",
+      "config.sample.variance='learned' with config.diffusion.learned_variance=False",
     ),
   ],
   ids=str,

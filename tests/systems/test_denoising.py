@@ -263,7 +263,7 @@ def test_a_classifier_of_ddpm_guides_an_edm_and_a_flow(system, net):
     (
       'ddpm',
       {'sample.variance': 'learned'},
-      "config.sample.variance='learned': config.diffusion.learned_variance=False",
+      "config.sample.variance='learned' with config.diffusion.learned_variance=False",
     ),
     (
       'flow_matching',
