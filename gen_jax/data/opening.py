@@ -64,11 +64,11 @@ def open_training(config) -> Source:
   return pairs.Zipped(x, y, paired=False)
 
 
-def held_out(config) -> Source:
-  """Opens held-out examples, with all leaves: `image` and `label`, or of a system of two domains
-  `x`, `y`, `x_label` and `y_label`, in pairs where there are any; as `open_source`.
+def held_out(config, field: str = 'eval.held_out_split') -> Source:
+  """Opens held-out examples, or those of another field's split, with all leaves: `image` and
+  `label`, or of a system of two domains `x`, `y`, `x_label` and `y_label`, in pairs where there are
+  any; as `open_source`.
   """
-  field = 'eval.held_out_split'
   if 'x_from' not in config.data:
     return open_source(config, field)
   if config.data.x_from == 'domain':
